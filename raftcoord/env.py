@@ -1,0 +1,29 @@
+"""What a node takes from outside: the wall clock and randomness. Nothing else in raftcoord reads either.
+
+Time that is compared (deadlines, backoff) is the event loop's ``loop.time()``; the wall clock only dates what people and
+the horizon see. A simulator passes an Env of its own.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Env:
+    """``wall_ms``: Unix time in milliseconds. ``rng``: for jitter and for ids; never for secrets."""
+
+    wall_ms: Callable[[], int]
+    rng: random.Random
+
+    @classmethod
+    def real(cls) -> Env:
+        """The machine's clock, and a generator seeded by the operating system."""
+        return cls(_wall_ms, random.Random(random.SystemRandom().getrandbits(128)))
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,264 @@
+"""Every bound, with its unit and its reason. A test stands at each bound and one past it."""
+
+from typing import Final
+
+# -- names and payloads -------------------------------------------------------------------------------------------
+NAME_LENGTH_MAX: Final = 32
+"""Characters in a node, participant or branch name: an XA bqual has 64 bytes and the gid carries two such parts."""
+
+REASON_LENGTH_MAX: Final = 500
+"""Characters of an abort's reason; it is replicated and kept, so a stack trace does not belong in it."""
+
+BRANCHES_MAX: Final = 64
+"""Branches in one transaction; more is a batch job, and one lock held by the slowest of many."""
+
+PAYLOAD_BYTES_MAX: Final = 1 << 20
+"""Bytes of one submit request as a frame (1 MiB). Payloads are not replicated, but every byte passes a node's memory."""
+
+# -- time ---------------------------------------------------------------------------------------------------------
+FUTURE_MS_MAX: Final = 5 * 60 * 1000
+"""How far ahead of the node's clock a txid may lie (ms); beyond it the horizon could never retire it in order."""
+
+CLOCK_SPREAD_MS_MAX: Final = 60 * 1000
+"""How far apart a majority's clocks may be (ms) for the leader to move the horizon."""
+
+TIMEOUT_MS_MIN: Final = 1
+TIMEOUT_MS_MAX: Final = 10 * 60 * 1000
+"""Bounds of a caller's timeout (ms); ten minutes of held locks are an outage, not a transaction."""
+
+# -- the wire -----------------------------------------------------------------------------------------------------
+CLIENT_FRAME_BYTES_MAX: Final = 2 << 20
+"""Bytes of one frame on the client port: a payload and its envelope."""
+
+PEER_FRAME_BYTES_MAX: Final = 8 << 20
+"""Bytes of one frame between nodes: APPEND_BYTES_MAX and its envelope, with room."""
+
+CONNECTION_REQUESTS_MAX: Final = 4096
+"""Requests of one connection that may be open, each way; the next one is refused as overloaded."""
+
+CONNECTIONS_MAX: Final = 2048
+"""Connections that one port serves; the next is told so and closed. File descriptors run out for everybody at once."""
+
+WRITE_BUFFER_BYTES_MAX: Final = 16 << 20
+"""Bytes that may wait unsent on one connection (two of the largest frames); one whose reader does not read is closed."""
+
+WRITE_BUFFER_PAUSE_BYTES: Final = 1 << 20
+"""Bytes waiting unsent on one connection from which on it counts as paused, so that a polite writer holds back."""
+
+FRAME_ITEMS_MAX: Final = 65_536
+"""Items of one array or map in a frame: its header alone makes the reader reserve room for them."""
+
+FRAME_NESTING_MAX: Final = 64
+"""How deep arrays and maps in a frame may be nested; deeper, innocent code such as repr() runs out of stack."""
+
+PAYLOAD_NESTING_MAX: Final = 32
+"""How deep a payload may be nested; it travels inside other arrays and must fit in FRAME_NESTING_MAX everywhere."""
+
+HELLO_MS_MAX: Final = 5_000
+"""How long a new connection may take to say hello (ms) before it is closed."""
+
+CLOSE_MS_MAX: Final = 1_000
+"""How long a closed connection may take to send what it still holds (ms), such as the error that closes it."""
+
+# -- the client ---------------------------------------------------------------------------------------------------
+CLIENT_GRACE_MS: Final = 5_000
+"""How long past its deadline a submit that lost its node goes on asking what stands (ms), before it is in doubt."""
+
+CLIENT_PATIENCE_MS: Final = 500
+"""How long past the node's own deadline its answer is awaited (ms); a node that is silent for longer hangs."""
+
+CLIENT_OVERLOAD_RETRIES_MAX: Final = 5
+"""How often a request that was refused as overloaded is sent again, with growing pauses, before the caller is told."""
+
+# -- consensus ----------------------------------------------------------------------------------------------------
+PROPOSALS_MAX: Final = 65_536
+"""Commands that a node holds open; the next is refused as overloaded. At 30,000/s these are two seconds."""
+
+ENTRY_BYTES_MAX: Final = 512 << 10
+"""Bytes of one log entry, which carries a batch of commands. Below APPEND_BYTES_MAX, so that an entry is never split."""
+
+ENTRY_COMMANDS_MAX: Final = 2048
+"""Commands in one log entry: bounds the time that one apply holds the event loop (about 10 ms)."""
+
+APPEND_BYTES_MAX: Final = 2 << 20
+"""Bytes of log entries in one AppendEntries message."""
+
+LOG_TAIL_ENTRIES: Final = 5_000
+"""Log entries kept behind the applied index for slow followers; one further behind gets a copy of the ledger."""
+
+APPEND_ENTRIES_MAX: Final = 1_000
+"""Log entries in one AppendEntries message."""
+
+APPENDS_PER_PASS_MAX: Final = 4
+"""AppendEntries messages to one node in one tick; the rest follow when these are acknowledged."""
+
+LOG_TAIL_BYTES: Final = 64 << 20
+"""Bytes of log kept in memory behind the applied index."""
+
+LOG_COMPACT_SLACK: Final = 1_000
+"""How many entries beyond the tail gather before the log is cut, so that cutting is rare."""
+
+COPY_CHUNK_BYTES: Final = 512 << 10
+"""Bytes of the ledger's copy in one message."""
+
+# -- the ledger ---------------------------------------------------------------------------------------------------
+LEDGER_MEMORY_DECISIONS_MAX: Final = 200_000
+"""Decisions held in memory (about 100 MB); older ones are read from node.db."""
+
+RETENTION_MS_DEFAULT: Final = 24 * 3600 * 1000
+"""How long finished decisions are remembered (ms), so that a client that returns the next morning still learns its outcome."""
+
+# -- the coordinator and delivery ---------------------------------------------------------------------------------
+TRANSACTIONS_RUNNING_MAX: Final = 16_384
+"""Transactions that one node coordinates at a time; the next is refused as overloaded. At 2,000/s these are eight seconds."""
+
+PREPARES_OPEN_MAX: Final = CONNECTION_REQUESTS_MAX // 2
+"""Requests open at one participant from which on a new transaction is refused: the other half is for deliveries."""
+
+CONNECT_WAIT_MS: Final = 1_000
+"""How long a transaction waits for a participant that is not connected (ms): workers redial within a second."""
+
+DECIDE_RESERVE_MS: Final = 1_000
+"""How long before a transaction's timeout votes are waited for no longer (ms, at most a quarter of it): the ledger needs time
+to answer even while a new leader is elected."""
+
+ASK_MS: Final = 3_000
+"""How long a node tries to confirm that it has applied all there is (ms); an election takes less."""
+
+DELIVERIES_IN_FLIGHT_MAX: Final = 256
+"""Outcomes on their way to one participant at a time."""
+
+DELIVERIES_PENDING_MAX: Final = 10_000
+"""Outcomes that a node holds for one participant; the oldest is dropped, because the leader drives what is in the ledger."""
+
+DELIVERY_ANSWER_MS: Final = 5_000
+"""How long one instance of a participant may take to acknowledge (ms) before another instance is tried."""
+
+DELIVERY_RETRY_MS_MIN: Final = 100
+DELIVERY_RETRY_MS_MAX: Final = 5_000
+"""Pause before an outcome is delivered again after a failure (ms); it doubles from the one to the other, with jitter."""
+
+DAMAGE_RETRY_MS: Final = 30_000
+"""Pause before an outcome is delivered again that the participant says it cannot carry out (ms): a person must look."""
+
+ACKS_GATHER_MS: Final = 200
+ACKS_GATHERED_MAX: Final = 500
+"""Acknowledgements are replicated when this many have gathered or this time (ms) has passed: nobody waits for them."""
+
+ACKS_HELD_MAX: Final = 100_000
+"""Acknowledgements held while there is no leader; the oldest are dropped, and those outcomes are delivered once more."""
+
+REDRIVE_EVERY_MS: Final = 1_000
+"""How often the leader looks for decisions that nobody completes (ms). One that is older than that is driven again."""
+
+REDRIVE_STEP: Final = 500
+REDRIVE_STEP_MS: Final = 2
+"""Open decisions looked at in one step, and the pause between two steps (ms): 100,000 of them must not hold the event loop."""
+
+RETIRE_EVERY_MS: Final = 60_000
+"""How often the leader proposes to move the horizon (ms)."""
+
+DAMAGES_MAX: Final = 500
+"""Damages in one listing: each may bear REASON_LENGTH_MAX characters of four bytes, and all must fit in one frame."""
+
+WHO_LENGTH_MAX: Final = 64
+"""Characters of the name under which somebody acknowledges damage: a person's name or address, not a comment."""
+
+ROWS_MAX: Final = 1_000
+"""Transactions in one listing: a few milliseconds of reading, for which all others wait."""
+
+# -- cluster.yaml -------------------------------------------------------------------------------------------------
+CONFIG_BYTES_MAX: Final = 1 << 20
+"""Bytes of cluster.yaml; a larger file is another file, given by mistake."""
+
+NODES_ALLOWED: Final = (1, 3, 5, 7)
+"""Nodes in a cluster. An even number survives no more losses than one node less; beyond seven every commit is slower."""
+
+RESOURCES_MAX: Final = 64
+"""Resources in cluster.yaml: each is a thread and a connection of the resolver."""
+
+HEARTBEAT_MS_MIN: Final = 5
+HEARTBEAT_MS_MAX: Final = 5_000
+"""Bounds of the leader's heartbeat (ms): below, it costs more than the work; above, nobody waits for a new leader."""
+
+ELECTION_MS_MAX: Final = 60_000
+"""The longest election timeout (ms)."""
+
+ELECTION_HEARTBEATS_MIN: Final = 3
+"""Heartbeats that fit into the shortest election timeout, so that one late packet does not depose a healthy leader."""
+
+RETENTION_MS_MIN: Final = 15 * 60 * 1000
+"""The shortest retention (ms): longer than a transaction may run (TIMEOUT_MS_MAX) on a clock that is off by a minute."""
+
+RETENTION_MS_MAX: Final = 366 * 24 * 3600 * 1000
+"""The longest retention (ms): a year of decisions is an archive, not a ledger."""
+
+# -- participants -------------------------------------------------------------------------------------------------
+PARTICIPANT_RETENTION_MS: Final = 7 * 24 * 3600 * 1000
+"""How long a participant remembers finished txids (ms); far beyond any repeat, and a week of records is small."""
+
+LOCK_WAIT_MS: Final = 1_000
+"""How long a prepare waits for a row lock (ms): a round of the protocol takes milliseconds, so a second means trouble."""
+
+LOCK_WAIT_OLDER_MS: Final = 500
+"""The same for a prepare that waits for a younger transaction. Every deadlock across participants contains one such wait,
+so that of two that wait for each other one gives up first and the other gets through."""
+
+LOCK_WAITERS_MAX: Final = 4_096
+"""Prepares that one participant keeps back for locks; the next is refused at once."""
+
+OPERATIONS_MAX: Final = 1_000
+"""Operations in one payload of the SQLite participant: about 5 ms of work, for which all others wait."""
+
+ACCOUNT_KEY_LENGTH_MAX: Final = 200
+"""Characters of an account's key."""
+
+FORGET_MIN: Final = 64
+"""Finished txids past the retention that one batch of a participant deletes, beyond its own size: bounded work."""
+
+WORKER_QUEUE_MAX: Final = 16_384
+"""Requests that wait in a worker; the next is refused as overloaded. At 4,000 a second these are four seconds."""
+
+WORKER_BATCH_MAX: Final = 512
+"""Requests in one batch of a worker: bounds how long the last waits for the first."""
+
+RESOLVES_MAX: Final = 64
+"""Questions about transactions in doubt that a worker has open at the nodes at a time."""
+
+# -- the resolver -------------------------------------------------------------------------------------------------
+RESOLVER_SAFETY_MS: Final = 2_000
+"""How long an undecided branch is left to its program (ms). A live one decides within milliseconds of its last prepare."""
+
+RESOLVER_SETTLE_MS: Final = 250
+"""The same for a decided one (ms): its program is committing it, and MariaDB must not be asked just as a session ends."""
+
+RESOLVER_EVERY_MS: Final = 1_000
+"""How often a resource is listed (ms)."""
+
+RESOLVER_OPEN_MS: Final = 5_000
+"""How often the open decisions are read (ms). What is found by them alone holds no locks."""
+
+RESOLVER_OPEN_PAGES: Final = 10
+"""Pages of ROWS_MAX open decisions in one look; the next look goes on where this one ended."""
+
+RESOLVER_RETRY_MS_MAX: Final = 30_000
+"""The longest pause before a branch is tried again that could not be finished (ms): a person must look."""
+
+RESOLVER_TRIES_QUIET: Final = 3
+"""Tries of a branch before it is reported: the session that prepared it may take a moment to go."""
+
+RESOLVER_DAMAGE_MS: Final = 10_000
+RESOLVER_DAMAGE_LOOKS: Final = 3
+"""A committed branch that is neither prepared nor marked is damage when it was seen so this often, over this time (ms): one whose
+commit is on its way looks the same, for milliseconds."""
+
+RESOLVER_ELSEWHERE_MS: Final = 60_000
+"""How long a branch of another resource may be prepared on a server before its resource's URL is doubted (ms)."""
+
+RESOLVER_BACKOFF_MS_MIN: Final = 100
+RESOLVER_BACKOFF_MS_MAX: Final = 1_000
+"""Pause before a database, or a node, that cannot be reached is tried again (ms), doubled from the one to the other: locks are
+held until it can."""
+
+RESOLVER_FORGET_MS: Final = 60_000
+"""How often marks that nothing can ask for any more are deleted (ms)."""
