@@ -1,0 +1,397 @@
+"""The ledger's rules, and that where a decision is kept never changes an answer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raftcoord import limits
+from raftcoord.core.commands import Acknowledge, Command, Complete, Decide, Enroll, Found, Heuristic, Retire
+from raftcoord.core.ledger import Changes, Damage, Decision, Done, Ledger, Result, Standing
+from raftcoord.errors import Halt
+from raftcoord.types import State, TxId, Verdict, first_txid_of
+
+T0_MS = 1_700_000_000_000
+ABORT, COMMIT = Verdict.ABORT, Verdict.COMMIT
+
+
+def txid_at(ms: int, number: int = 0) -> TxId:
+    return TxId.new(T0_MS + ms, number.to_bytes(10, "big"))
+
+
+def a_decide(
+    txid: TxId,
+    verdict: Verdict = COMMIT,
+    branches: Iterable[str] = (),
+    reason: str = "",
+    branch: str = "",
+    at_ms: int = 0,
+) -> Decide:
+    return Decide(txid, verdict, tuple(branches), reason, branch, at_ms)
+
+
+class Applied(Ledger):
+    """A ledger that numbers what it applies."""
+
+    last_index = 1
+
+    def do(self, command: Command) -> Any:
+        self.last_index += 1
+        return self.apply(command, 1, self.last_index)
+
+
+T = txid_at(0)
+
+
+# -- write once -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", Verdict)
+@pytest.mark.parametrize("second", Verdict)
+def test_the_first_decision_stands(first: Verdict, second: Verdict) -> None:
+    ledger = Applied()
+    made = ledger.do(a_decide(T, first, reason="mine"))
+    told = ledger.do(a_decide(T, second, ["x"], reason="yours"))
+    assert (made.first, told.first) == (True, False)
+    assert made.decision == told.decision
+    assert told.state is (State.COMMITTED if first else State.ABORTED)
+    assert ledger.state(T) is told.state
+
+
+def test_late_commit_loses_to_presumed_abort() -> None:
+    ledger = Applied()
+    ledger.do(a_decide(T, ABORT, reason="presumed"))
+    assert ledger.do(a_decide(T, COMMIT, ["a", "b"])).state is State.ABORTED
+    assert ledger.open_count == 0
+
+
+def test_a_decision_knows_its_log_entry_and_everything_that_was_proposed() -> None:
+    ledger = Ledger()
+    standing = ledger.apply(a_decide(T, ABORT, ["a"], "too little money", "b", 77), term=3, index=9)
+    assert standing.decision == Decision(T, ABORT, ("a",), ("a",), "too little money", "b", 77, 3, 9)
+    assert standing.decision.state is State.ABORTED
+
+
+def test_a_branch_named_twice_is_one_branch() -> None:
+    decision = Applied().do(a_decide(T, COMMIT, ["b", "a", "b"])).decision
+    assert decision.branches == decision.outstanding == ("b", "a")
+
+
+def test_absence_is_undecided_and_never_aborted() -> None:
+    assert Ledger().state(T) is State.UNDECIDED
+    assert Ledger().decision(T) is None
+
+
+# -- complete ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_decision_is_complete_when_every_branch_has_acknowledged() -> None:
+    ledger = Applied()
+    ledger.do(a_decide(T, COMMIT, ["a", "b"]))
+    assert ledger.do(Complete(((T, ("a",)),))) == Done(True)
+    assert [d.outstanding for d in ledger.open_decisions()] == [("b",)]
+    assert ledger.do(Complete(((T, ("b", "a")),))) == Done(True)
+    assert ledger.open_count == 0
+    known = ledger.decision(T)
+    assert known is not None
+    assert (known.branches, known.outstanding) == (("a", "b"), ())
+
+
+@pytest.mark.parametrize(
+    "acks",
+    [(), ((txid_at(1), ("a",)),), ((T, ()),), ((T, ("nobody",)),)],
+    ids=["nothing", "unknown txid", "no branch", "unknown branch"],
+)
+def test_an_acknowledgement_of_nothing_changes_nothing(acks: Any) -> None:
+    ledger = Applied()
+    ledger.do(a_decide(T, COMMIT, ["a"]))
+    ledger.take_changes()
+    assert ledger.do(Complete(acks)) == Done(False)
+    assert ledger.changed_count == 0
+
+
+def test_a_repeated_acknowledgement_changes_nothing() -> None:
+    ledger = Applied()
+    ledger.do(a_decide(T, COMMIT, ["a"]))
+    assert ledger.do(Complete(((T, ("a",)), (T, ("a",))))) == Done(True)
+    assert ledger.do(Complete(((T, ("a",)),))) == Done(False)
+
+
+# -- the horizon ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_finished_and_older_than_the_horizon_is_forgotten() -> None:
+    ledger = Applied()
+    ledger.do(a_decide(T, COMMIT))
+    ledger.do(a_decide(txid_at(1), ABORT))
+    ledger.do(a_decide(txid_at(2), COMMIT))
+    assert ledger.do(Retire(T0_MS + 2)) == Done(True)
+    assert [ledger.state(txid_at(ms)) for ms in range(3)] == [State.FORGOTTEN, State.FORGOTTEN, State.COMMITTED]
+    assert ledger.memory_count == 1
+
+
+def test_the_horizon_is_exact_to_the_millisecond() -> None:
+    newest_before = TxId.new(T0_MS - 1, b"\xff" * 10)
+    oldest_at = TxId.new(T0_MS, b"\x00" * 10)
+    ledger = Applied()
+    for txid in (newest_before, oldest_at):
+        ledger.do(a_decide(txid, ABORT))
+    ledger.do(Retire(T0_MS))
+    assert ledger.state(newest_before) is State.FORGOTTEN
+    assert ledger.state(oldest_at) is State.ABORTED
+
+
+def test_a_commit_with_an_outstanding_branch_is_never_retired() -> None:
+    ledger = Applied()
+    ledger.do(a_decide(T, COMMIT, ["a", "b"]))
+    ledger.do(Complete(((T, ("a",)),)))
+    ledger.do(Retire(T0_MS + 1_000_000))
+    assert ledger.state(T) is State.COMMITTED
+    assert ledger.do(a_decide(T, ABORT)).state is State.COMMITTED
+    assert [d.outstanding for d in ledger.open_decisions()] == [("b",)]
+
+
+def test_an_abort_is_retired_whoever_is_outstanding() -> None:
+    ledger = Applied()
+    ledger.do(a_decide(T, ABORT, ["a", "b"]))
+    ledger.do(Retire(T0_MS + 1))
+    assert ledger.state(T) is State.FORGOTTEN
+    assert ledger.open_count == 0
+    assert ledger.do(Complete(((T, ("a",)),))) == Done(False)
+
+
+def test_the_last_acknowledgement_behind_the_horizon_forgets_the_commit() -> None:
+    ledger = Applied()
+    ledger.do(a_decide(T, COMMIT, ["a", "b"]))
+    ledger.do(Retire(T0_MS + 1))
+    ledger.do(Complete(((T, ("a",)),)))
+    assert ledger.state(T) is State.COMMITTED
+    ledger.do(Complete(((T, ("b",)),)))
+    assert ledger.state(T) is State.FORGOTTEN
+    assert (ledger.open_count, ledger.memory_count) == (0, 0)
+    changes = ledger.take_changes()
+    assert changes.retire_before_ms == T0_MS + 1, "the disk must forget it too"
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+def test_nothing_new_is_decided_behind_the_horizon(verdict: Verdict) -> None:
+    ledger = Applied()
+    ledger.do(Retire(T0_MS + 1))
+    ledger.take_changes()
+    assert ledger.do(a_decide(T, verdict, ["a"])) == Standing(State.FORGOTTEN, None, False)
+    assert ledger.changed_count == 0
+    assert ledger.state(T) is State.FORGOTTEN
+
+
+def test_the_horizon_never_moves_back() -> None:
+    ledger = Applied()
+    assert ledger.do(Retire(T0_MS)) == Done(True)
+    assert ledger.do(Retire(T0_MS)) == Done(False)
+    assert ledger.do(Retire(T0_MS - 1)) == Done(False)
+    assert ledger.horizon_ms == T0_MS
+
+
+def test_the_last_millisecond_that_a_txid_can_bear_can_be_retired() -> None:
+    latest = TxId.new((1 << 48) - 2, b"\xff" * 10)
+    ledger = Applied()
+    ledger.do(a_decide(latest, ABORT))
+    ledger.do(Retire((1 << 48) - 1))
+    assert ledger.state(latest) is State.FORGOTTEN
+
+
+# -- the cluster's id, damage -----------------------------------------------------------------------------------------
+
+
+def test_the_cluster_is_founded_once() -> None:
+    ledger = Applied()
+    assert ledger.do(Found("00112233aabbccdd")) == Done(True)
+    assert ledger.do(Found("ffffffffffffffff")) == Done(False)
+    assert ledger.cluster == "00112233aabbccdd"
+
+
+ONE, OTHER = "01" * 16, "02" * 16
+
+
+def test_the_last_identity_that_is_enrolled_under_a_name_stands() -> None:
+    ledger = Applied()
+    before = ledger.enrolled
+    assert ledger.do(Enroll("n3", ONE)) == Done(True)
+    assert ledger.do(Enroll("n3", ONE)) == Done(False)
+    assert ledger.do(Enroll("n3", OTHER)) == Done(True)
+    assert ledger.do(Enroll("n1", ONE)) == Done(True)
+    assert (ledger.enrolled, before) == ({"n3": OTHER, "n1": ONE}, {})
+    assert ledger.changed_count == 1
+    assert ledger.take_changes().enrolled == ledger.enrolled
+
+
+def test_no_more_names_are_enrolled_than_a_cluster_may_have_nodes() -> None:
+    ledger, most = Applied(), max(limits.NODES_ALLOWED)
+    assert all(ledger.do(Enroll(f"n{number}", ONE)) == Done(True) for number in range(most))
+    assert ledger.do(Enroll("one-more", ONE)) == Done(False)
+    assert ledger.do(Enroll("n0", OTHER)) == Done(True)
+    assert len(ledger.enrolled) == most
+
+
+def test_damage_is_recorded_once_and_acknowledged_once() -> None:
+    ledger = Applied()
+    assert ledger.do(Acknowledge(T, "a", "anna", 1)) == Done(False)
+    assert ledger.do(Heuristic(T, "a", "rolled back by hand", 5)) == Done(True)
+    assert ledger.do(Heuristic(T, "a", "something else", 6)) == Done(False)
+    assert ledger.do(Acknowledge(T, "a", "anna", 7)) == Done(True)
+    assert ledger.do(Acknowledge(T, "a", "ben", 8)) == Done(False)
+    assert list(ledger.damages()) == [Damage(T, "a", "rolled back by hand", 5, "anna")]
+
+
+def test_something_that_is_no_command_halts() -> None:
+    with pytest.raises(Halt, match="no rule"):
+        Ledger().apply("commit", 1, 2)  # type: ignore[arg-type]
+
+
+# -- where it is kept makes no difference -----------------------------------------------------------------------------
+
+POOL = [txid_at(10 * (i // 2), i) for i in range(12)]
+"""Six milliseconds with two transactions each."""
+
+txids = st.sampled_from(POOL)
+branches = st.lists(st.sampled_from(["a", "b", "c"]), max_size=3).map(tuple)
+commands = st.one_of(
+    st.builds(a_decide, txids, st.sampled_from(Verdict), branches),
+    st.builds(a_decide, txids, st.sampled_from(Verdict), branches),
+    st.builds(Complete, st.lists(st.tuples(txids, branches), max_size=3).map(tuple)),
+    st.builds(Retire, st.integers(T0_MS - 5, T0_MS + 70)),
+    st.builds(Found, st.sampled_from(["00112233aabbccdd", "ffffffffffffffff"])),
+    st.builds(Heuristic, txids, st.sampled_from(["a", "b"]), st.just("by hand"), st.integers(0, 9)),
+    st.builds(Enroll, st.sampled_from(["n1", "n2"]), st.sampled_from([ONE, OTHER])),
+    st.builds(Acknowledge, txids, st.sampled_from(["a", "b"]), st.just("anna"), st.integers(0, 9)),
+)
+
+
+@dataclass
+class Disk:
+    """What Changes documents: first put, then forget."""
+
+    decisions: dict[TxId, Decision] = field(default_factory=dict)
+    damages: dict[tuple[TxId, str], Damage] = field(default_factory=dict)
+    cluster: str = ""
+    horizon_ms: int = 0
+    enrolled: Mapping[str, str] | None = None
+    index: int = 1
+
+    def write(self, changes: Changes, index: int) -> None:
+        self.decisions.update(changes.puts)
+        self.damages.update(changes.damages)
+        if changes.cluster is not None:
+            self.cluster = changes.cluster
+        if changes.enrolled is not None:
+            self.enrolled = changes.enrolled
+        if changes.retire_before_ms is not None:
+            self.horizon_ms = changes.retire_before_ms
+            bound = first_txid_of(self.horizon_ms)
+            self.decisions = {t: d for t, d in self.decisions.items() if t >= bound or not d.retirable}
+        self.index = index
+
+    def start(self, keep: int) -> Ledger:
+        """What NodeDb.load gives: the newest ``keep`` and every open one."""
+        newest = sorted(self.decisions.values(), reverse=True)[:keep]
+        floor = bytes(newest[-1].txid) if len(newest) == keep else b""
+        still_open = [d for d in self.decisions.values() if d.outstanding and d.txid < floor]
+        return Ledger(
+            cluster=self.cluster,
+            horizon_ms=self.horizon_ms,
+            decisions=newest + still_open,
+            damages=self.damages.values(),
+            floor=floor,
+            older=lambda txid: self.decisions.get(txid),
+            enrolled=self.enrolled,
+        )
+
+
+def same(one: Ledger, other: Ledger) -> None:
+    for txid in POOL:
+        assert one.decision(txid) == other.decision(txid)
+        assert one.state(txid) == other.state(txid)
+    assert {d.txid: d for d in one.open_decisions()} == {d.txid: d for d in other.open_decisions()}
+    assert one.open_count == other.open_count
+    assert (one.cluster, one.horizon_ms, one.enrolled) == (other.cluster, other.horizon_ms, other.enrolled)
+    assert set(one.damages()) == set(other.damages())
+
+
+@given(st.lists(commands, max_size=40), st.integers(1, 4), st.randoms(use_true_random=False))
+def test_a_ledger_that_sheds_stores_late_and_restarts_answers_as_one_that_keeps_everything(
+    history: list[Command], keep: int, rng: random.Random
+) -> None:
+    """Seldom-stored, half-remembered, restarted at any store: the same answer to every command."""
+    model, disk = Ledger(), Disk()
+    ledger = disk.start(keep)
+    waiting: list[tuple[Changes, int]] = []
+    log: list[tuple[Command, Result]] = []
+    for index, command in enumerate(history, 2):
+        log.append((command, model.apply(command, 1, index)))
+        assert ledger.apply(command, 1, index) == log[-1][1]
+        same(ledger, model)
+        if rng.random() < 0.4 and not waiting:
+            waiting.append((ledger.take_changes(), index))
+        if waiting and rng.random() < 0.5:
+            changes, upto = waiting.pop()
+            disk.write(changes, upto)
+            same(ledger, model)
+            ledger.stored(changes)
+            same(ledger, model)
+        if rng.random() < 0.3:
+            ledger.shed(disk.index, keep)
+            same(ledger, model)
+        if rng.random() < 0.2:  # a crash: what was not stored is applied again from the log
+            waiting.clear()
+            ledger = disk.start(keep)
+            for again in range(disk.index + 1, index + 1):
+                repeated, answer = log[again - 2]
+                assert ledger.apply(repeated, 1, again) == answer
+            same(ledger, model)
+
+
+def test_an_open_commit_from_before_the_floor_is_forgotten_like_any_other() -> None:
+    """It was loaded at start beside the newest; once complete and behind the horizon no node may know it any more."""
+    disk = Disk()
+    before = Applied()
+    before.do(a_decide(txid_at(0), COMMIT, ["a"]))
+    before.do(a_decide(txid_at(1), COMMIT))
+    disk.write(before.take_changes(), before.last_index)
+    after = disk.start(keep=1)
+    for ledger in (before, after):
+        ledger.apply(Complete(((txid_at(0), ("a",)),)), 1, 4)
+        ledger.apply(Retire(T0_MS + 1), 1, 5)
+    assert after.state(txid_at(0)) is before.state(txid_at(0)) is State.FORGOTTEN
+
+
+def test_shedding_waits_until_everything_that_would_go_is_stored() -> None:
+    disk, ledger = Disk(), Applied()
+    for i in range(4):
+        ledger.do(a_decide(POOL[i]))
+    ledger.shed(ledger.last_index, keep=1)
+    assert ledger.memory_count == 4, "changes wait to be taken"
+    changes = ledger.take_changes()
+    ledger.shed(ledger.last_index - 2, keep=1)
+    assert ledger.memory_count == 4, "one that would go is not stored"
+    disk.write(changes, ledger.last_index)
+    ledger.stored(changes)
+    ledger.shed(ledger.last_index, keep=1)
+    assert (ledger.memory_count, ledger.floor) == (1, POOL[3])
+    ledger.shed(ledger.last_index, keep=0)
+    assert ledger.memory_count == 0
+    assert ledger.floor > POOL[3]
+
+
+def test_changes_are_taken_once() -> None:
+    ledger = Applied()
+    ledger.do(a_decide(T, COMMIT, ["a"]))
+    ledger.do(Found("00112233aabbccdd"))
+    assert ledger.changed_count == 2
+    assert bool(ledger.take_changes())
+    assert ledger.changed_count == 0
+    assert not ledger.take_changes()
