@@ -1,0 +1,1 @@
+"""node.db: the raft log, term and vote, and the ledger, in one commit."""

@@ -1,0 +1,314 @@
+"""node.db: the raft log, term and vote, and the ledger, in ONE commit.
+
+Theory of operation. Raft and two-phase commit both rest on one sentence: what was acknowledged is still there after a
+crash. ``write`` keeps it. It takes everything that one pass of the driver has staged - log rows, term, vote, what the
+ledger changed, the applied index - and returns when all of it is on disk, or none of it counts. So the ledger can never
+disagree with the applied index, nor the log with the vote.
+
+    write(), install()       one thread at a time, not the event loop's; one transaction, one sync (WAL, synchronous=FULL)
+    decision(), decisions()  the event loop's thread, on a connection of its own; they see every write that has returned
+    load(), snapshot_to()    any thread, on a connection of their own
+
+After a failed write the object is dead: the kernel may have dropped the pages that it could not write, and a second
+fsync would report success (PostgreSQL's "fsyncgate" of 2018). The process must end; what was acknowledged is safe. The
+write that failed may turn out to be stored, or not: it was acknowledged to nobody.
+
+At open everything is read and checked before anything is written (files.py, examine.py). What SQLite would silently
+forget, a cut or damaged node.db-wal, is found by the mark (mark.py).
+
+Never: repairs a damaged file, waits for another process, writes into the directory of another node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+
+from raftcoord import limits
+from raftcoord.core.ledger import Damage, Decision
+from raftcoord.errors import StorageError, check
+from raftcoord.storage import files
+from raftcoord.storage.bulk import BulkInsert
+from raftcoord.storage.faults import opening, refused_write
+from raftcoord.storage.lock import DirectoryLock
+from raftcoord.storage.mark import Mark, Reach
+from raftcoord.storage.reader import Reader
+from raftcoord.storage.records import Identity, LogRow, NodeState, damage_row, decision_row, log_crc, meta_row
+from raftcoord.storage.schema import connect, sync_file, uri
+from raftcoord.storage.snapshot import SnapshotInfo, check_snapshot, write_snapshot
+from raftcoord.storage.wal import lengthen
+from raftcoord.storage.write import Extent, Write, extent_after, state_after
+from raftcoord.types import TxId, first_txid_of
+
+__all__ = ["LogRow", "NodeDb", "SnapshotInfo", "Stored", "Write"]
+
+_INSERT_LOG: Final = BulkInsert("INSERT INTO log", columns=4, rows_max=128)
+_PUT_DECISIONS: Final = BulkInsert("INSERT OR REPLACE INTO decisions", columns=4, rows_max=2048)
+
+_TXID_MS_MAX: Final = (1 << 48) - 1
+"""The latest time that a txid can name, ms."""
+
+_WAL_PAGES: Final = 4000
+"""Pages (16 MiB) in node.db-wal before they are moved into node.db: seldom, and still in a few milliseconds."""
+
+_PAGE_BYTES: Final = 4096 + 24
+"""A page and its frame's head in node.db-wal."""
+
+_WAL_BYTES_KEPT: Final = 64 << 20
+"""What node.db-wal shrinks to after a large commit, such as the installation of a snapshot."""
+
+_CLOSED: Final = "it was closed"
+_DEAD: Final = (
+    "an earlier write failed, and a failed sync is never tried again; stop the node, repair the disk, start it again"
+)
+
+
+class Stored(NamedTuple):
+    """What a node starts with.
+
+    ``log``: never empty; its first row is the anchor, the newest entry that is known only by its index and term.
+    ``decisions``: every decision at or above ``floor``, and every open one below it; in no promised order.
+    ``peers``, ``enrolled``: identities (hex) by the node's name, see NodeState.
+    """
+
+    term: int
+    vote: int | None
+    log: list[LogRow]
+    applied_index: int
+    applied_term: int
+    cluster: str
+    horizon_ms: int
+    decisions: list[Decision]
+    floor: bytes
+    damages: list[Damage]
+    node_uuid: bytes
+    peers: Mapping[str, str]
+    enrolled: Mapping[str, str]
+
+
+class NodeDb:
+    """The data directory of one node, in sole use. Made by ``NodeDb.open``."""
+
+    def __init__(
+        self, directory: Path, identity: Identity, state: NodeState, extent: Extent, parts: contextlib.ExitStack
+    ) -> None:
+        """For ``open``, which has locked and checked the directory. ``parts``: what ``close`` closes, the lock last."""
+        self.directory = directory
+        self.identity = identity
+        self._path = directory / files.DB_FILE
+        self._state = state
+        self._extent = extent
+        self._refusal = ""
+        """Why nothing can be written any more, or ""."""
+        self._writer = parts.enter_context(closing(_writing(self._path)))
+        self._reader = parts.enter_context(closing(Reader(self._path)))
+        self._mark = parts.enter_context(closing(Mark(directory)))
+        self._mark.set(Reach(state.writes, extent.last))
+        self._parts = parts.pop_all()
+
+    @classmethod
+    def open(
+        cls, directory: Path, *, cluster_name: str, node: str, entropy: Callable[[int], bytes] = os.urandom
+    ) -> Self:
+        """Open the data directory of ``node``, made if it is missing, after reading and checking all of it.
+
+        ``entropy``: random bytes, as many as it is asked for, of which the identity of a new node is made.
+
+        Raises ConfigError (not a directory, not writable, in use, of another node or cluster, of a newer format),
+        CorruptionError, or StorageError (disk full or failing). Nothing that was there is changed then.
+        """
+        directory = Path(directory).absolute()
+        with opening(directory / files.DB_FILE), contextlib.ExitStack() as held:
+            if not directory.exists():
+                directory.mkdir(parents=True)
+                sync_file(directory.parent)
+            lock = DirectoryLock(directory)
+            held.callback(lock.release)
+            if files.is_new(directory):
+                files.create(directory, Identity(cluster_name, node, entropy(16)))
+            identity = files.owner(directory)
+            files.check_owner(directory, identity, cluster_name=cluster_name, node=node)
+            lock.sign()
+            state, extent = files.judge(directory)
+            files.sweep(directory)
+            return cls(directory, identity, state, extent, held)
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def load(self) -> Stored:
+        """Everything that a node needs to start, or to go on after ``install``. Not while a write is running."""
+        state = self._state
+        with closing(Reader(self._path)) as reader:
+            decisions, floor = reader.memory(limits.LEDGER_MEMORY_DECISIONS_MAX // 2)
+            return Stored(
+                term=state.term,
+                vote=state.vote,
+                log=reader.log(),
+                applied_index=state.applied_index,
+                applied_term=state.applied_term,
+                cluster=state.cluster,
+                horizon_ms=state.horizon_ms,
+                decisions=decisions,
+                floor=floor,
+                damages=reader.damages(),
+                node_uuid=self.identity.uuid,
+                peers=state.peers,
+                enrolled=state.enrolled,
+            )
+
+    def decision(self, txid: TxId) -> Decision | None:
+        """The stored decision, or None. Raises CorruptionError, or StorageError if the disk does not read."""
+        return self._reader.decision(txid)
+
+    def decisions(self, state: str | None, limit: int, before: bytes | None) -> list[Decision]:
+        """The newest ``limit`` decisions whose txid is below ``before``, newest first.
+
+        ``state``: "committed", "aborted", "open" (a branch is outstanding), or None for all. Raises LocalProtocolError for
+        another state or a limit below 1; else as ``decision``. Looks at no more than twice ``limit`` rows.
+        """
+        return self._reader.newest(state, limit, before)
+
+    def snapshot_to(self, path: Path) -> SnapshotInfo:
+        """Copy the ledger into the new file ``path``, as it stands after one log entry. Writes may go on meanwhile.
+
+        Call it ``copy-*.tmp`` in the data directory: one left by a dead process is deleted at open. Raises StorageError if
+        the disk refuses; the node is not harmed by that.
+        """
+        return write_snapshot(self._path, path, self.identity.cluster_name)
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    def write(self, w: Write) -> None:
+        """Store ``w`` in one commit; it is on disk when this returns, unless ``w.synced`` is False.
+
+        Raises StorageError if the disk refuses: nothing of ``w`` counts as stored, and every later write is refused too.
+        Raises Halt, before anything is written, if ``w`` breaks a rule of Raft.
+        """
+        self._must_live()
+        extent = extent_after(w, self._extent, self._state.applied_index)
+        with self._committing(state_after(w, self._state, extent.last), extent, synced=w.synced):
+            self._store(w)
+
+    def install(self, path: Path, info: SnapshotInfo) -> None:
+        """Replace the ledger by the snapshot in ``path``, and the log by the one entry (info.index, info.term), in one commit.
+
+        Term, vote and all identities stay. ``load`` gives the new state. Raises CorruptionError if ``path`` is not what
+        ``info`` describes, or of another cluster, and ConfigError if a newer release made it; then nothing is changed.
+        Raises StorageError as ``write`` does.
+        """
+        self._must_live()
+        head = check_snapshot(path, info, cluster_name=self.identity.cluster_name, cluster=self._state.cluster)
+        check(head.index >= self._state.applied_index, "a snapshot older than the ledger would be installed")
+        state = self._state._replace(
+            writes=self._state.writes + 1,
+            applied_index=head.index,
+            applied_term=head.term,
+            cluster=head.cluster,
+            horizon_ms=head.horizon_ms,
+            enrolled=head.enrolled,
+        )
+        execute = self._writer.execute
+        with self._dying_of_errors():
+            execute("ATTACH ? AS snapshot", (uri(path, "mode=ro&immutable=1"),))
+        with self._committing(state, Extent(head.index, head.index)):
+            for table in ("decisions", "damages"):
+                execute(f"DELETE FROM main.{table}")
+                execute(f"INSERT INTO main.{table} SELECT * FROM snapshot.{table}")
+            execute("DELETE FROM log")
+            self._append([LogRow(head.index, head.term, files.ANCHOR.data)])
+        with self._dying_of_errors():
+            execute("DETACH snapshot")
+            execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def close(self) -> None:
+        """Move the write-ahead log into node.db, close, and let another process in. Not while another call is running."""
+        if self._refusal == _CLOSED:
+            return
+        # What fails here costs nothing: all is in node.db-wal, synced, and the next open replays it.
+        with contextlib.suppress(sqlite3.Error, OSError):
+            self._reader.close()
+            if not self._refusal:
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                self._mark.sync()
+        self._refusal = _CLOSED
+        with contextlib.suppress(sqlite3.Error, OSError):
+            self._parts.close()
+
+    def _store(self, w: Write) -> None:
+        execute = self._writer.execute
+        if w.truncate_from is not None:
+            execute("DELETE FROM log WHERE idx >= ?", (w.truncate_from,))
+        self._append(w.append)
+        _PUT_DECISIONS.run(self._writer, [decision_row(put) for put in w.changes.puts.values()])
+        for damage in w.changes.damages.values():
+            execute("INSERT OR REPLACE INTO damages VALUES(?, ?, ?, ?)", damage_row(damage))
+        if w.changes.retire_before_ms is not None:  # after the puts: one of them may be forgotten at once
+            bound = first_txid_of(min(w.changes.retire_before_ms, _TXID_MS_MAX))
+            execute("DELETE FROM decisions WHERE txid < ? AND flags <> 3", (bound,))
+        if w.drop_log_before is not None:
+            execute("DELETE FROM log WHERE idx < ?", (w.drop_log_before,))
+
+    def _append(self, rows: Iterable[LogRow]) -> None:
+        _INSERT_LOG.run(self._writer, [(*row, log_crc(*row)) for row in rows])
+
+    @contextlib.contextmanager
+    def _committing(self, state: NodeState, extent: Extent, *, synced: bool = True) -> Iterator[None]:
+        """One transaction of what the block does and ``state``; if ``synced``, on disk at the end of the block."""
+        execute = self._writer.execute
+        with self._dying_of_errors():
+            if not synced:
+                execute("PRAGMA synchronous=NORMAL")
+            execute("BEGIN IMMEDIATE")
+            yield
+            if state is not self._state:
+                key, value, crc = meta_row("state", state)
+                execute("UPDATE meta SET value = ?, crc = ? WHERE key = ?", (value, crc, key))
+            execute("COMMIT")
+            if synced:
+                self._mark.set(Reach(state.writes, extent.last))
+            else:
+                execute("PRAGMA synchronous=FULL")
+        self._state, self._extent = state, extent
+
+    @contextlib.contextmanager
+    def _dying_of_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self._refusal = _DEAD
+            with contextlib.suppress(sqlite3.Error):
+                self._writer.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error | OSError):
+                raise refused_write(error, self._path) from error
+            raise
+
+    def _must_live(self) -> None:
+        if self._refusal:
+            raise StorageError(f"cannot write {self._path}: {self._refusal}")
+
+
+def _writing(path: Path) -> sqlite3.Connection:
+    """The one connection that writes. Refused now rather than at the first write, if the file cannot be written."""
+    connection = connect(path, "mode=rw")
+    try:
+        for statement in (
+            "PRAGMA synchronous=FULL",
+            "PRAGMA fullfsync=1",  # macOS: an fsync there does not reach the platter
+            "PRAGMA checkpoint_fullfsync=1",
+            f"PRAGMA wal_autocheckpoint={_WAL_PAGES}",
+            f"PRAGMA journal_size_limit={_WAL_BYTES_KEPT}",
+            "PRAGMA wal_checkpoint(TRUNCATE)",  # a torn tail of the last run is cut off: no later replay can meet it
+            "BEGIN IMMEDIATE",
+            "ROLLBACK",
+        ):
+            connection.execute(statement).fetchall()
+        lengthen(path, _WAL_PAGES * _PAGE_BYTES)
+    except BaseException:
+        connection.close()
+        raise
+    return connection

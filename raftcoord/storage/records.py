@@ -1,0 +1,156 @@
+"""What a row of node.db holds, and the checksum that proves it.
+
+Owes: bytes in, the same values out, or a CorruptionError's reason; one CRC-32 per row over everything in the row that
+matters, so that a row cannot be changed, or moved to another key, unseen. Never touches a file.
+
+CRC-32 finds accidents, not attacks: whoever can write the file can also compute a checksum.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+from zlib import crc32
+
+import msgpack
+
+from raftcoord.core.ledger import Damage, Decision
+from raftcoord.storage.schema import COMMIT_FLAG, OPEN_FLAG
+from raftcoord.types import TxId, Verdict
+
+INDEX_MAX: Final = (1 << 63) - 1
+"""The largest log index and term: SQLite's INTEGER is signed, 64 bits."""
+
+UNREADABLE: Final = (TypeError, ValueError, KeyError, IndexError, OverflowError, struct.error, msgpack.UnpackException)
+"""What reading a damaged value may raise here. The reader turns it into a CorruptionError that names the row."""
+
+_pack = msgpack.Packer().pack
+_unpackb = msgpack.unpackb
+_LOG_KEY: Final = struct.Struct(">QQ")
+
+
+class LogRow(NamedTuple):
+    """One entry of the raft log. ``index`` from 1, ``term`` from 0; ``data`` is not interpreted here."""
+
+    index: int  # type: ignore[assignment]
+    term: int
+    data: bytes
+
+
+class Identity(NamedTuple):
+    """Whose file this is. It never changes; ``uuid`` is minted when the file is created."""
+
+    cluster_name: str
+    node: str
+    uuid: bytes
+
+
+_NOBODY: Final[Mapping[str, str]] = {}
+
+
+class NodeState(NamedTuple):
+    """What a commit may change. ``writes`` counts the synced commits that changed it; ``cluster``: "" until it is founded.
+
+    ``peers``: the identity (hex) of each peer, by its name, as this node knows it; ``enrolled``: as the ledger has it.
+    """
+
+    writes: int
+    term: int
+    vote: int | None
+    applied_index: int
+    applied_term: int
+    cluster: str
+    horizon_ms: int
+    peers: Mapping[str, str] = _NOBODY
+    enrolled: Mapping[str, str] = _NOBODY
+
+
+class SnapshotHead(NamedTuple):
+    """What a snapshot says of itself: whose ledger, after which log entry."""
+
+    cluster_name: str
+    cluster: str
+    index: int  # type: ignore[assignment]
+    term: int
+    horizon_ms: int
+    enrolled: Mapping[str, str] = _NOBODY
+
+
+def log_crc(index: int, term: int, data: bytes) -> int:
+    """The checksum of a log row."""
+    return crc32(data, crc32(_LOG_KEY.pack(index, term)))
+
+
+def decision_row(decision: Decision) -> tuple[bytes, int, bytes, int]:
+    """(txid, flags, record, crc) of a decision."""
+    txid, verdict, branches, outstanding, reason, branch, at_ms, term, index = decision
+    record: bytes = _pack((verdict, branches, outstanding, reason, branch, at_ms, term, index))
+    flags = (COMMIT_FLAG if verdict else 0) | (OPEN_FLAG if outstanding else 0)
+    return txid, flags, record, decision_crc(txid, flags, record)
+
+
+def decision_crc(txid: bytes, flags: int, record: bytes) -> int:
+    """The checksum of a decision's row. The flags are its start value: one call less, a million times at open."""
+    return crc32(record, crc32(txid, flags))
+
+
+def read_decision(txid: bytes, record: bytes) -> Decision:
+    """The decision of a row whose checksum is right. Raises one of UNREADABLE for what was never written here."""
+    verdict, branches, outstanding, reason, branch, at_ms, term, index = _unpackb(record, use_list=False)
+    # The checksum proves that this txid was valid when it was written: it need not be parsed again.
+    return Decision(
+        bytes.__new__(TxId, txid), _VERDICTS[verdict], branches, outstanding, reason, branch, at_ms, term, index
+    )
+
+
+_VERDICTS: Final = {0: Verdict.ABORT, 1: Verdict.COMMIT}
+
+
+def damage_row(damage: Damage) -> tuple[bytes, bytes, bytes, int]:
+    """(txid, branch, record, crc) of heuristic damage."""
+    branch = damage.branch.encode()
+    record: bytes = _pack((damage.what, damage.at_ms, damage.acknowledged_by))
+    return damage.txid, branch, record, damage_crc(damage.txid, branch, record)
+
+
+def damage_crc(txid: bytes, branch: bytes, record: bytes) -> int:
+    """The checksum of a damage row. The txid has a fixed length, so the parts cannot be mistaken for each other."""
+    return crc32(record, crc32(branch, crc32(txid)) ^ len(branch))
+
+
+def read_damage(txid: bytes, branch: bytes, record: bytes) -> Damage:
+    """The damage of a row whose checksum is right. Raises one of UNREADABLE for what was never written here."""
+    what, at_ms, acknowledged_by = _unpackb(record, use_list=False)
+    return Damage(TxId(txid), branch.decode(), what, at_ms, acknowledged_by)
+
+
+def meta_row(key: str, value: Identity | NodeState | SnapshotHead) -> tuple[str, bytes, int]:
+    """(key, value, crc) of a row of meta. JSON: Python reads back every integer exactly, and people can read it."""
+    fields: dict[str, Any] = value._asdict()
+    if isinstance(value, Identity):
+        fields["uuid"] = value.uuid.hex()
+    text = json.dumps(fields).encode()
+    return key, text, meta_crc(key, text)
+
+
+def meta_crc(key: str, value: bytes) -> int:
+    """The checksum of a row of meta."""
+    return crc32(value, crc32(key.encode()))
+
+
+def read_identity(value: bytes) -> Identity:
+    """The row 'identity' of meta."""
+    fields = json.loads(value)
+    return Identity(fields["cluster_name"], fields["node"], bytes.fromhex(fields["uuid"]))
+
+
+def read_state(value: bytes) -> NodeState:
+    """The row 'state' of meta."""
+    return NodeState(**json.loads(value))
+
+
+def read_snapshot_head(value: bytes) -> SnapshotHead:
+    """The row 'snapshot' of meta."""
+    return SnapshotHead(**json.loads(value))

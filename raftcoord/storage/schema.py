@@ -1,0 +1,97 @@
+"""The tables of node.db and of a snapshot, and the constants by which each file is known.
+
+Owes: the exact text of every table, so that a reader can compare a file's schema with it before trusting a row.
+Never opens a file that exists.
+
+    meta       key -> JSON text, for people with a sqlite3 shell; 'identity' never changes, 'state' changes in every commit
+    log        one row per log entry; crc over (idx, term, data)
+    decisions  one row per recorded decision; record is MessagePack (records.py); crc over (flags, txid, record)
+    damages    one row per branch with heuristic damage; crc over (txid, branch, record)
+
+``flags`` repeats of a record what SQL must see: 1 = the verdict is COMMIT, 2 = a branch is outstanding. Retirable means
+flags <> 3. A snapshot has the same tables without log and index.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+FORMAT: Final = 1
+"""The version of everything here, kept as SQLite's user_version. A file with a higher one was written by a newer release."""
+
+NODE_DB_ID: Final = int.from_bytes(b"rcDB", "big")
+SNAPSHOT_ID: Final = int.from_bytes(b"rcSN", "big")
+"""SQLite application ids: which kind of file it is."""
+
+PAGE_BYTES: Final = 4096
+
+COMMIT_FLAG: Final = 1
+OPEN_FLAG: Final = 2
+
+_META: Final = "CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID"
+_LOG: Final = (
+    "CREATE TABLE log(idx INTEGER PRIMARY KEY, term INTEGER NOT NULL, data BLOB NOT NULL, crc INTEGER NOT NULL)"
+)
+_DECISIONS: Final = (
+    "CREATE TABLE decisions(txid BLOB PRIMARY KEY, flags INTEGER NOT NULL, record BLOB NOT NULL, crc INTEGER NOT NULL) "
+    "WITHOUT ROWID"
+)
+_DECISIONS_BY_FLAGS: Final = "CREATE INDEX decisions_by_flags ON decisions(flags)"
+_DAMAGES: Final = (
+    "CREATE TABLE damages(txid BLOB, branch BLOB, record BLOB NOT NULL, crc INTEGER NOT NULL, "
+    "PRIMARY KEY(txid, branch)) WITHOUT ROWID"
+)
+
+SCHEMAS: Final[dict[int, dict[str, str]]] = {
+    NODE_DB_ID: {
+        "meta": _META,
+        "log": _LOG,
+        "decisions": _DECISIONS,
+        "decisions_by_flags": _DECISIONS_BY_FLAGS,
+        "damages": _DAMAGES,
+    },
+    SNAPSHOT_ID: {"meta": _META, "decisions": _DECISIONS, "damages": _DAMAGES},
+}
+"""Application id -> name -> the SQL that SQLite keeps for it."""
+
+
+def uri(path: Path, query: str) -> str:
+    """``path`` as SQLite's file URI with the parameters ``query``, such as "mode=ro"."""
+    return f"{path.absolute().as_uri()}?{query}"
+
+
+def connect(path: Path, query: str, *, wait_s: float = 5.0) -> sqlite3.Connection:
+    """A connection in autocommit mode, usable from any thread, that gives text back as bytes.
+
+    ``query``: as for ``uri``. ``wait_s``: how long to wait for another program's lock.
+    Text comes as bytes because a flipped byte must reach our checksum, not fail in a decoder before it.
+    """
+    connection = sqlite3.connect(
+        uri(path, query),
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=wait_s,
+    )
+    connection.text_factory = bytes
+    return connection
+
+
+def create_tables(connection: sqlite3.Connection, application_id: int) -> None:
+    """Make an empty file into one of the two kinds. The caller has set the page size and the journal mode."""
+    connection.execute(f"PRAGMA application_id={application_id}")
+    connection.execute(f"PRAGMA user_version={FORMAT}")
+    for sql in SCHEMAS[application_id].values():
+        connection.execute(sql)
+
+
+def sync_file(path: Path) -> None:
+    """Sync a file or a directory to disk. A new name is durable only when its directory is synced."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

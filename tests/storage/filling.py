@@ -1,0 +1,71 @@
+"""What the tests of the storage room write, and how they compare what came back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from raftcoord.core.ledger import Changes, Damage, Decision
+from raftcoord.storage.node_db import LogRow, NodeDb, Stored, Write
+from raftcoord.types import TxId, Verdict
+
+NOTHING = Changes(None, None, {}, {})
+START_MS = 1_700_000_000_000
+
+
+def txid(number: int, ms: int = START_MS) -> TxId:
+    """The same txid for the same number, in the order of the numbers."""
+    return TxId.new(ms + number, number.to_bytes(10, "big"))
+
+
+def decision(
+    number: int, *, commit: bool = True, outstanding: tuple[str, ...] = ("bank-a",), index: int = 2
+) -> Decision:
+    branches = ("bank-a", "bank-b")
+    reason, branch = ("", "") if commit else ("too poor: ünder 0", "bank-b")
+    return Decision(txid(number), Verdict(commit), branches, outstanding, reason, branch, START_MS + number, 3, index)
+
+
+def puts(*decisions: Decision) -> Changes:
+    return NOTHING._replace(puts={one.txid: one for one in decisions})
+
+
+def write(**fields: Any) -> Write:
+    """A Write of these fields alone."""
+    return Write(None, [], None, NOTHING, None, None)._replace(**fields)
+
+
+def rows(first: int, last: int, term: int = 1) -> list[LogRow]:
+    return [LogRow(index, term, b"entry %d" % index * (index % 7)) for index in range(first, last + 1)]
+
+
+def opened(directory: Path, node: str = "n1", cluster_name: str = "demo") -> NodeDb:
+    return NodeDb.open(directory, cluster_name=cluster_name, node=node)
+
+
+def fill(db: NodeDb, decisions: int = 60) -> None:
+    """Something of everything: log, term, vote, cluster, horizon, identities, all four kinds of decisions, damage."""
+    made = [decision(n, commit=n % 5 > 0, outstanding=("bank-b",) if n % 3 else ()) for n in range(decisions)]
+    damage = Damage(made[1].txid, "bank-a", "rolled back by hand", START_MS, "ops")
+    db.write(write(append=rows(2, 12), hard_state=(2, 3), peers={"n2": "22" * 16, "n3": "33" * 16}))
+    half = len(made) // 2
+    founded = puts(*made[:half])._replace(cluster="0123456789abcdef", retire_before_ms=START_MS - 5)
+    founded = founded._replace(enrolled={"n3": "33" * 16})
+    db.write(write(changes=founded, applied=(6, 1)))
+    last = puts(*made[half:])._replace(damages={(damage.txid, damage.branch): damage})
+    db.write(write(append=rows(13, 20, term=2), changes=last, applied=(12, 1), drop_log_before=4))
+
+
+def contents(db: NodeDb) -> tuple[Stored, list[Any]]:
+    """Everything that can be read from ``db``, comparable."""
+    stored = db.load()
+    listed = [db.decisions(state, 1000, None) for state in (None, "committed", "aborted", "open")]
+    return stored._replace(decisions=sorted(stored.decisions)), [
+        listed,
+        [db.decision(d.txid) for d in stored.decisions],
+    ]
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    """Name and bytes of all files, but for the shared memory, which SQLite makes anew whenever it opens."""
+    return {path.name: path.read_bytes() for path in directory.iterdir() if not path.name.endswith("-shm")}
