@@ -1,0 +1,1 @@
+"""Raft: PySyncObj, driven from outside and corrected. The only importer of pysyncobj."""

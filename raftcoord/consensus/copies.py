@@ -1,0 +1,149 @@
+"""Copies of the ledger, for a peer that needs log entries which are compacted (DESIGN section 3; replaces H5 and H7).
+
+The leader copies its node.db, sends the copy in chunks, each acknowledged before the next, and a checksum of the whole. The
+receiver writes a file and has it installed in one commit, or not at all. A copy that breaks off is dropped on both sides and
+begun again when the leader meets that peer's gap the next time.
+
+    copy_begin  [term, index, index_term, bytes, crc32]
+    copy_chunk  [offset, data]
+    copy_end    []                                       answered when it is installed
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any, Final
+
+from raftcoord import limits
+from raftcoord.consensus.peers import Peers
+from raftcoord.consensus.wire import NUMBER_MAX
+from raftcoord.errors import CorruptionError, RaftcoordError, RemoteProtocolError
+from raftcoord.rpc.connection import Connection
+from raftcoord.storage.node_db import NodeDb, SnapshotInfo
+
+log: Final = logging.getLogger("raftcoord.consensus")
+
+
+COPY_PAUSE_S: Final = 0.5
+"""Seconds between two copies of the ledger for the same peer."""
+
+
+class Outgoing:
+    """The copies that a leader sends; at most one to each peer at a time. ``name``: of this node, for its log."""
+
+    def __init__(self, db: NodeDb, directory: Path, name: str, peers: Peers) -> None:
+        self._db = db
+        self._directory = directory
+        self._name = name
+        self._peers = peers
+        self._sending: dict[int, asyncio.Task[None]] = {}
+        self._again_at: dict[int, float] = {}
+
+    def serve(self, behind: set[int], term: int | None) -> None:
+        """Begin a copy for each of ``behind`` that can be reached; ``term`` None: this node does not lead. Empties the set."""
+        loop = asyncio.get_running_loop()
+        for node in behind if term is not None else ():
+            if node not in self._sending and loop.time() >= self._again_at.get(node, 0.0):
+                conn = self._peers.connection(node)
+                if conn is not None and term is not None:
+                    work = self._copy(node, conn, term)
+                    self._sending[node] = loop.create_task(work, name=f"copy for {self._peers.names[node]}")
+        behind.clear()
+
+    async def stop(self) -> None:
+        """Break off."""
+        tasks = list(self._sending.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _copy(self, node: int, conn: Connection, term: int) -> None:
+        peer = self._peers.names[node]
+        try:
+            index = await _send(conn, self._db, self._directory, peer, term)
+            log.info("%s: node %s has installed the copy of the ledger up to index %d", self._name, peer, index)
+        except Exception as error:
+            why = str(error) if isinstance(error, RaftcoordError) else repr(error)
+            log.warning("%s: the copy of the ledger for node %s broke off: %s", self._name, peer, why)
+        finally:
+            self._again_at[node] = asyncio.get_running_loop().time() + COPY_PAUSE_S
+            del self._sending[node]
+
+
+async def _send(conn: Connection, db: NodeDb, directory: Path, peer: str, term: int) -> int:
+    """Send a copy of ``db`` over ``conn``; return its index. Raises what broke it off."""
+    path = directory / f"copy-for-{peer}.tmp"
+    loop = asyncio.get_running_loop()
+    try:
+        info = await loop.run_in_executor(None, db.snapshot_to, path)
+        log.info("sending %s a copy of the ledger up to index %d, %d bytes", peer, info.index, info.bytes)
+        await conn.request("copy_begin", [term, info.index, info.term, info.bytes, info.crc32])
+        with path.open("rb") as file:
+            offset = 0
+            while chunk := await loop.run_in_executor(None, file.read, limits.COPY_CHUNK_BYTES):
+                await conn.request("copy_chunk", [offset, chunk])
+                offset += len(chunk)
+        if await conn.request("copy_end", []) is not True:
+            raise CorruptionError(f"node {peer} refused the copy; its log says why")
+        return info.index
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and 0 <= value <= NUMBER_MAX
+
+
+class Incoming:
+    """The copy that a node is receiving; at most one."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path: Final = directory / "copy-incoming.tmp"
+        self._sender = 0
+        self._info: SnapshotInfo | None = None
+        self._received = 0
+
+    def begin(self, sender: int, params: list[Any]) -> int:
+        """Start over with this copy; return the sender's term."""
+        match params:
+            case [int(term), int(index), int(index_term), int(size), int(crc)] if all(map(_is_number, params)):
+                self._path.write_bytes(b"")
+                self._sender, self._received = sender, 0
+                self._info = SnapshotInfo(index=index, term=index_term, bytes=size, crc32=crc)
+                return term
+        raise RemoteProtocolError("a malformed copy_begin")
+
+    def chunk(self, sender: int, params: list[Any]) -> None:
+        """Add a chunk, which must be the next one."""
+        info = self._expect(sender)
+        match params:
+            case [int(offset), bytes(data)] if (
+                type(offset) is int and offset == self._received and offset + len(data) <= info.bytes
+            ):
+                with self._path.open("ab") as file:
+                    file.write(data)
+                self._received += len(data)
+                return
+        self.drop()
+        raise RemoteProtocolError("a copy_chunk that is not the next one")
+
+    def end(self, sender: int) -> tuple[Path, SnapshotInfo]:
+        """The whole file and what it must be."""
+        info = self._expect(sender)
+        if self._received != info.bytes:
+            self.drop()
+            raise RemoteProtocolError(f"a copy of {info.bytes} bytes of which {self._received} were sent")
+        self._info = None
+        return self._path, info
+
+    def drop(self) -> None:
+        """Forget it."""
+        self._info = None
+        self._path.unlink(missing_ok=True)
+
+    def _expect(self, sender: int) -> SnapshotInfo:
+        if self._info is None or self._sender != sender:
+            raise RemoteProtocolError("a part of a copy that was not begun")
+        return self._info

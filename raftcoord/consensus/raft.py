@@ -1,0 +1,322 @@
+"""PySyncObj driven from outside: propose, tick; messages and committed entries come out.
+
+The caller sets the time with ``engine.at`` before each call, hands over proposals (and messages, in guard.py), ticks, and
+takes what came out. The log stages what must be synced; an entry counts for the leader itself only when it is synced.
+
+This room drives; the corrections of what PySyncObj does with a message stand in guard.py. Replaced here: the tick (one send
+for everything that gathered, and the commit index at once to whoever waits for it: H13), the counting of the leader's own
+log, the fallback of a leader without a majority after one election timeout instead of 30 s (H11), and the wiring of
+administrative commands: there is none (H15).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from raftcoord import limits
+from raftcoord.consensus import engine
+from raftcoord.consensus.engine import STATE, Node, SyncObj, SyncObjConf, Transport
+from raftcoord.consensus.log import EntryTriple, RaftLog
+from raftcoord.errors import check
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds. The election timeout is drawn anew from [election_min, election_max] each time."""
+
+    heartbeat: float
+    election_min: float
+    election_max: float
+
+
+class _Outbox(Transport):  # type: ignore[misc]
+    """PySyncObj's transport: collects what it wants to send. It wires no administrative command (H15)."""
+
+    def __init__(self) -> None:
+        super().__init__(None, None, ())
+        self.messages: list[tuple[int, Message]] = []
+
+    def setOnUtilityMessageCallback(self, message: str, callback: Any) -> None:
+        """Nothing: status, add, remove, set_version and transfer are not for whoever reaches the port (H15)."""
+
+    def send(self, node: Any, message: Message) -> bool:
+        self.messages.append((node.id, message))
+        return True
+
+
+def _settings(timing: Timing, log: RaftLog) -> Any:
+    return SyncObjConf(
+        autoTick=False,
+        commandsWaitLeader=False,
+        dynamicMembershipChange=False,
+        useFork=False,
+        raftMinTimeout=timing.election_min,
+        raftMaxTimeout=timing.election_max,
+        appendEntriesPeriod=timing.heartbeat,
+        leaderFallbackTimeout=timing.election_max,  # H11: 30 s as it comes
+        connectionTimeout=max(3.5, timing.election_max),
+        journalFile=log,
+    )
+
+
+class Raft(SyncObj):  # type: ignore[misc]
+    """One node's PySyncObj. ``congested(node)``: whether that peer should get no more entries now."""
+
+    _SyncObj__raftState: int
+    _SyncObj__raftCurrentTerm: int
+    _SyncObj__votesCount: int
+    _SyncObj__raftLeader: Any
+    _SyncObj__raftElectionDeadline: float
+    _SyncObj__raftCommitIndex: int
+    _SyncObj__raftLastApplied: int
+    _SyncObj__raftNextIndex: dict[Any, int]
+    _SyncObj__raftMatchIndex: dict[Any, int]
+    _SyncObj__lastResponseTime: dict[Any, float]
+    _SyncObj__newAppendEntriesTime: float
+    _SyncObj__connectedNodes: set[Any]
+
+    def __init__(
+        self,
+        node: int,
+        others: tuple[int, ...],
+        log: RaftLog,
+        timing: Timing,
+        rng: random.Random,
+        congested: Callable[[int], bool],
+    ) -> None:
+        self._id: Final = node
+        self._log: Final = log
+        self._timing: Final = timing
+        self._rng: Final = rng
+        self._congested: Final = congested
+        self._nodes: Final = {other: Node(other) for other in others}
+        self._majority: Final = (len(others) + 1) // 2 + 1
+        self._outbox: Final = _Outbox()
+        self._committed: list[EntryTriple] = []
+        self._send_now = False
+        self._asked: deque[tuple[int, int]] = deque()  # (index, peer): whose entries wait for the commit index
+        self.behind: set[int] = set()
+        """Peers whose next entry is compacted here: they need a copy of the ledger. The reader removes what it serves."""
+        super().__init__(Node(node), list(self._nodes.values()), _settings(timing, log), transport=self._outbox)
+        self._SyncObj__raftLastApplied = log.getRaftCommitIndex()
+
+    # -- what the outside may ask ---------------------------------------------------------------------------------
+
+    @property
+    def role(self) -> int:
+        """STATE.FOLLOWER, CANDIDATE or LEADER."""
+        return self._SyncObj__raftState
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this node believes itself leader."""
+        return bool(self._SyncObj__raftState == STATE.LEADER)
+
+    @property
+    def leader(self) -> int | None:
+        """The leader's id as far as this node knows."""
+        node = self._SyncObj__raftLeader
+        return None if node is None else node.id
+
+    @property
+    def term(self) -> int:
+        """The current term."""
+        return self._SyncObj__raftCurrentTerm
+
+    @property
+    def commit_index(self) -> int:
+        """The highest index known to be committed."""
+        return self._SyncObj__raftCommitIndex
+
+    @property
+    def applied_index(self) -> int:
+        """The highest index handed out for applying."""
+        return self._SyncObj__raftLastApplied
+
+    def match_index(self, node: int) -> int:
+        """At the leader: up to where that peer is known to hold the same log, on disk."""
+        return self._SyncObj__raftMatchIndex.get(self._nodes[node], 0)
+
+    # -- what the outside may do ----------------------------------------------------------------------------------
+
+    def connected(self, node: int) -> None:
+        """The link to that peer is up: whatever was in flight before is sent again."""
+        peer = self._nodes[node]
+        self._SyncObj__onNodeConnected(peer)
+        if self.is_leader:
+            self._SyncObj__raftNextIndex[peer] = max(self._SyncObj__raftMatchIndex[peer] + 1, self._log.first_index + 1)
+            self._send_now = True
+
+    def disconnected(self, node: int) -> None:
+        """The link to that peer is down."""
+        self._SyncObj__onNodeDisconnected(self._nodes[node])
+
+    def propose(self, data: bytes, asker: int | None = None) -> int:
+        """Leader only: append an entry, for the peer ``asker`` if there is one; return its index. The next tick sends it."""
+        check(self.is_leader, "a follower was asked to append")
+        index = self._log.last_index + 1
+        self._log.add(data, index, self.term)
+        self._send_now = True
+        if asker is not None:
+            self._asked.append((index, asker))
+        return index
+
+    def tick(self) -> None:
+        """Let time pass, commit, and send what gathered."""
+        self.doTick(0)
+
+    def installed(self, index: int, term: int) -> None:
+        """A copy of the ledger up to (index, term) now stands for the log."""
+        self._log.reset(index, term)
+        self._SyncObj__raftCommitIndex = index
+        self._SyncObj__raftLastApplied = index
+
+    @property
+    def has_committed(self) -> bool:
+        """Whether ``take_committed`` would give something."""
+        return bool(self._committed)
+
+    def take_committed(self) -> list[EntryTriple]:
+        """Entries committed since the last call, in order, each exactly once."""
+        taken, self._committed = self._committed, []
+        return taken
+
+    def take_messages(self) -> list[tuple[int, Message]]:
+        """Messages since the last call: (peer, message), in order."""
+        taken, self._outbox.messages = self._outbox.messages, []
+        return taken
+
+    # -- the tick -------------------------------------------------------------------------------------------------
+
+    def _onTick(self, timeToWait: float) -> None:
+        now = engine._Time.now
+        if self.is_leader:
+            self._advance_commit()
+            self._check_quorum(now)
+        else:
+            self._elect(now)
+        self._SyncObj__applyLogEntries()
+        if not self.is_leader:
+            self._asked.clear()
+        elif self._send_now or now >= self._SyncObj__newAppendEntriesTime:
+            self._SyncObj__sendAppendEntries()
+        else:
+            self._tell_askers()
+
+    def _advance_commit(self) -> None:
+        """Raft section 5.3 and 5.4.2: a majority holds it on disk, and it is of this term."""
+        held = [self._log.synced_index, *(self._SyncObj__raftMatchIndex[node] for node in self._nodes.values())]
+        held.sort(reverse=True)
+        index = held[self._majority - 1]
+        if index > self.commit_index and self._log.term_at(index) == self.term:
+            self._SyncObj__raftCommitIndex = index
+
+    def _check_quorum(self, now: float) -> None:
+        since = now - self._timing.election_max
+        alive = 1 + sum(heard > since for heard in self._SyncObj__lastResponseTime.values())
+        if alive < self._majority:
+            self._follow(None)
+
+    def _follow(self, leader: Any) -> None:
+        self._SyncObj__setState(STATE.FOLLOWER)
+        self._SyncObj__raftLeader = leader
+
+    def _SyncObj__applyLogEntries(self) -> None:
+        applied, commit = self.applied_index, self.commit_index
+        if commit > applied:
+            self._committed.extend(self._log.between(applied, commit))
+            self._SyncObj__raftLastApplied = commit
+
+    def _SyncObj__sendAppendEntries(self) -> None:
+        self._send_now = False
+        while self._asked and self._asked[0][0] <= self.commit_index:
+            self._asked.popleft()
+        self._SyncObj__newAppendEntriesTime = engine._Time.now + self._timing.heartbeat
+        for node in self._nodes.values():
+            if node in self._SyncObj__connectedNodes:
+                self._send_to(node)
+
+    def _tell_askers(self) -> None:
+        """Who handed over an entry that is committed now waits for nothing but the commit index (H13).
+
+        The others learn it with the next entries or the next heartbeat.
+        """
+        told: set[int] = set()
+        while self._asked and self._asked[0][0] <= self.commit_index:
+            told.add(self._asked.popleft()[1])
+        for node in self._nodes.values():
+            if node.id in told and node in self._SyncObj__connectedNodes:
+                self._send_to(node)
+
+    def _send_to(self, node: Any) -> None:
+        following = self._SyncObj__raftNextIndex[node]
+        first, last = self._log.first_index, self._log.last_index
+        if following <= first:
+            self.behind.add(node.id)
+            self._send_entries(node, first, [])
+            return
+        for _ in range(limits.APPENDS_PER_PASS_MAX):
+            room = following <= last and not self._congested(node.id)
+            entries = self._log.entries_from(following, limits.APPEND_BYTES_MAX) if room else []
+            self._send_entries(node, following - 1, entries)
+            following += len(entries)
+            if not entries or following > last:
+                break
+        self._SyncObj__raftNextIndex[node] = following
+
+    def _send_entries(self, node: Any, previous: int, entries: list[EntryTriple]) -> None:
+        self._outbox.send(
+            node,
+            {
+                "type": "append_entries",
+                "term": self.term,
+                "commit_index": self.commit_index,
+                "prevLogIdx": previous,
+                "prevLogTerm": self._log.term_at(previous),
+                "entries": entries,
+            },
+        )
+
+    # -- elections ------------------------------------------------------------------------------------------------
+
+    def _SyncObj__generateRaftTimeout(self) -> float:
+        return self._rng.uniform(self._timing.election_min, self._timing.election_max)
+
+    def _elect(self, now: float) -> None:
+        if self._is_overdue(now):
+            self._stand()
+
+    def _is_overdue(self, now: float) -> bool:
+        """Whether the leader has been silent for an election timeout; if so, the next timeout starts now."""
+        if self._SyncObj__raftElectionDeadline >= now or not self._SyncObj__connectedToAnyone():
+            return False
+        self._SyncObj__raftElectionDeadline = now + self._SyncObj__generateRaftTimeout()
+        self._follow(None)
+        return True
+
+    def _ask(self, what: str, term: int) -> None:
+        for node in self._nodes.values():
+            self._outbox.send(
+                node,
+                {
+                    "type": what,
+                    "term": term,
+                    "last_log_index": self._log.last_index,
+                    "last_log_term": self._log.term_at(self._log.last_index),
+                },
+            )
+
+    def _stand(self) -> None:
+        """Become a candidate (Raft section 5.2)."""
+        self._SyncObj__setState(STATE.CANDIDATE)
+        self._SyncObj__setCurrentTerm(self.term + 1, self._id)
+        self._SyncObj__votesCount = 1
+        self._ask("request_vote", self.term)
+        if self._majority == 1:
+            self._SyncObj__onBecomeLeader()

@@ -1,0 +1,390 @@
+"""One node's replica: Raft, the ledger and the proposals that wait, as values in and effects out. No I/O, no asyncio.
+
+Whoever drives it repeats (driver.py; the simulator):
+
+    receive, propose, barrier      any number of times
+    step(now)                      -> Ready
+    send Ready.at_once             may happen before the sync
+    store Ready.store              one commit, synced; meanwhile nothing of this replica may be called but ``propose``,
+                                   ``barrier`` and ``apply``
+    stored(Ready.store)
+    send Ready.after_sync          only now: votes, vote requests and acknowledgements show what is on disk
+    apply(now)                     at any time between this step and the next: nobody waits for it to send or to sync
+    ledger_store(now)              -> what of the ledger is to be stored now, in a commit that needs no sync; then ``stored``
+
+Answers (``done`` callbacks) are called from ``apply``: what they tell is committed, that is, on the disks of a majority.
+
+Proposals. What gathers between two steps becomes one entry, named (origin, boot, seq). It is appended by the leader, here or
+elsewhere, and answered when this node applies the entry of that name. Commands are idempotent, so an entry whose fate is not
+known is simply proposed again to the next leader. At its deadline a proposal is answered: Unavailable if it was never handed
+to a leader, else NotKnown (hazard H14).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
+
+from raftcoord import limits
+from raftcoord.consensus import engine
+from raftcoord.consensus.batches import NEVER, NEVER_HANDED_OVER, BarrierDone, Batch, Done, acceptable
+from raftcoord.consensus.guard import Guarded
+from raftcoord.consensus.log import EntryTriple, RaftLog, Staged
+from raftcoord.consensus.raft import Message, Timing
+from raftcoord.core.commands import Command, encode_command, encode_entry, open_entry
+from raftcoord.core.ledger import NO_CHANGES, Changes, Ledger
+from raftcoord.errors import Halt, NotKnown, Overloaded, RaftcoordError, Unavailable, check
+
+STORE_DELAY: Final = 0.05
+"""Seconds that applied decisions may wait to be stored in the ledger: until then the log on disk has them."""
+
+STORE_DECISIONS: Final = 512
+"""Applied decisions that may wait so. Storing many at once writes each page of the ledger once instead of many times."""
+
+
+SMALL_BYTES: Final = 1024
+"""Bytes of log records that make a small sync: about ten decisions."""
+
+
+class Store(NamedTuple):
+    """What goes to disk in one commit: log records, term and vote, to be synced; or what changed of the ledger.
+
+    ``applied``: (index, term) up to which ``changes`` bring the stored ledger; None: the ledger stays as it is stored.
+    ``drop_before``: log rows below this index are not needed any more.
+    """
+
+    staged: Staged
+    changes: Changes
+    applied: tuple[int, int] | None
+    drop_before: int | None
+    last_index: int
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is a few log records at most."""
+        return sum(len(data) for data, _, _ in self.staged.append) <= SMALL_BYTES
+
+
+class Ready(NamedTuple):
+    """What one step wants done; see the module's head for the order. ``store`` None: nothing to store now."""
+
+    at_once: list[tuple[int, Message]]
+    store: Store | None
+    after_sync: list[tuple[int, Message]]
+
+
+class Replica:
+    """See the module's head. ``node``: this node's id; ``others``: its peers' ids; ``boot``: random, 63 bits, new each start.
+
+    ``admitted`` False: it takes no part until ``admit`` (hazard H16).
+    """
+
+    def __init__(
+        self,
+        node: int,
+        others: Iterable[int],
+        log: RaftLog,
+        ledger: Ledger,
+        applied: tuple[int, int],
+        timing: Timing,
+        rng: random.Random,
+        now: float,
+        congested: Callable[[int], bool] = lambda _: False,
+        admitted: bool = True,
+    ) -> None:
+        engine.at(now)
+        self.node = node
+        self.ledger = ledger
+        self.log = log
+        self.boot = rng.getrandbits(63)
+        self.applied_index, self.applied_term = applied
+        self.raft = Guarded(node, tuple(others), log, timing, rng, congested)
+        self.raft.admitted = admitted
+        self._gathering: list[Batch] = []
+        self._flying: dict[int, Batch] = {}
+        self._open = 0
+        self._seq = 0
+        self._links: dict[int, int] = {}  # link generation by peer; 0: down
+        self._generation = 0
+        self._forwarded: list[tuple[int, bytes, tuple[Command, ...]]] = []
+        self._opened: dict[int, tuple[bytes, tuple[Command, ...]]] = {}  # appended for a peer: no need to decode again
+        self._unplaced: list[Batch] = []  # sealed since the last time that everything was handed over
+        self._placed_all: tuple[int, int, int] = (0, 0, 0)  # (leader, term, link generation) of that time
+        self._earliest = NEVER
+        self._stored_at = now
+        self._stored_index = self.applied_index
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    @property
+    def reachable_leader(self) -> int | None:
+        """The leader to whom a proposal can be handed now: this node, or one whose link is up."""
+        leader = self.raft.leader
+        return leader if leader == self.node or (leader is not None and leader in self._links) else None
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step would do something now, other than by a message or by the passing of time."""
+        return bool(self._gathering or self._forwarded) or (
+            self.raft.is_leader and self.log.synced_index > self.raft.commit_index
+        )
+
+    # -- proposing ------------------------------------------------------------------------------------------------
+
+    def propose(self, command: Command, deadline: float, done: Done) -> None:
+        """Propose one command; ``done`` gets the ledger's result, or Unavailable, or NotKnown at ``deadline`` (seconds).
+
+        Raises Overloaded when limits.PROPOSALS_MAX are open: nothing was attempted.
+        """
+        encoded = encode_command(command)
+        batch = self._room_for(len(encoded))
+        batch.commands.append(command)
+        batch.encoded.append(encoded)
+        batch.size += len(encoded)
+        batch.waiting.append((deadline, done))
+        self._due(batch, deadline)
+
+    def barrier(self, deadline: float, done: BarrierDone) -> None:
+        """Call ``done((term, index))`` when this node has applied everything that was committed before this call."""
+        batch = self._room_for(0)
+        batch.barriers.append((deadline, done))
+        self._due(batch, deadline)
+
+    def _due(self, batch: Batch, deadline: float) -> None:
+        if deadline < batch.deadline:
+            batch.deadline = deadline
+            if deadline < self._earliest:
+                self._earliest = deadline
+
+    def _room_for(self, more: int) -> Batch:
+        if self._open >= limits.PROPOSALS_MAX:
+            raise Overloaded(f"{self._open} proposals are open at this node; try again in a moment, or more slowly")
+        self._open += 1
+        if not self._gathering or self._gathering[-1].full(more):
+            self._gathering.append(Batch())
+        return self._gathering[-1]
+
+    # -- links and messages ---------------------------------------------------------------------------------------
+
+    def connected(self, node: int, now: float) -> None:
+        """The link to that peer is up."""
+        engine.at(now)
+        self._generation += 1
+        self._links[node] = self._generation
+        self.raft.connected(node)
+
+    def admit(self, now: float) -> None:
+        """Take part from now on."""
+        engine.at(now)
+        self.raft.admit()
+
+    def disconnected(self, node: int, now: float) -> None:
+        """The link to that peer is down."""
+        engine.at(now)
+        self._links.pop(node, None)
+        self.raft.disconnected(node)
+
+    def receive(self, sender: int, message: Message, now: float) -> None:
+        """Take one decoded message. Entries handed over by a peer are appended by the next step, if this node leads.
+
+        Raises RemoteProtocolError for an entry that could not be applied: in the log it would halt every node.
+        """
+        engine.at(now)
+        if message["type"] == "propose":
+            if self.raft.is_leader:
+                self._forwarded.extend((sender, entry, acceptable(entry)) for entry in message["entries"])
+        else:
+            self.raft.receive(sender, message)
+
+    # -- the step -------------------------------------------------------------------------------------------------
+
+    def step(self, now: float) -> Ready:
+        """Do everything that others wait for at ``now`` (seconds, monotonic). See the module's head for what is owed next."""
+        engine.at(now)
+        check(not self.raft.has_committed, "a step before the last one's entries were applied")
+        forwards = self._place()
+        self.raft.tick()
+        at_once, after_sync = self._sorted(self.raft.take_messages())
+        store = Store(self.log.take(), NO_CHANGES, None, None, self.log.last_index) if self.log.dirty else None
+        return Ready(forwards + at_once, store, after_sync)
+
+    def apply(self, now: float) -> None:
+        """Apply what is committed, answer those who wait for it, and those whose deadline has come."""
+        self._apply(self.raft.take_committed())
+        self.expire(now)
+
+    def expire(self, now: float) -> None:
+        """Answer those whose deadline has come (H14). Also while a sync runs, which may hang for as long as the disk likes."""
+        if self._earliest <= now:
+            self._expire(now)
+
+    def ledger_store(self, now: float) -> Store | None:
+        """What of the ledger is to be stored now, or None. The log on disk has it already, so no sync is needed."""
+        if not self._ledger_is_due(now):
+            return None
+        check(not self.log.dirty, "the ledger overtook the log")
+        return Store(
+            self.log.take(),
+            self.ledger.take_changes(),
+            (self.applied_index, self.applied_term),
+            self.log.compact(self.applied_index),
+            self.log.last_index,
+        )
+
+    def stored(self, store: Store, now: float) -> None:
+        """``store`` is on disk."""
+        self.log.synced(store.last_index)
+        if store.applied is None:
+            return
+        self._stored_at = now
+        self._stored_index = store.applied[0]
+        self.ledger.stored(store.changes)
+        if self.ledger.memory_count > limits.LEDGER_MEMORY_DECISIONS_MAX:
+            self.ledger.shed(self._stored_index)
+
+    def needs_copy(self, index: int, term: int) -> bool:
+        """Whether a copy of the ledger up to (index, term) is to be installed.
+
+        Not if that much is applied here. Nor if the log holds that entry: what follows it may be acknowledged, and would
+        be lost (Raft section 7).
+        """
+        return index > self.applied_index and self.log.term_at(index) != term
+
+    def installed(self, ledger: Ledger, index: int, term: int) -> None:
+        """A copy of the ledger up to (index, term) replaced what was stored.
+
+        What was handed over is proposed again: the entry that would have answered it may lie behind the copy.
+        """
+        check(self.needs_copy(index, term), "a copy of the ledger replaced what was applied or acknowledged")
+        self.ledger = ledger
+        self.applied_index, self.applied_term = index, term
+        self._stored_index = index
+        self._placed_all = (0, 0, 0)
+        self.raft.installed(index, term)
+
+    def fail_all(self, error: Unavailable) -> None:
+        """This replica stops: answer ``error`` to what was never handed to a leader, NotKnown to what was."""
+        batches: list[tuple[Batch, RaftcoordError]] = [(batch, NotKnown()) for batch in self._flying.values()]
+        batches += [(batch, error) for batch in self._gathering]
+        self._flying.clear()
+        self._gathering.clear()
+        self._open = 0
+        for batch, answer in batches:
+            for _, done in (*batch.waiting, *batch.barriers):
+                done(answer)
+
+    def ledger_is_overdue(self, now: float) -> bool:
+        """Whether the ledger must be stored before anything else, because it never found a quiet moment."""
+        return self._ledger_is_due(now, patience=8)
+
+    def _ledger_is_due(self, now: float, patience: int = 1) -> bool:
+        waiting = self.ledger.changed_count
+        return (
+            (waiting > 0 and now - self._stored_at >= STORE_DELAY * patience)
+            or waiting >= STORE_DECISIONS * patience
+            or self.applied_index - self._stored_index >= limits.LOG_COMPACT_SLACK * patience
+        )
+
+    def _place(self) -> list[tuple[int, Message]]:
+        """Hand every batch to the leader of now, unless it was handed to that one over that link already."""
+        self._append_forwarded()
+        leader = self.reachable_leader
+        if leader is None:
+            return []
+        for batch in self._gathering:
+            self._seal(batch)
+        self._gathering.clear()
+        place = (leader, self.raft.term, self._links.get(leader, 0))
+        if place == self._placed_all:
+            batches: list[Batch] = self._unplaced
+        else:
+            batches = list(self._flying.values())
+        self._placed_all, self._unplaced = place, []
+        if leader == self.node:
+            for batch in batches:
+                self.raft.propose(engine.REGULAR + batch.entry)
+            return []
+        return [(leader, {"type": "propose", "entries": [batch.entry]}) for batch in batches]
+
+    def _append_forwarded(self) -> None:
+        if self.raft.is_leader:
+            for asker, entry, commands in self._forwarded:
+                data = engine.REGULAR + entry
+                self._opened[self.raft.propose(data, asker)] = (data, commands)
+        self._forwarded.clear()
+
+    def _seal(self, batch: Batch) -> None:
+        self._seq += 1
+        batch.seq = self._seq
+        batch.entry = encode_entry(self.node, self.boot, batch.seq, batch.encoded)
+        batch.encoded = []
+        self._flying[batch.seq] = batch
+        self._unplaced.append(batch)
+
+    def _sorted(
+        self, messages: list[tuple[int, Message]]
+    ) -> tuple[list[tuple[int, Message]], list[tuple[int, Message]]]:
+        """Entries may go before the leader's own sync, in a term that is on disk. Everything else waits for it."""
+        if self.log.hard_state_dirty:
+            return [], messages
+        at_once: list[tuple[int, Message]] = []
+        after_sync: list[tuple[int, Message]] = []
+        for pair in messages:
+            (at_once if pair[1]["type"] == "append_entries" else after_sync).append(pair)
+        return at_once, after_sync
+
+    # -- applying -------------------------------------------------------------------------------------------------
+
+    def _apply(self, entries: list[EntryTriple]) -> None:
+        for data, index, term in entries:
+            check(index == self.applied_index + 1, f"entry {index} does not follow the applied {self.applied_index}")
+            self.applied_index, self.applied_term = index, term
+            if data[:1] == engine.REGULAR:
+                self._apply_entry(data, term, index)
+            elif data != engine.NO_OP:
+                raise Halt(
+                    f"log entry {index} is of a kind this version does not know; it was written by a newer version of "
+                    "raftcoord: start this node with that version"
+                )
+
+    def _apply_entry(self, data: bytes, term: int, index: int) -> None:
+        apply = self.ledger.apply
+        opened = self._opened.pop(index, None)
+        if opened is not None and opened[0] is data:
+            for command in opened[1]:
+                apply(command, term, index)
+            return
+        entry = open_entry(data[1:])
+        ours = entry.origin == self.node and entry.boot == self.boot
+        batch = self._flying.pop(entry.seq, None) if ours else None
+        if batch is None:  # somebody else's, or ours proposed twice and answered before
+            for command in entry.commands():
+                apply(command, term, index)
+            return
+        check(batch.entry == data[1:], "the log has another entry under the name of one that this node proposed")
+        results = [apply(command, term, index) for command in batch.commands]
+        self._open -= len(batch.waiting) + len(batch.barriers)
+        for (_, done), result in zip(batch.waiting, results, strict=True):
+            done(result)
+        for _, reached in batch.barriers:
+            reached((term, index))
+
+    # -- deadlines ------------------------------------------------------------------------------------------------
+
+    def _expire(self, now: float) -> None:
+        late: list[tuple[Callable[[RaftcoordError], None], RaftcoordError]] = []
+        for batch in self._gathering:
+            late += [(done, Unavailable(NEVER_HANDED_OVER)) for done in batch.drop_late(now)]
+        self._open -= len(late)
+        self._gathering = [batch for batch in self._gathering if batch.waiting or batch.barriers]
+        for batch in list(self._flying.values()):
+            answered, done_with = batch.answer_late(now)
+            late += [(done, NotKnown()) for done in answered]
+            if done_with:
+                self._open -= len(batch.waiting) + len(batch.barriers)
+                del self._flying[batch.seq]
+        batches = [*self._gathering, *self._flying.values()]
+        self._earliest = min((batch.deadline for batch in batches), default=NEVER)
+        for done, error in late:
+            done(error)
