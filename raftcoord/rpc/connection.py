@@ -1,0 +1,381 @@
+"""One connection, either end of it: requests, replies and notifications over frames.
+
+Owed: every ``call`` is answered exactly once, later and never from inside ``call``: by the other end, by
+``connection_lost`` (it may or may not have been carried out), or by ``unavailable`` or ``overloaded`` (it was not sent). Every
+request reaches the handler once. What is written in one pass of the event loop goes out in one write, in order. A
+malformed or out-of-state frame ends this connection with one line in the log and disturbs no other.
+
+Never: a task, a timer or a coroutine per frame; a meaning of a method; a retry.
+
+Bounds: bytes of a frame, bytes waiting unsent, requests open each way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Final, Protocol, cast
+
+from raftcoord import limits
+from raftcoord.errors import LocalProtocolError, RaftcoordError, RemoteProtocolError, check
+from raftcoord.rpc import codes, frames
+from raftcoord.rpc.codes import RpcError
+from raftcoord.rpc.sockets import keep_alive, peername
+
+log: Final = logging.getLogger("raftcoord.rpc")
+
+OnReply = Callable[[RpcError | None, Any], None]
+"""Called once with (None, result) or (error, None)."""
+
+
+class Handler(Protocol):
+    """What a connection tells its owner. Called in the event loop; what a method raises never ends the loop.
+
+    Before the hello is done only ``on_open``, ``on_hello`` and ``on_closed`` are called.
+    """
+
+    def on_open(self, conn: Connection) -> None:
+        """The transport is up; nothing may be sent yet."""
+
+    def on_hello(self, conn: Connection, role: str, details: dict[str, Any]) -> dict[str, Any]:
+        """Answer the dialer's hello with details of one's own, or raise the RaftcoordError that refuses it.
+
+        Only the accepting end is asked. What this method sends on ``conn`` goes out behind the answer.
+        """
+
+    def on_request(self, conn: Connection, request_id: int, method: str, params: list[Any]) -> None:
+        """Answer with ``conn.reply`` or ``conn.reply_error``, now or later, once.
+
+        A RaftcoordError raised here is sent as the answer; a RemoteProtocolError ends the connection instead.
+        """
+
+    def on_notify(self, conn: Connection, method: str, params: list[Any]) -> None:
+        """A RemoteProtocolError raised here ends the connection."""
+
+    def on_closed(self, conn: Connection, reason: str) -> None:
+        """Called once if ``on_open`` was, after every open call was answered with ``connection_lost``."""
+
+
+class Connection(asyncio.Protocol):
+    """``label`` names the port or the link in log lines. ``context`` is the handler's own. ``on_end`` is the acceptor's
+    or the dialer's: called after the handler's ``on_closed``.
+    """
+
+    __slots__ = (
+        "_calls",
+        "_deadline",
+        "_finished",
+        "_flush_due",
+        "_last_id",
+        "_loop",
+        "_max_frame_bytes",
+        "_out",
+        "_pack",
+        "_reader",
+        "_reason",
+        "_serving",
+        "_transport",
+        "closed",
+        "context",
+        "handler",
+        "label",
+        "on_end",
+        "paused",
+        "peername",
+    )
+
+    def __init__(self, handler: Handler, *, max_frame_bytes: int, label: str) -> None:
+        self.handler = handler
+        self.label = label
+        self.context: Any = None
+        self.on_end: Callable[[Connection, str], None] | None = None
+        self.peername = "?"
+        self.closed = False
+        self.paused = False
+        self._loop = asyncio.get_running_loop()
+        self._max_frame_bytes = max_frame_bytes
+        self._pack = frames.packer()
+        self._reader = frames.FrameReader(max_frame_bytes)
+        self._transport: asyncio.Transport | None = None
+        self._out: list[bytes] = []
+        self._flush_due = False
+        self._last_id = 0
+        self._calls: dict[int, OnReply] = {}
+        self._serving: set[int] = set()
+        self._reason = ""
+        self._finished = False
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.label} {self.peername}{' closed' if self.closed else ''}>"
+
+    @property
+    def open_requests(self) -> int:
+        """Requests of the other end that are not answered yet."""
+        return len(self._serving)
+
+    @property
+    def open_calls(self) -> int:
+        """Calls that the other end has not answered yet."""
+        return len(self._calls)
+
+    # -- sending --------------------------------------------------------------------------------------------------
+
+    def call(self, method: str, params: Any, on_reply: OnReply) -> int:
+        """Send a request; ``on_reply`` gets the answer. The request's id, or 0 if it was not sent (see the module).
+
+        LocalProtocolError, and no answer, if ``params`` (a list or tuple) cannot be written or are too long.
+        """
+        if self.closed:
+            self._refuse(on_reply, codes.UNAVAILABLE, f"the connection to {self.peername} is closed: {self._reason}")
+            return 0
+        if len(self._calls) >= limits.CONNECTION_REQUESTS_MAX:
+            self._refuse(on_reply, codes.OVERLOADED, f"{len(self._calls)} requests wait for {self.peername}; try later")
+            return 0
+        request_id = self._next_id()
+        self._send(frames.encode((frames.REQUEST, request_id, method, params), self._pack, self._max_frame_bytes))
+        self._calls[request_id] = on_reply
+        return request_id
+
+    def request(self, method: str, params: Any) -> asyncio.Future[Any]:
+        """``call`` with a future, which gets the result or the RpcError."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+
+        def on_reply(error: RpcError | None, result: Any) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        self.call(method, params, on_reply)
+        return future
+
+    def notify(self, method: str, params: Any) -> None:
+        """Send a notification. Nothing happens on a closed connection. LocalProtocolError as for ``call``."""
+        if not self.closed:
+            self._send(frames.encode((frames.NOTIFICATION, method, params), self._pack, self._max_frame_bytes))
+
+    def reply(self, request_id: int, result: Any) -> None:
+        """Answer a request. Nothing happens on a closed connection."""
+        if self.closed:
+            return
+        self._served(request_id)
+        try:
+            frame = frames.encode((frames.RESPONSE, request_id, None, result), self._pack, self._max_frame_bytes)
+        except LocalProtocolError as error:
+            self._complain(f"the answer to request {request_id} was not sent", error)
+            frame = self._error_frame(request_id, RpcError(codes.INTERNAL, f"the answer cannot be sent: {error}"))
+        self._send(frame)
+
+    def reply_error(self, request_id: int, code: str, message: str, detail: dict[str, Any] | None = None) -> None:
+        """Answer a request with an error (codes.py). Nothing happens on a closed connection."""
+        self.reply_failure(request_id, RpcError(code, message, detail))
+
+    def reply_failure(self, request_id: int, error: RaftcoordError) -> None:
+        """Answer a request with ``error`` under its own code. Nothing happens on a closed connection."""
+        if not self.closed:
+            self._served(request_id)
+            self._send(self._error_frame(request_id, codes.to_rpc(error)))
+
+    def greet(self, request_id: int, answer: Callable[[], Any]) -> None:
+        """Reply to the hello with ``answer()``, ahead of whatever ``answer`` itself sends."""
+        ahead, self._out = self._out, []
+        try:
+            result = answer()
+        finally:
+            behind, self._out = self._out, ahead
+        self.reply(request_id, result)
+        self._out += behind
+
+    def _next_id(self) -> int:
+        request_id = self._last_id % frames.ID_MAX + 1
+        while request_id in self._calls:
+            request_id = request_id % frames.ID_MAX + 1
+        self._last_id = request_id
+        return request_id
+
+    def _refuse(self, on_reply: OnReply, code: str, message: str) -> None:
+        self._loop.call_soon(on_reply, RpcError(code, message), None)
+
+    def _served(self, request_id: int) -> None:
+        check(
+            request_id in self._serving, f"request {request_id} of {self.peername} is answered twice, or was not asked"
+        )
+        self._serving.remove(request_id)
+
+    def _error_frame(self, request_id: int, error: RpcError) -> bytes:
+        body = [error.code, error.message, error.detail]
+        return frames.encode((frames.RESPONSE, request_id, body, None), self._pack, self._max_frame_bytes)
+
+    def _send(self, frame: bytes) -> None:
+        self._out.append(frame)
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush_gathered)
+
+    def flush(self) -> None:
+        """Write now what gathered, instead of at the end of the loop's pass."""
+        out = self._out
+        if not out or self._transport is None or self._finished:
+            return
+        self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+        out.clear()
+        if self.paused and self._transport.get_write_buffer_size() > limits.WRITE_BUFFER_BYTES_MAX:
+            self._fault(f"the reader does not read: more than {limits.WRITE_BUFFER_BYTES_MAX} bytes wait for it")
+            self._transport.abort()
+
+    def _flush_gathered(self) -> None:
+        self._flush_due = False
+        self.flush()
+
+    # -- receiving ------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Part of asyncio.Protocol."""
+        if self.closed:
+            return
+        try:
+            messages = self._reader.feed(data)
+        except RemoteProtocolError as error:
+            self._fault(str(error))
+            return
+        for message in messages:
+            try:
+                self._receive(message)
+            except RemoteProtocolError as error:
+                self._fault(str(error))
+            if self.closed:
+                return
+        if self._reader.fault is not None:
+            self._fault(str(self._reader.fault))
+
+    def _receive(self, message: frames.Message) -> None:
+        kind = message[0]
+        if kind == frames.RESPONSE:
+            on_reply = self._calls.pop(message[1], None)
+            if on_reply is None:
+                raise RemoteProtocolError(f"an answer to request {message[1]}, which is not open")
+            error = message[2]
+            self._answer(on_reply, None if error is None else RpcError(*error), message[3])
+        elif kind == frames.REQUEST:
+            self._serve(message[1], message[2], message[3])
+        else:
+            try:
+                self.handler.on_notify(self, message[1], message[2])
+            except RemoteProtocolError:
+                raise
+            except Exception as failure:
+                self._complain(f"the notification {message[1][:60]!r} failed", failure)
+
+    def _serve(self, request_id: int, method: str, params: list[Any]) -> None:
+        if request_id in self._serving:
+            raise RemoteProtocolError(f"a second request {request_id} while the first is open")
+        self._serving.add(request_id)
+        if len(self._serving) > limits.CONNECTION_REQUESTS_MAX:
+            message = f"{limits.CONNECTION_REQUESTS_MAX} requests of this connection are open; wait for their answers"
+            self.reply_error(request_id, codes.OVERLOADED, message)
+            return
+        try:
+            self.handler.on_request(self, request_id, method, params)
+        except RemoteProtocolError:
+            raise
+        except Exception as error:
+            self._request_failed(request_id, method, error)
+
+    def _request_failed(self, request_id: int, method: str, error: Exception) -> None:
+        expected = isinstance(error, RaftcoordError) and codes.to_rpc(error).code != codes.INTERNAL
+        if not expected:
+            self._complain(f"the request {method[:60]!r} failed", error)
+            error = RpcError(codes.INTERNAL, f"the request {method[:60]!r} failed inside; the log there says more")
+        if request_id in self._serving and isinstance(error, RaftcoordError):
+            self.reply_failure(request_id, error)
+
+    def _answer(self, on_reply: OnReply, error: RpcError | None, result: Any) -> None:
+        try:
+            on_reply(error, result)
+        except Exception as failure:
+            self._complain("an answer could not be handled", failure)
+
+    def _complain(self, what: str, error: Exception) -> None:
+        """A bug of ours: it goes to the loop's exception handler, which the process owns."""
+        message = f"{self.label} {self.peername}: {what}"
+        self._loop.call_exception_handler({"message": message, "exception": error, "protocol": self})
+
+    # -- opening and closing --------------------------------------------------------------------------------------
+
+    def close(self, reason: str) -> None:
+        """Send what is waiting and close. ``on_closed(reason)`` follows in a later pass of the loop."""
+        if self.closed:
+            return
+        if not self._finished:
+            self.flush()
+        if self.closed:
+            return
+        self.closed = True
+        self._reason = reason
+        self._loop.call_soon(self._finish)
+        if self._transport is not None:
+            self._transport.close()
+            if self._transport.get_write_buffer_size():
+                self._deadline = self._loop.call_later(limits.CLOSE_MS_MAX / 1000, self._transport.abort)
+
+    def _fault(self, reason: str) -> None:
+        """The other end broke the rules: one line in the log, and the end of this connection."""
+        if not self.closed:
+            log.warning("%s: closed the connection of %s: %s", self.label, self.peername, reason)
+            self.close(reason)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Part of asyncio.Protocol."""
+        if self.closed:  # the server was closed between accept and here
+            cast("asyncio.Transport", transport).abort()
+            return
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self.peername = peername(self._transport)
+        self._transport.set_write_buffer_limits(high=limits.WRITE_BUFFER_PAUSE_BYTES)
+        keep_alive(self._transport)
+        self.handler.on_open(self)
+
+    def eof_received(self) -> None:
+        """Part of asyncio.Protocol."""
+        if self._reader.held_bytes:
+            self._fault(f"cut off inside a frame, after {self._reader.held_bytes} bytes of it")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Part of asyncio.Protocol."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if not self.closed:
+            self.closed = True
+            self._reason = str(exc) if exc else "the other end closed it"
+        self._finish()
+
+    def pause_writing(self) -> None:
+        """Part of asyncio.Protocol."""
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        """Part of asyncio.Protocol."""
+        self.paused = False
+
+    def _finish(self) -> None:
+        if self._finished:
+            return
+        self._finished = True
+        self._out.clear()
+        self._serving.clear()
+        calls, self._calls = self._calls, {}
+        error = RpcError(codes.CONNECTION_LOST, f"the connection to {self.peername} was lost: {self._reason}")
+        for on_reply in calls.values():
+            self._answer(on_reply, error, None)
+        log.debug("%s: connection of %s ended: %s", self.label, self.peername, self._reason)
+        try:
+            if self._transport is not None:
+                self.handler.on_closed(self, self._reason)
+        except Exception as failure:
+            self._complain("its end could not be handled", failure)
+        if self.on_end is not None:
+            self.on_end(self, self._reason)
