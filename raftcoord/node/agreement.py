@@ -1,0 +1,88 @@
+"""What the rooms of a node ask of consensus, and of nothing else.
+
+``consensus.driver.Consensus`` keeps it; so does a stand-in whose order of events a test chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from raftcoord.core.commands import Command
+from raftcoord.core.ledger import Ledger, Result
+from raftcoord.errors import RaftcoordError
+from raftcoord.types import NodeName
+
+
+class Agreement(Protocol):
+    """The replicated ledger as one node sees it. Times are loop times in seconds."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """What this node has applied. Read only. It may be replaced by another object: never keep it."""
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this node believes itself leader."""
+
+    @property
+    def leader(self) -> NodeName | None:
+        """The leader that a proposal could be handed to now, or None."""
+
+    @property
+    def role(self) -> str:
+        """leader, follower or candidate; or waiting: it takes no part yet."""
+
+    @property
+    def term(self) -> int:
+        """The current term."""
+
+    @property
+    def commit_index(self) -> int:
+        """The highest index known here to be committed."""
+
+    @property
+    def applied_index(self) -> int:
+        """The highest index applied here."""
+
+    @property
+    def applied_term(self) -> int:
+        """The term of that entry."""
+
+    @property
+    def log_first(self) -> int:
+        """The first index of the log kept here."""
+
+    @property
+    def log_last(self) -> int:
+        """The last index of the log."""
+
+    @property
+    def on_leader_change(self) -> list[Callable[[], None]]:
+        """Called after the leader, or the term of its leadership, changed as seen from here."""
+
+    async def start(self) -> None:
+        """Take part in the cluster. ConfigError if the port cannot be had."""
+
+    async def stop(self) -> None:
+        """Take part no more; every open proposal is answered."""
+
+    def peers_status(self) -> Mapping[NodeName, dict[str, Any]]:
+        """For each peer, what is known of it.
+
+        ``up``; ``why`` not; ``match``: up to where its log agrees, at the leader; ``awaited``: this node takes no part before it
+        has met that peer; ``refused``: the identity that was refused under that name most recently, or "".
+        """
+
+    def clock_offsets(self) -> Mapping[NodeName, int | None]:
+        """How far each peer's clock is ahead of ours (ms); None: not known."""
+
+    def propose(self, command: Command, deadline: float, done: Callable[[Result | RaftcoordError], None]) -> None:
+        """Raises Overloaded or Unavailable when nothing was attempted.
+
+        Else ``done`` is called once: with what the ledger answered, with Unavailable when the proposal was never handed
+        to a leader, or with NotKnown when it may still be applied. ``done`` must not raise.
+        """
+
+    def barrier(self, deadline: float, done: Callable[[tuple[int, int] | RaftcoordError], None]) -> None:
+        """``done((term, index))`` when this node has applied what was committed before; errors as for ``propose``."""

@@ -1,0 +1,223 @@
+"""One process of raftcoord on this machine: started apart from its parent, found again by its pid file.
+
+Owed: a signal reaches only the process that the pid file was written for. The file holds the pid and when that process
+started, so a pid that was given to somebody else is never signalled. Never: a search for processes by name.
+
+Linux and macOS. Everything here blocks for at most the time that is given; call it from a thread, not from an event loop.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final, NamedTuple
+
+from raftcoord.errors import ConfigError, RaftcoordError
+
+START_TIMEOUT_S: Final = 30.0
+"""How long a process may take until it says that it is ready (s); a ledger of a million decisions is verified in less."""
+
+STOP_TIMEOUT_S: Final = 10.0
+"""How long a process may take to end after SIGTERM (s), before SIGKILL, which it survives as well."""
+
+_POLL_S: Final = 0.02
+_LOG_TAIL_BYTES: Final = 64 << 10
+_READY: Final = re.compile(rb"^raftcoord \w+ \S+ ready\b", re.MULTILINE)
+
+
+class Seen(NamedTuple):
+    """What the operating system says of a pid: when it started (a text to compare), and whether SIGSTOP holds it."""
+
+    started: str
+    paused: bool
+
+
+class LocalProcess:
+    """A process called ``what`` in errors, run by ``command``, logging to ``log_path``, remembered in ``pid_path``."""
+
+    def __init__(self, what: str, command: Sequence[str], log_path: Path, pid_path: Path) -> None:
+        self.what = what
+        self.command = list(command)
+        self.log_path = log_path
+        self._pid_path = pid_path
+        self._child: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    @property
+    def pid(self) -> int | None:
+        """The pid while the process runs (or is paused), else None."""
+        return self._find()[0]
+
+    @property
+    def paused(self) -> bool:
+        """Whether it is held by SIGSTOP."""
+        seen = self._find()[1]
+        return seen is not None and seen.paused
+
+    def start(self) -> None:
+        """Start it; ``wait_ready`` tells how that went. Raises ConfigError if it runs already or nothing can be written."""
+        try:
+            self._pid_path.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(self._pid_path, "a+", fcntl.LOCK_EX) as file, self.log_path.open("ab") as log:
+                if (pid := self._alive(file)[0]) is not None:
+                    raise ConfigError(f"{self.what} is running already (pid {pid}); nothing was started")
+                self._log_start = log.tell()
+                self._child = subprocess.Popen(
+                    self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                )
+                try:
+                    _write(file, self._child.pid)
+                except OSError:
+                    self._child.kill()  # a process that nobody finds again must not stay
+                    raise
+        except OSError as error:
+            where = error.filename or self._pid_path
+            raise ConfigError(
+                f"{self.what} cannot be started: {error.strerror}: {where}; check data_dir in cluster.yaml"
+            ) from None
+
+    def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Wait for the line that says ready. Raises RaftcoordError with the log's last line if the process ends instead."""
+
+        def settled() -> bool:
+            return _READY.search(self._log_since_start()) is not None or self.pid is None
+
+        in_time = _wait(settled, timeout_s)
+        log = self._log_since_start()
+        if _READY.search(log) is not None:
+            return
+        lines = log.decode(errors="replace").strip().splitlines()
+        last = lines[-1].removeprefix(f"{self.what}: ") if lines else f"it wrote nothing to {self.log_path}"
+        if in_time:
+            refused = self._child is not None and self._child.poll() == 2
+            raise (ConfigError if refused else RaftcoordError)(f"{self.what} did not start: {last}")
+        raise RaftcoordError(
+            f"{self.what} is not ready after {timeout_s:g} s (its last line: {last}); look at {self.log_path}"
+        )
+
+    def kill(self) -> bool:
+        """SIGKILL, and wait until it is gone. False if it did not run."""
+        return self._signal(signal.SIGKILL) and self._gone(STOP_TIMEOUT_S)
+
+    def terminate(self) -> bool:
+        """SIGTERM, also to a paused one. False if it did not run."""
+        return self._signal(signal.SIGTERM) and (self._signal(signal.SIGCONT) or True)
+
+    def wait_stopped(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """Wait until it has ended, and kill it if that takes longer than ``timeout_s``."""
+        if not self._gone(timeout_s):
+            self.kill()
+
+    def stop(self) -> bool:
+        """SIGTERM, wait, and SIGKILL if need be. False if it did not run."""
+        was_running = self.terminate()
+        self.wait_stopped()
+        return was_running
+
+    def pause(self) -> bool:
+        """SIGSTOP: alive and silent, as a machine in trouble is. False if it does not run."""
+        return self._signal(signal.SIGSTOP) and _wait(lambda: self.paused, STOP_TIMEOUT_S)
+
+    def resume(self) -> bool:
+        """SIGCONT. False if it does not run."""
+        return self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> bool:
+        pid = self.pid
+        if pid is None:
+            return False
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            raise ConfigError(f"{self.what} (pid {pid}) belongs to another user; use that account") from None
+        return True
+
+    def _gone(self, timeout_s: float) -> bool:
+        return _wait(lambda: self.pid is None, timeout_s)
+
+    def _find(self) -> tuple[int | None, Seen | None]:
+        try:
+            with _locked(self._pid_path, "r", fcntl.LOCK_SH) as file:
+                return self._alive(file)
+        except (FileNotFoundError, NotADirectoryError):
+            return None, None
+
+    def _alive(self, file: IO[str]) -> tuple[int | None, Seen | None]:
+        if self._child is not None:
+            self._child.poll()  # reaps it, so that its end is seen
+        file.seek(0)
+        try:
+            written = json.load(file)
+            pid, started = int(written["pid"]), str(written["started"])
+        except (ValueError, KeyError, TypeError):
+            return None, None
+        seen = look_at(pid)
+        return (pid, seen) if seen is not None and seen.started == started else (None, None)
+
+    def _log_since_start(self) -> bytes:
+        with self.log_path.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read(_LOG_TAIL_BYTES)
+
+
+def _write(file: IO[str], pid: int) -> None:
+    seen = look_at(pid)
+    file.seek(0)
+    file.truncate()
+    json.dump({"pid": pid, "started": seen.started if seen else ""}, file)
+    file.flush()
+
+
+@contextmanager
+def _locked(path: Path, mode: str, lock: int) -> Iterator[IO[str]]:
+    with path.open(mode) as file:
+        fcntl.flock(file, lock)
+        yield file
+
+
+def _wait(condition: Callable[[], bool], timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+def look_at(pid: int) -> Seen | None:
+    """What the operating system knows of ``pid``; None if there is no such process, or it has ended and is not yet reaped."""
+    if Path("/proc/self/stat").exists():
+        return _look_in_proc(pid)
+    return _look_with_ps(pid)
+
+
+def _look_in_proc(pid: int) -> Seen | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+    fields = stat[stat.rindex(")") + 2 :].split()
+    state, threads, start_ticks = fields[0], int(fields[17]), fields[19]
+    # While its other threads end, the first is a zombie already, yet ports and locks are held and the exit code is not known.
+    ended = state == "X" or (state == "Z" and threads <= 1)
+    return None if ended else Seen(f"{boot} {start_ticks}", state in "Tt")
+
+
+def _look_with_ps(pid: int) -> Seen | None:
+    command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
+    shown = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
+    ).stdout
+    state, _, started = shown.strip().partition(" ")
+    return None if not state or state.startswith("Z") else Seen(started.strip(), state.startswith("T"))

@@ -1,0 +1,78 @@
+"""The participants that are connected to this node.
+
+Owed: ``pick`` gives a live session of that name or None; whoever waits for a name is told when it connects. Several instances
+may serve one name when they share its state, and the one with the least to do is picked. Never: what is asked of a participant.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from raftcoord import limits
+from raftcoord.rpc.connection import Connection
+
+log: Final = logging.getLogger("raftcoord.node")
+
+
+class Session:
+    """One instance of the participant ``name``, as long as its connection lasts."""
+
+    __slots__ = ("conn", "instance", "name")
+
+    def __init__(self, name: str, instance: str, conn: Connection) -> None:
+        self.name = name
+        self.instance = instance
+        self.conn = conn
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has so much to answer that no new transaction should be begun with it."""
+        return self.conn.open_calls >= limits.PREPARES_OPEN_MAX
+
+
+class Sessions:
+    """All sessions of this node, by participant."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, list[Session]] = {}
+        self.on_connected: list[Callable[[str], None]] = []
+        """Called with a participant's name whenever an instance of it has connected."""
+
+    def add(self, name: str, instance: str, conn: Connection) -> Session:
+        """An instance has said hello. An older session of the same instance is half dead and is closed."""
+        made = Session(name, instance, conn)
+        sessions = self._by_name.setdefault(name, [])
+        for old in [old for old in sessions if old.instance == instance]:
+            sessions.remove(old)
+            old.conn.close(f"participant {name!r} has connected anew")
+        sessions.append(made)
+        log.info("participant %s connected from %s (%d here)", name, conn.peername, len(sessions))
+        for listener in self.on_connected:
+            listener(name)
+        return made
+
+    def remove(self, session: Session, reason: str) -> None:
+        """Its connection has ended."""
+        sessions = self._by_name.get(session.name, [])
+        if session in sessions:
+            sessions.remove(session)
+            log.info("participant %s disconnected (%d left): %s", session.name, len(sessions), reason)
+            if not sessions:
+                del self._by_name[session.name]
+
+    def pick(self, name: str, *, but: Session | None = None) -> Session | None:
+        """The live session of ``name`` with the fewest open requests, other than ``but``; None if there is none."""
+        sessions = self._by_name.get(name)
+        if sessions is None:
+            return None
+        if len(sessions) == 1:
+            only = sessions[0]
+            return None if only.conn.closed or only is but else only
+        live = [session for session in sessions if not session.conn.closed and session is not but]
+        return min(live, key=lambda session: session.conn.open_calls, default=None)
+
+    def names(self) -> list[str]:
+        """The participants that are connected here, sorted."""
+        return sorted(self._by_name)

@@ -1,0 +1,114 @@
+"""What a leader proposes by itself: the cluster's id and the horizon."""
+
+from __future__ import annotations
+
+import pytest
+
+from node.local_consensus import Log
+from node.world import NOW_MS, Caller, Clock, Served, new_txid, serving, serving_one, until
+from raftcoord import limits
+from raftcoord.core.commands import Found, Retire
+from raftcoord.errors import Unavailable
+from raftcoord.types import NodeName, State, Verdict
+
+NEAR, FAR = limits.CLOCK_SPREAD_MS_MAX, limits.CLOCK_SPREAD_MS_MAX + 1
+
+
+def offsets(*ms: int | None) -> dict[NodeName, int | None]:
+    return {NodeName(f"n{i + 2}"): value for i, value in enumerate(ms)}
+
+
+@pytest.mark.parametrize(
+    ("peers", "agrees"),
+    [
+        ([], True),
+        ([NEAR, FAR], True),
+        ([-NEAR, None], True),
+        ([FAR, -FAR], False),
+        ([None, None], False),
+        ([0, 0, FAR, None], True),
+        ([0, None, FAR, None], False),
+    ],
+)
+async def test_the_horizon_moves_only_while_a_majority_of_the_clocks_agree(
+    peers: list[int | None], agrees: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "RETIRE_EVERY_MS", 5)
+    log = Log("n1")
+    log.nodes[0].offsets = offsets(*peers)
+    async with serving(log) as (served,):
+        assert served.node.retirement.clock_agrees() is agrees
+        if agrees:
+            await until(lambda: served.consensus.ledger.horizon_ms == NOW_MS - limits.RETENTION_MS_DEFAULT)
+        else:
+            served.node.retirement._periodic()
+            assert served.proposed(Retire) == []
+
+
+async def test_a_follower_does_not_move_the_horizon() -> None:
+    async with serving(Log("n1", "n2")) as (n1, n2):
+        for one in (n1, n2):
+            one.consensus.offsets = offsets(0)
+            one.node.retirement._periodic()
+        assert len(n1.proposed(Retire)) == 1
+        assert n2.proposed(Retire) == []
+
+
+async def test_a_horizon_that_would_not_advance_is_not_proposed() -> None:
+    clock = Clock()
+    async with serving_one(clock=clock) as served:
+        for _ in range(3):
+            served.node.retirement._periodic()
+            await until(lambda: served.consensus.ledger.horizon_ms)
+        assert len(served.proposed(Retire)) == 1
+        clock.ms += 1
+        served.node.retirement._periodic()
+        assert len(served.proposed(Retire)) == 2
+
+
+async def test_what_is_open_is_not_forgotten_and_what_is_finished_is() -> None:
+    clock = Clock()
+    async with serving_one(clock=clock) as served:
+        client, finished, open_ = await Caller.of(served), new_txid(), new_txid()
+        await client.decide(finished, Verdict.COMMIT)
+        await client.decide(open_, Verdict.COMMIT, "a")
+        clock.ms += limits.RETENTION_MS_DEFAULT + 1
+        served.node.retirement._periodic()
+        await until(lambda: served.consensus.ledger.horizon_ms)
+        assert await client.outcome(finished) is State.FORGOTTEN
+        assert await client.outcome(open_) is State.COMMITTED
+
+
+# -- founding -----------------------------------------------------------------------------------------------------
+
+
+async def test_the_first_leader_founds_the_cluster_once() -> None:
+    log = Log("n1", "n2", founded=False)
+    async with serving(log) as (n1, n2):
+        await until(lambda: n1.consensus.ledger.cluster)
+        cluster = n1.consensus.ledger.cluster
+        assert len(cluster) == 16
+        assert int(cluster, 16) >= 0
+        log.lead(n2.consensus)
+        assert n2.consensus.ledger.cluster == cluster
+        assert n2.proposed(Found) == []
+
+
+async def found_late(served: Served) -> str:
+    await until(lambda: served.consensus.ledger.cluster)
+    return served.consensus.ledger.cluster
+
+
+@pytest.mark.parametrize("how", ["refused", "lost"])
+async def test_founding_is_tried_until_it_succeeds(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raftcoord.node.retirement._FOUND_RETRY_MS", 2)
+    monkeypatch.setattr("raftcoord.node.retirement._DEADLINE_MS", 10)
+    log = Log("n1", founded=False)
+    log.nodes[0].refusing = Unavailable("full") if how == "refused" else None
+    log.nodes[0].held = how == "lost"
+    async with serving(log) as (served,):
+        await until(lambda: served.consensus.refusing or served.consensus.waiting)
+        served.consensus.lose()
+        assert served.consensus.ledger.cluster == ""
+        served.consensus.refusing, served.consensus.held = None, False
+        assert len(await found_late(served)) == 16
