@@ -1,0 +1,1 @@
+"""The client: asynchronous.AsyncClient, and synchronous.Client over it."""

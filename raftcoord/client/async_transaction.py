@@ -1,0 +1,169 @@
+"""``client.transaction()`` of the asynchronous client, and what else AsyncClient owes it.
+
+Owed and never: as transaction.py. What was committed is reported complete behind the caller's back, and no task outlives
+``close``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+from raftcoord.client import blocks, checks
+from raftcoord.client.committing import Clean, Close, Committing, Complete, Decide, Enter, Move, Moves, Run
+from raftcoord.client.damages import TIMEOUT_S
+from raftcoord.client.effort import Ask
+from raftcoord.errors import RaftcoordError, Unavailable
+from raftcoord.resources import drivers
+from raftcoord.resources.session import AsyncSession
+from raftcoord.types import Outcome, TxId, Verdict
+
+if TYPE_CHECKING:
+    from raftcoord.client.link import ClusterIdentity
+
+_T = TypeVar("_T")
+
+CLOSE_S: Final = 1.0
+"""How long closing a client waits until what was committed is reported complete (s); the resolver reports the rest."""
+
+
+class AsyncTransaction:
+    """One transaction over asynchronous connections; ``AsyncClient.transaction()`` makes it. ``async with``, in one task.
+
+    As Transaction, with ``await tx.enlist(...)``. A connection of sqlite3 may be enlisted too; it holds the loop while it works.
+    """
+
+    def __init__(self, client: TransactionRequests, timeout: float) -> None:
+        self.txid = client._mint()
+        self._client = client
+        self._committing = Committing(self.txid, checks.timeout(timeout), asyncio.get_running_loop().time)
+        self._entered = False
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What stands in the ledger."""
+        return self._committing.outcome
+
+    async def __aenter__(self) -> Self:
+        blocks.enter_once(self._entered)
+        self._entered = True
+        return self
+
+    async def enlist(self, connection: _T, branch: str) -> _T:
+        """See Transaction.enlist."""
+        blocks.check_entered(self._entered)
+        name = self._committing.check_enlistment(connection, branch)
+        session = drivers.async_session(connection, name)
+        session.check_fit()
+        cluster = await self._client.cluster_id(timeout=max(0.1, self._committing.left()))
+        if await self._drive(self._committing.enlist(session, cluster, blocks.is_fit(connection))):
+            blocks.remember(connection)
+        given: _T = session.given
+        return given
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        await self._drive(self._committing.commit() if kind is None else self._committing.abandon())
+
+    async def _drive(self, moves: Moves[_T]) -> _T:
+        try:
+            move = next(moves)
+            while True:
+                try:
+                    result = await self._carry_out(move)
+                except BaseException as error:  # also a cancellation: the moves know what it means at this point
+                    move = moves.throw(error)
+                else:
+                    move = moves.send(result)
+        except StopIteration as stop:
+            value: _T = stop.value
+            return value
+
+    async def _carry_out(self, move: Move) -> Any:
+        match move:
+            case Enter(session):
+                await _awaited(session, session.enter())
+            case Run(session, steps):
+                return await _awaited(session, session.run(steps))
+            case Clean(session):
+                try:
+                    await _awaited(session, session.clean())
+                except Exception:
+                    await _awaited(session, session.close())
+            case Close(session):
+                await _awaited(session, session.close())
+            case Decide(verdict, branches, reason, seconds):
+                return await self._client.decide(self.txid, verdict, branches, reason, timeout=blocks.bounded(seconds))
+            case Complete(branches):
+                self._client._complete_later(self.txid, branches)
+        return None
+
+
+class TransactionRequests:
+    """The part of AsyncClient that is about transactions over the caller's own connections."""
+
+    _cluster: ClusterIdentity
+    _completing: set[asyncio.Task[None]]
+
+    async def _ask(self, ask: Ask, timeout: float) -> Any:
+        raise NotImplementedError
+
+    def _mint(self) -> TxId:
+        raise NotImplementedError
+
+    async def decide(
+        self,
+        txid: TxId | str,
+        verdict: Verdict,
+        branches: Iterable[str] = (),
+        reason: str = "",
+        *,
+        timeout: float = TIMEOUT_S,
+    ) -> Outcome:
+        """See AsyncClient."""
+        raise NotImplementedError
+
+    async def complete(
+        self, txid: TxId | str, branches: Iterable[str] | None = None, *, timeout: float = TIMEOUT_S
+    ) -> None:
+        """See AsyncClient."""
+        raise NotImplementedError
+
+    def transaction(self, *, timeout: float = TIMEOUT_S) -> AsyncTransaction:
+        """A transaction over database connections that the caller has: enlist them, work on them, leave the block.
+
+        ``timeout``: seconds (0.001 to 600) from here until it is aborted if nothing was decided.
+        """
+        return AsyncTransaction(self, timeout)
+
+    async def cluster_id(self, *, timeout: float = TIMEOUT_S) -> str:
+        """The cluster's id, which every gid bears: 16 hex digits. Raises Unavailable if no node tells it within ``timeout`` s."""
+        if not self._cluster.id:
+            await self._ask(Ask("node", ()), timeout)
+        if not self._cluster.id:
+            raise Unavailable("no node has told the cluster's id; try again when a majority of the nodes runs")
+        return self._cluster.id
+
+    def _complete_later(self, txid: TxId, branches: tuple[str, ...]) -> None:
+        """Report ``branches`` complete while the caller goes on."""
+        task = asyncio.get_running_loop().create_task(self._complete_quietly(txid, branches), name=f"complete {txid}")
+        self._completing.add(task)
+        task.add_done_callback(self._completing.discard)
+
+    async def _complete_quietly(self, txid: TxId, branches: tuple[str, ...]) -> None:
+        with contextlib.suppress(RaftcoordError):  # the ledger still calls them open, and the resolver looks
+            await self.complete(txid, branches)
+
+    async def _completed(self) -> None:
+        """Wait a little for what is being reported."""
+        waiting = set(self._completing)
+        if waiting:
+            await asyncio.wait(waiting, timeout=CLOSE_S)
+        for task in waiting:
+            task.cancel()
+
+
+async def _awaited(session: Any, result: Any) -> Any:
+    """``result`` of a session, which is a coroutine if the session is asynchronous."""
+    return await result if isinstance(session, AsyncSession) else result

@@ -1,0 +1,304 @@
+"""Atomic commit over the caller's own connections, as moves: what is done next, and what each outcome of it means.
+
+Theory of operation. The caller's program coordinates, so what must outlive it is in the databases (prepared branches that
+bear our gid) and in the ledger (the decision). For each point at which it may stop:
+
+    before the first prepare        the databases roll back by themselves; nothing is on the ledger
+    prepared, COMMIT not proposed   nobody else can propose COMMIT: rolling back is safe; the resolver does it if we cannot
+    COMMIT proposed, not answered   in doubt: nothing may be touched; the connections are closed, so that the resolver can act
+    COMMIT stands                   success, whatever happens next; what could not be committed here is the resolver's
+    ABORT stands                    somebody resolved it before: roll back, Aborted
+
+One branch alone is committed by its own database, with nothing on the ledger; none at all is nothing.
+
+Owed: each connection ends clean or closed. ``Moves`` is driven by transaction.py, which carries each move out and sends back
+its result or throws in its error. Never: I/O, a clock of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator
+from typing import Any, Final, NamedTuple, TypeVar
+
+from raftcoord import limits
+from raftcoord.errors import (
+    Aborted,
+    ConfigError,
+    InDoubt,
+    LocalProtocolError,
+    Overloaded,
+    RaftcoordError,
+    Unavailable,
+)
+from raftcoord.resources.gid import Gid
+from raftcoord.resources.session import Base
+from raftcoord.resources.steps import (
+    BranchEnded,
+    ConnectionLost,
+    Effect,
+    NotPossible,
+    NotSetUp,
+    Occupied,
+    SqlError,
+    Steps,
+)
+from raftcoord.types import Branch, Outcome, TxId, Verdict, checked_branch
+
+RECORD_ABORT_S: Final = 1.0
+"""How long an abort that is certain waits to be recorded (s). It is for ``txn show``; nothing depends on it."""
+
+
+class Enter(NamedTuple):
+    """Make the connection ready for a branch."""
+
+    session: Any
+
+
+class Run(NamedTuple):
+    """Run a protocol; its result."""
+
+    session: Any
+    steps: Steps[Any]
+
+
+class Clean(NamedTuple):
+    """Give the connection back as it was; close it if that fails."""
+
+    session: Any
+
+
+class Close(NamedTuple):
+    """Close the connection."""
+
+    session: Any
+
+
+class Decide(NamedTuple):
+    """Propose; the Outcome that stands."""
+
+    verdict: Verdict
+    branches: tuple[str, ...]
+    reason: str
+    seconds: float
+
+
+class Complete(NamedTuple):
+    """Report what was committed, without waiting."""
+
+    branches: tuple[str, ...]
+
+
+Move = Enter | Run | Clean | Close | Decide | Complete
+_T = TypeVar("_T")
+Moves = Generator[Move, Any, _T]
+_REFUSED: Final = (NotPossible, BranchEnded, SqlError, ConnectionLost)
+
+
+class Enlisted:
+    """A branch. ``touched``: it was told to prepare. ``prepared``: it has said so and shown it.
+
+    ``ended``: its connection is clean or closed.
+    """
+
+    def __init__(self, session: Base, gid: Gid, marks: bool) -> None:
+        self.session = session
+        self.gid = gid
+        self.marks = marks
+        self.touched = False
+        self.prepared = False
+        self.ended = False
+
+
+class Committing:
+    """One transaction. ``now``: the time that ``timeout`` (s) runs by. ``outcome``: what stands in the ledger, once known."""
+
+    def __init__(self, txid: TxId, timeout: float, now: Callable[[], float]) -> None:
+        self.txid = txid
+        self.outcome: Outcome | None = None
+        self._timeout = timeout
+        self._now = now
+        self._deadline = now() + timeout
+        self._branches: list[Enlisted] = []
+        self._is_over = False
+
+    def left(self) -> float:
+        """Seconds until the timeout."""
+        return self._deadline - self._now()
+
+    def check_enlistment(self, connection: Any, branch: object) -> Branch:
+        """Raise LocalProtocolError unless ``connection`` may be enlisted as ``branch``; the name, checked."""
+        name = checked_branch(branch)
+        if self._is_over:
+            raise LocalProtocolError(f"transaction {self.txid} is over; begin a new one")
+        if len(self._branches) >= limits.BRANCHES_MAX:
+            raise LocalProtocolError(f"at most {limits.BRANCHES_MAX} branches are allowed in one transaction")
+        for each in self._branches:
+            if connection in (each.session.connection, each.session.given):
+                raise LocalProtocolError(
+                    f"this connection is enlisted already, as branch {each.gid.branch!r}; enlist each connection once"
+                )
+            if each.gid.branch == name:
+                raise LocalProtocolError(
+                    f"a branch {name!r} is enlisted already; give each connection a name of its own"
+                )
+        return name
+
+    def enlist(self, session: Base, cluster: str, checked: bool) -> Moves[bool]:
+        """Begin the branch; whether it has marks."""
+        session.check_fit()
+        gid = Gid(cluster, self.txid, session.branch)
+        try:
+            yield Enter(session)
+            marks = yield Run(session, session.dialect.begin(gid, checked=checked))
+        except BaseException as error:
+            yield Clean(session)
+            if isinstance(error, _REFUSED):
+                raise _refusal(error, session.branch) from None
+            raise
+        self._branches.append(Enlisted(session, gid, bool(marks)))
+        return bool(marks)
+
+    def commit(self) -> Moves[None]:
+        """The block was left without an exception. Raises Aborted, InDoubt, or LocalProtocolError for a broken rule."""
+        self._is_over = True
+        try:
+            if len(self._branches) == 1:
+                yield from self._commit_alone(self._branches[0])
+            elif self._branches:
+                yield from self._prepare_all()
+                yield from self._finish((yield from self._decide()))
+        finally:
+            for branch in self._branches:
+                if not branch.ended:
+                    yield from _end(branch, Close(branch.session))
+
+    def abandon(self) -> Moves[None]:
+        """The block was left with an exception: roll back."""
+        self._is_over = True
+        for branch in self._branches:
+            yield from self._roll_back(branch)
+
+    def _commit_alone(self, branch: Enlisted) -> Moves[None]:
+        session = branch.session
+        try:
+            self._check_time()
+            yield Run(session, session.dialect.commit_one_phase(branch.gid))
+        except ConnectionLost as error:
+            raise ConnectionLost(
+                f"{error}. Branch {branch.gid.branch!r} was the only one, and its database was told to commit it: look there "
+                "whether it has"
+            ) from None
+        except _REFUSED as error:
+            yield from self._roll_back(branch)
+            raise self._reason(error, branch) from None
+        yield from _end(branch, Clean(session))
+
+    def _prepare_all(self) -> Moves[None]:
+        for branch in self._branches:
+            try:
+                self._check_time()
+                branch.touched = True
+                work = branch.session.work()
+                yield Run(branch.session, branch.session.dialect.prepare(branch.gid, marks=branch.marks, work=work))
+            except _REFUSED as error:
+                yield from self._give_up(branch, error)
+            branch.prepared = True
+
+    def _decide(self) -> Moves[Outcome]:
+        try:
+            self._check_time()
+        except NotPossible as error:
+            yield from self._give_up(None, error)
+        try:
+            seconds = self.left() + limits.CLIENT_GRACE_MS / 1000
+            names = tuple(branch.gid.branch for branch in self._branches)
+            self.outcome = yield Decide(Verdict.COMMIT, names, "", max(seconds, 1.0))
+        except (Unavailable, Overloaded) as error:
+            yield from self._roll_back_all()
+            raise Aborted(self.txid, f"no node took the decision, and it was rolled back: {error}") from None
+        except InDoubt:
+            raise
+        except RaftcoordError as error:
+            raise InDoubt(self.txid, str(error)) from None
+        assert self.outcome is not None
+        return self.outcome
+
+    def _finish(self, outcome: Outcome) -> Moves[None]:
+        if not outcome.committed:
+            yield from self._roll_back_all()
+            raise Aborted(self.txid, outcome.reason, outcome.branch)
+        done = []
+        for branch in self._branches:
+            if (yield from self._commit_one(branch)):
+                done.append(branch.gid.branch)
+        if done:
+            yield Complete(tuple(done))
+
+    def _commit_one(self, branch: Enlisted) -> Moves[bool]:
+        """Whether it was. If not, the connection is closed, which makes it the resolver's."""
+        session = branch.session
+        try:
+            effect = yield Run(session, session.dialect.commit_prepared_here(branch.gid))
+        except _REFUSED:
+            effect = Effect.UNKNOWN
+        is_done = effect is Effect.COMMITTED
+        yield from _end(branch, Clean(session) if is_done else Close(session))
+        return is_done
+
+    def _give_up(self, failed: Enlisted | None, error: RaftcoordError) -> Moves[None]:
+        """COMMIT was not proposed: roll back, record ABORT where anything was prepared, and say why."""
+        left_over = isinstance(error, ConnectionLost) or any(branch.prepared for branch in self._branches)
+        why = self._reason(error, failed)
+        if failed is not None and isinstance(error, ConnectionLost):
+            yield from _end(failed, Close(failed.session))
+        yield from self._roll_back_all()
+        if left_over:
+            reason = str(error)[: limits.REASON_LENGTH_MAX]
+            with contextlib.suppress(RaftcoordError):  # undecided is as good: whoever asks makes it ABORT
+                self.outcome = yield Decide(Verdict.ABORT, (), reason, RECORD_ABORT_S)
+        raise why from None
+
+    def _roll_back_all(self) -> Moves[None]:
+        for branch in self._branches:
+            yield from self._roll_back(branch)
+
+    def _roll_back(self, branch: Enlisted) -> Moves[None]:
+        """Prepared or not, or not known whether."""
+        if branch.ended:
+            return
+        session, dialect = branch.session, branch.session.dialect
+        try:
+            yield Run(session, dialect.rollback(branch.gid, touched=branch.touched))
+        except _REFUSED:
+            yield from _end(branch, Close(session))
+        else:
+            yield from _end(branch, Clean(session))
+
+    def _check_time(self) -> None:
+        if self.left() <= 0:
+            raise NotPossible(f"the timeout of {self._timeout:g} s had passed before it was decided")
+
+    def _reason(self, error: RaftcoordError, branch: Enlisted | None) -> RaftcoordError:
+        name = None if branch is None else branch.gid.branch
+        if isinstance(error, BranchEnded):
+            return LocalProtocolError(
+                f"branch {name!r} of transaction {self.txid}: {error}. The other branches were rolled back; what the block "
+                "itself has committed stands"
+            )
+        return Aborted(self.txid, str(error), name)
+
+
+def _end(branch: Enlisted, move: Clean | Close) -> Moves[None]:
+    branch.ended = True
+    yield move
+
+
+def _refusal(error: RaftcoordError, branch: str) -> RaftcoordError:
+    """Why a connection was not enlisted, by blame."""
+    text = f"branch {branch!r} was not enlisted: {error}"
+    if isinstance(error, NotSetUp):
+        return ConfigError(text)
+    if isinstance(error, (Occupied, ConnectionLost)):
+        return Unavailable(text)
+    return LocalProtocolError(text)

@@ -1,0 +1,171 @@
+"""One request, brought to an answer by whichever node gives one: the rules of trying again.
+
+Theory of operation. What a request has done is known from how it failed:
+
+    unavailable, or never sent    untouched: try another node
+    overloaded                    untouched: try again after a growing pause, a few times
+    silent, connection lost,
+    in doubt, internal            unknown: it may have been carried out
+    bad request, txid used        refused: the caller is told
+
+After an unknown fate a repeatable request (status, resolve, decide: asking twice gives the same answer) goes on at another
+node; a submit must not, and ends as Lost. Once the fate of one try is unknown, no later "untouched" makes the whole
+definite again: a request that may have been carried out ends in an answer or as InDoubt, never as Unavailable.
+
+Owed: an answer, or the error that says truly what is known. Never: a submit that is sent twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from raftcoord import limits
+from raftcoord.client.deadlines import SILENT
+from raftcoord.client.link import Link
+from raftcoord.errors import InDoubt, RaftcoordError, Unavailable
+from raftcoord.rpc import codes
+from raftcoord.rpc.codes import RpcError
+from raftcoord.types import TxId
+
+PAUSE_S_MIN: Final = 0.02
+PAUSE_S_MAX: Final = 0.25
+SHARE_S_MIN: Final = 0.5
+"""The least time that a node gets for one try, if the caller's timeout allows it."""
+
+PATIENCE_S: Final = limits.CLIENT_PATIENCE_MS / 1000
+
+
+class Ask(NamedTuple):
+    """A request. ``timed``: the node is given its time (ms) between ``head`` and ``tail``.
+
+    ``txid``: what is in doubt if the fate of this is unknown; None for a mere question. ``repeatable``: may be sent again
+    after an unknown fate. ``any_cluster``: also for a node whose cluster has no id yet.
+    """
+
+    method: str
+    head: tuple[Any, ...]
+    tail: tuple[Any, ...] = ()
+    timed: bool = False
+    txid: TxId | None = None
+    repeatable: bool = True
+    any_cluster: bool = False
+
+    def params(self, seconds: float) -> tuple[Any, ...]:
+        """What is sent, giving the node ``seconds``."""
+        if not self.timed:
+            return self.head
+        return (*self.head, max(limits.TIMEOUT_MS_MIN, int(seconds * 1000)), *self.tail)
+
+
+def even_share(remaining: float, left: int) -> float:
+    """Seconds of ``remaining`` for one try, when ``left`` nodes are still to try."""
+    return max(0.0, min(remaining, max(SHARE_S_MIN, remaining / left)))
+
+
+def share_of(ask: Ask, remaining: float, left: int) -> float:
+    """Seconds that a node gets for ``ask``. A submit gets all there are: it has no second try."""
+    return even_share(remaining, left) if ask.repeatable else max(0.0, remaining)
+
+
+class Lost(RaftcoordError):
+    """The fate of a request that must not be repeated is unknown. ``link``: where it was sent."""
+
+    def __init__(self, link: Link, why: str) -> None:
+        super().__init__(why)
+        self.link = link
+
+
+class Effort:
+    """The tries of one request. ``links``: in the order in which they are tried, round after round until ``deadline``."""
+
+    def __init__(self, ask: Ask, links: Sequence[Link], deadline: float, rng: random.Random) -> None:
+        self._ask = ask
+        self._links = links
+        self._deadline = deadline
+        self._rng = rng
+        self._loop = asyncio.get_running_loop()
+        self._why: dict[str, str] = {}
+        self._fate_unknown = False
+        self._overloads = 0
+        self._pause_s = PAUSE_S_MIN
+        self._tired = False
+
+    def touched(self, link: Link, why: str) -> None:
+        """The transaction was touched at ``link`` before this effort: it cannot end as Unavailable."""
+        self._fate_unknown = True
+        self._why[str(link)] = why
+
+    async def run(self) -> tuple[Link, Any]:
+        """The link that answered, and the result. Raises what is known otherwise, or Lost."""
+        for tried in itertools.count():
+            position = tried % len(self._links)
+            if self._tired or (tried and position == 0):
+                await self._rest()
+            link = self._links[position]
+            if link.closed or self._loop.time() >= self._deadline:
+                break
+            reply = await self._try(link, len(self._links) - position)
+            if type(reply) is not RpcError:
+                return link, reply
+            self.judge(link, reply)
+        raise self._failure()
+
+    def judge(self, link: Link, failure: RpcError) -> None:
+        """What a failed try tells. Returns if another try is allowed; raises what is known, or Lost, if not."""
+        self._why[str(link)] = failure.message
+        match failure.code:
+            case codes.UNAVAILABLE:
+                pass
+            case codes.OVERLOADED:
+                self._overloads += 1
+                self._tired = True
+                if self._overloads > limits.CLIENT_OVERLOAD_RETRIES_MAX and not self._fate_unknown:
+                    raise codes.to_error(failure)
+            case codes.BAD_REQUEST if self._fate_unknown:
+                raise self._failure()
+            case codes.BAD_REQUEST | codes.TXID_USED | codes.WRONG_CLUSTER:
+                raise codes.to_error(failure)
+            case _:  # a code that only a newer release knows is no promise either
+                self._unknown(link, failure)
+
+    async def _try(self, link: Link, left: int) -> Any:
+        """One try, with its share of the time for each of the ``left`` links of this round."""
+        now = self._loop.time()
+        opened_by = now + even_share(self._deadline - now, left)
+        try:
+            conn = await link.open(opened_by, any_cluster=self._ask.any_cluster)
+        except Unavailable as error:
+            return RpcError(codes.UNAVAILABLE, str(error))
+        now = self._loop.time()
+        share = share_of(self._ask, self._deadline - now, left)
+        if share == 0.0:
+            return RpcError(codes.UNAVAILABLE, "the connection came too late")
+        return await link.ask(conn, self._ask.method, self._ask.params(share), now + share + PATIENCE_S)
+
+    def _unknown(self, link: Link, failure: RpcError) -> None:
+        if failure is SILENT:
+            link.suspect(self._loop.time(), failure.message)
+        if not self._ask.repeatable:
+            raise Lost(link, failure.message)
+        if self._ask.txid is not None:
+            self._fate_unknown = True
+
+    async def _rest(self) -> None:
+        """A pause that grows, jittered, so that many clients do not come back at once."""
+        self._tired = False
+        pause = self._pause_s * (0.5 + self._rng.random() / 2)
+        self._pause_s = min(self._pause_s * 2, PAUSE_S_MAX)
+        await asyncio.sleep(max(0.0, min(pause, self._deadline - self._loop.time())))
+
+    def _failure(self) -> RaftcoordError:
+        each = "; ".join(f"{link}: {why}" for link, why in self._why.items()) or "the client is closed"
+        if self._fate_unknown and self._ask.txid is not None:
+            return InDoubt(self._ask.txid, f"no node could tell it in time ({each})")
+        return Unavailable(
+            f"no node could do it in time, and nothing was changed ({each}); "
+            "try again when a majority of the nodes runs, or with more time"
+        )

@@ -1,0 +1,106 @@
+"""``client.transaction()``: atomic commit over connections that the caller already has.
+
+    with raftcoord.Client.from_config("cluster.yaml") as client, client.transaction(timeout=10) as tx:
+        ledger = tx.enlist(pg_connection, "ledger")
+        orders = tx.enlist(my_connection, "orders")
+        ledger.execute(...)
+        orders.cursor().execute(...)
+
+Owed: the moves of committing.py, carried out one after the other in the caller's thread or task. A connection is used by
+nobody else between enlist and the end of the block. Never: a decision of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from raftcoord.client import blocks, checks
+from raftcoord.client.committing import Clean, Close, Committing, Complete, Decide, Enter, Move, Moves, Run
+from raftcoord.resources import drivers
+from raftcoord.types import Outcome, TxId
+
+if TYPE_CHECKING:
+    from raftcoord.client.synchronous import Client
+
+_T = TypeVar("_T")
+
+
+class Transaction:
+    """One transaction over synchronous connections; ``Client.transaction()`` makes it. Use it with ``with``, in one thread.
+
+    Left without an exception it is committed everywhere, or raises Aborted (nothing stands), or InDoubt (``resolve`` its
+    ``txid``). Left with one, everything is rolled back and the exception goes on. ``outcome``: what stands in the
+    ledger, None if nothing was recorded there (no branch, or one alone).
+    """
+
+    def __init__(self, client: Client, timeout: float, complete_later: Callable[[TxId, tuple[str, ...]], None]) -> None:
+        self.txid = TxId.new()
+        self._client = client
+        self._complete_later = complete_later
+        self._committing = Committing(self.txid, checks.timeout(timeout), time.monotonic)
+        self._entered = False
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What stands in the ledger."""
+        return self._committing.outcome
+
+    def __enter__(self) -> Self:
+        blocks.enter_once(self._entered)
+        self._entered = True
+        return self
+
+    def enlist(self, connection: _T, branch: str) -> _T:
+        """Begin ``branch`` (the resource's name in cluster.yaml) on ``connection``; returns the connection to work on.
+
+        Which is the same one, except for sqlite3, where work on any other is found and aborts. The connection must be
+        open, not in autocommit, and in no transaction; commit and rollback are the block's. Raises LocalProtocolError,
+        ConfigError (the database is not set up for it) or Unavailable; nothing was changed then.
+        """
+        blocks.check_entered(self._entered)
+        name = self._committing.check_enlistment(connection, branch)
+        session = drivers.session(connection, name)
+        session.check_fit()
+        cluster = self._client.cluster_id(timeout=max(0.1, self._committing.left()))
+        if self._drive(self._committing.enlist(session, cluster, blocks.is_fit(connection))):
+            blocks.remember(connection)
+        given: _T = session.given
+        return given
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._drive(self._committing.commit() if kind is None else self._committing.abandon())
+
+    def _drive(self, moves: Moves[_T]) -> _T:
+        try:
+            move = next(moves)
+            while True:
+                try:
+                    result = self._carry_out(move)
+                except BaseException as error:  # also Ctrl-C: the moves know what it means at this point
+                    move = moves.throw(error)
+                else:
+                    move = moves.send(result)
+        except StopIteration as stop:
+            value: _T = stop.value
+            return value
+
+    def _carry_out(self, move: Move) -> Any:
+        match move:
+            case Enter(session):
+                session.enter()
+            case Run(session, steps):
+                return session.run(steps)
+            case Clean(session):
+                try:
+                    session.clean()
+                except Exception:
+                    session.close()
+            case Close(session):
+                session.close()
+            case Decide(verdict, branches, reason, seconds):
+                return self._client.decide(self.txid, verdict, branches, reason, timeout=blocks.bounded(seconds))
+            case Complete(branches):
+                self._complete_later(self.txid, branches)
+        return None
