@@ -1,0 +1,188 @@
+"""One resource over time: connected, looked at, connected again.
+
+Owed: a database that cannot be reached is tried again, at pauses of at most a second, and looked at at once when it can; each
+change of how it stands is one line in the log. No trouble ends this: a bug is logged, and the next look begins anew. Never: a
+password in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from raftcoord import limits
+from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
+from raftcoord.resolver.advice import explained
+from raftcoord.resolver.rules import Paces
+from raftcoord.resolver.seen import Left, Seen
+from raftcoord.resolver.sweep import Ledger, Sweep
+from raftcoord.resource_config import ResourceConfig
+from raftcoord.resources.drivers import connect
+from raftcoord.resources.session import Session
+from raftcoord.resources.steps import ConnectionLost, SqlError
+
+log: Final = logging.getLogger("raftcoord.resolver")
+
+
+class Nodes(Ledger, Protocol):
+    """The ledger, and what a node says of itself: ``client.synchronous.Client`` keeps it."""
+
+    def node_info(self) -> dict[str, Any]:
+        """See AsyncClient."""
+
+
+class Resource:
+    """The resource that ``config`` names. ``named``: the names of all resources; ``nodes``: shared by threads.
+
+    Use it from one thread at a time. Raises ConfigError if its URL cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: ResourceConfig,
+        named: frozenset[str],
+        nodes: Nodes,
+        *,
+        safety_s: float,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = config.name
+        self.where = config.shown()
+        self.trouble = ""
+        """Why it cannot be looked at now; "" if it can."""
+        self._config = config
+        self._url = config.url()
+        self._named = named
+        self._nodes = nodes
+        self._safety_s = safety_s
+        self._now = now
+        self._chance = random.SystemRandom().random
+        self._paces = Paces()
+        self._session: Session | None = None
+        self._sweep: Sweep | None = None
+        self._failures = 0
+        self._told: dict[Left, bool] = {}
+        self._forget_at = now() + limits.RESOLVER_FORGET_MS / 1000
+
+    def run(self, stop: threading.Event) -> None:
+        """Look again and again until ``stop``."""
+        while not stop.is_set():
+            stop.wait(self.step())
+        self.close()
+
+    def once(self, deadline: float) -> Seen | None:
+        """Look until nothing of what the first look met waits any more, or ``deadline``; None if it cannot be looked at."""
+        total = Seen()
+        first: set[Any] | None = None
+        while True:
+            seen = self.look(thorough=True)
+            if seen is None:
+                return None if first is None else total
+            total.add(seen)
+            first = seen.waiting if first is None else first & seen.waiting
+            if not first or self._now() >= deadline:
+                return total
+            time.sleep(min(seen.next_s, _ONCE_EVERY_S))
+
+    def step(self) -> float:
+        """Look once; the pause until the next look (s)."""
+        seen = self.look()
+        if seen is not None:
+            self._failures = 0
+            return max(_PAUSE_S_MIN, seen.next_s)
+        doubled: float = limits.RESOLVER_BACKOFF_MS_MIN * 2 ** min(self._failures, 16)
+        self._failures += 1
+        return min(doubled, limits.RESOLVER_BACKOFF_MS_MAX) / 1000 * (0.5 + self._chance() / 2)
+
+    def look(self, *, thorough: bool = False) -> Seen | None:
+        """Connect if need be, and look once. None, and ``trouble`` says why, if that cannot be done."""
+        try:
+            seen = self._connected().look(thorough=thorough)
+            self._tidy()
+        except ConnectionLost as error:
+            self._lost(f"it cannot be reached: {error}")
+        except SqlError as error:
+            self._lost(f"it refuses to be looked at: {explained(error)}")
+        except ConfigError as error:
+            self._lost(str(error))
+        except RaftcoordError as error:
+            self._in_trouble(f"the nodes: {error}")
+        except Exception:
+            log.exception("%s: a bug in raftcoord or in the driver; connecting anew", self.name)
+            self._lost("a bug, see above")
+        else:
+            self._well(seen)
+            return seen
+        return None
+
+    def close(self) -> None:
+        """Hang up."""
+        session, self._session, self._sweep = self._session, None, None
+        if session is not None:
+            session.close()
+
+    def _connected(self) -> Sweep:
+        if self._session is None:
+            self._session = connect(self._url)
+            self._sweep = None
+            self._paces.hurry(self._now())
+        if self._sweep is None:
+            cluster = self._nodes.node_info()["cluster"]
+            if not cluster:
+                raise Unavailable("the cluster is not founded yet: a majority of them must be up")
+            self._sweep = Sweep(
+                self.name,
+                self._named,
+                self.where,
+                self._session,
+                self._nodes,
+                cluster,
+                self._paces,
+                safety_s=self._safety_s,
+                now=self._now,
+                chance=self._chance,
+            )
+        return self._sweep
+
+    def _tidy(self) -> None:
+        """Once in a while: forget what has ended, here and in the database."""
+        now = self._now()
+        if now < self._forget_at or self._sweep is None:
+            return
+        self._forget_at = now + limits.RESOLVER_FORGET_MS / 1000
+        self._paces.forget(now - 2 * limits.RESOLVER_FORGET_MS / 1000)
+        try:
+            self._sweep.forget_marks(self._nodes.node_info()["horizon_ms"])
+        except SqlError as error:
+            log.warning("%s: old marks could not be deleted: %s", self.name, self._config.scrub(explained(error)))
+
+    # -- how it stands --------------------------------------------------------------------------------------------
+
+    def _lost(self, why: str) -> None:
+        self.close()
+        self._in_trouble(why)
+
+    def _in_trouble(self, why: str) -> None:
+        why = self._config.scrub(why)
+        if not self.trouble:
+            log.warning("%s (%s): %s; it is tried again", self.name, self.where, why)
+        self.trouble = why
+
+    def _well(self, seen: Seen) -> None:
+        if self.trouble:
+            log.info("%s (%s): it is looked at again", self.name, self.where)
+        self.trouble = ""
+        if text := seen.text():
+            log.info("%s: %s", self.name, text)
+        for left in seen.left:
+            if left not in self._told:
+                log.warning("%s: left alone: %s: %s", self.name, left.gid, self._config.scrub(left.why))
+        self._told = dict.fromkeys([*seen.left, *self._told][: limits.ROWS_MAX], True)
+
+
+_PAUSE_S_MIN: Final = 0.02
+_ONCE_EVERY_S: Final = 0.25

@@ -1,0 +1,118 @@
+"""The caller's connection, recognised and spoken to: which driver, which dialect, and how one statement is carried out.
+
+Owed: a driver is imported only when a connection is of it. An error that the server answered becomes SqlError; anything
+else that a driver raises is ConnectionLost, because nobody knows what it did. Cursors are made with a plain row, whatever the
+connection's own row factory. Never: a call of tpc_*.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, Final
+
+from raftcoord.errors import ConfigError, LocalProtocolError
+from raftcoord.resources.session import AsyncSession, Session
+from raftcoord.types import Branch
+
+_SYNC: Final = {
+    "psycopg": "drivers_postgresql:PsycopgSession",
+    "psycopg2": "drivers_postgresql:Psycopg2Session",
+    "pg8000": "drivers_postgresql:Pg8000Session",
+    "pymysql": "drivers_mariadb:PyMySqlSession",
+    "MySQLdb": "drivers_mariadb:MySqlClientSession",
+    "mariadb": "drivers_mariadb:MariaDbSession",
+    "sqlite3": "drivers_sqlite:SqliteSession",
+}
+_ASYNC: Final = {
+    "psycopg": "drivers_postgresql:AsyncPsycopgSession",
+    "asyncpg": "drivers_postgresql:AsyncpgSession",
+    "asyncmy": "drivers_mariadb:AsyncmySession",
+    "aiomysql": "drivers_mariadb:AiomysqlSession",
+}
+_KNOWN: Final = (
+    "psycopg, psycopg2, pg8000, PyMySQL, mysqlclient, mariadb and sqlite3 (synchronous), psycopg, asyncpg, asyncmy and "
+    "aiomysql (asynchronous)"
+)
+_URLS: Final = {
+    "postgresql": ("psycopg", "psycopg2", "pg8000"),
+    "mysql": ("pymysql", "MySQLdb", "mariadb"),
+    "sqlite": ("sqlite3",),
+}
+
+
+def session(connection: Any, branch: Branch) -> Session:
+    """The session over a synchronous ``connection``. Raises LocalProtocolError if it is none that is known."""
+    driver = _driver_of(connection)
+    if driver in _SYNC and not _is_asynchronous(connection):
+        made = _load(_SYNC[driver])(connection, branch)
+        assert isinstance(made, Session)
+        return made
+    raise _unknown(connection, branch, driver in _ASYNC, "Client.transaction() takes synchronous ones")
+
+
+def async_session(connection: Any, branch: Branch) -> AsyncSession | Session:
+    """The session over an asynchronous ``connection``, or over one of sqlite3. Raises LocalProtocolError if it is neither."""
+    driver = _driver_of(connection)
+    if driver == "sqlite3":
+        return session(connection, branch)
+    if driver in _ASYNC and _is_asynchronous(connection):
+        made = _load(_ASYNC[driver])(connection, branch)
+        assert isinstance(made, AsyncSession)
+        return made
+    raise _unknown(
+        connection, branch, driver in _SYNC, "AsyncClient.transaction() takes asynchronous ones, and sqlite3's"
+    )
+
+
+def connect(url: str) -> Session:
+    """A session of its own, synchronous and in autocommit: postgresql://..., mysql://... or sqlite:///path.
+
+    With the first driver of its kind that is installed. Raises ConfigError for a URL that is wrong or a driver that is
+    missing, and ConnectionLost if the database does not answer.
+    """
+    kind = url.partition("://")[0].partition("+")[0]
+    kind = {"mariadb": "mysql", "postgres": "postgresql"}.get(kind, kind)
+    if kind not in _URLS or "://" not in url:
+        raise ConfigError("the URL of a database begins with postgresql://, mysql:// or sqlite:///; this one does not")
+    for driver in _URLS[kind]:
+        try:
+            import_module(driver)
+        except ImportError:
+            continue
+        made = _load(_SYNC[driver]).connect(url)
+        assert isinstance(made, Session)
+        return made
+    package = {"postgresql": "psycopg[binary]", "mysql": "PyMySQL"}[kind]
+    raise ConfigError(f"no driver for {kind} is installed: pip install '{package}'")
+
+
+def _driver_of(connection: Any) -> str:
+    """The driver's top-level module, also for a subclass of its connection that the program has made."""
+    for base in type(connection).__mro__:
+        top = base.__module__.partition(".")[0]
+        top = {"_sqlite3": "sqlite3", "_mysql": "MySQLdb"}.get(top, top)
+        if top in _SYNC or top in _ASYNC:
+            return top
+    return ""
+
+
+def _is_asynchronous(connection: Any) -> bool:
+    driver = _driver_of(connection)
+    if driver == "psycopg":
+        return any(base.__name__ == "AsyncConnection" for base in type(connection).__mro__)
+    return driver in _ASYNC
+
+
+def _load(where: str) -> Any:
+    module, _, name = where.partition(":")
+    return getattr(import_module(f"raftcoord.resources.{module}"), name)
+
+
+def _unknown(connection: Any, branch: str, is_the_other_kind: bool, rule: str) -> LocalProtocolError:
+    kind = type(connection)
+    what = f"branch {branch!r}: {kind.__module__}.{kind.__qualname__}"
+    if is_the_other_kind:
+        return LocalProtocolError(f"{what} is a connection of the other kind: {rule}")
+    return LocalProtocolError(
+        f"{what} is no connection that is known here; enlist one of {_KNOWN}, and not its wrapper"
+    )

@@ -1,0 +1,351 @@
+"""PostgreSQL through psycopg 3 (both), psycopg2, pg8000 and asyncpg.
+
+All but asyncpg begin a transaction by themselves before a statement unless they are in autocommit, so what must stand outside
+one needs autocommit for that while. asyncpg never does: there a branch is begun through its own transaction object, so that
+``async with connection.transaction()`` inside the block is a savepoint as usual.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Final, Self
+
+from raftcoord.errors import ConfigError
+from raftcoord.resources.dialects import DIALECTS
+from raftcoord.resources.session import AsyncSession, Session
+from raftcoord.resources.steps import ConnectionLost, Result, SqlError, Statement
+from raftcoord.resources.urls import Url
+
+_DIALECT: Final = DIALECTS["postgresql"]
+_CONNECT_S: Final = 5
+_LOST_CLASSES: Final = ("08",)
+_LOST_CODES: Final = ("57P01", "57P02", "57P03", "57P05", "25P03", "25P04")
+"""Connection exceptions, and the server's announcements that it ends the session."""
+
+
+def _judged(error: Exception, code: object) -> SqlError | ConnectionLost:
+    text = str(error).strip().partition("\n")[0]
+    if not isinstance(code, str) or not code or code[:2] in _LOST_CLASSES or code in _LOST_CODES:
+        return ConnectionLost(f"the connection to PostgreSQL failed: {text}")
+    return SqlError(code, text)
+
+
+class PsycopgSession(Session):
+    """psycopg 3."""
+
+    dialect = _DIALECT
+    _switched = False
+
+    @classmethod
+    def connect(cls, url: str) -> Self:
+        """With libpq's own reading of the URL."""
+        import psycopg
+
+        try:
+            return cls(psycopg.connect(url, autocommit=True, connect_timeout=_CONNECT_S))
+        except psycopg.ProgrammingError:
+            raise ConfigError("the URL of the database cannot be read; check the resource in cluster.yaml") from None
+        except psycopg.Error as error:
+            raise _judged(error, error.sqlstate) from None
+
+    def is_closed(self) -> bool:
+        """Closed or broken."""
+        return bool(self.connection.closed)
+
+    def is_autocommit(self) -> bool:
+        """The driver's own setting."""
+        return bool(self.connection.autocommit)
+
+    def is_failed(self) -> bool:
+        """As libpq knows."""
+        return _status(self.connection) == "INERROR"
+
+    def is_in_transaction(self) -> bool:
+        """As libpq knows."""
+        return _status(self.connection) != "IDLE"
+
+    def execute(self, statement: Statement) -> Result:
+        """On a cursor of plain rows."""
+        import psycopg
+        from psycopg.rows import tuple_row
+
+        conn = self.connection
+        try:
+            if statement.outside and not conn.autocommit:
+                conn.autocommit = True
+                self._switched = True
+            with psycopg.Cursor(conn, row_factory=tuple_row) as cursor:
+                cursor.execute(statement.sql, prepare=False)
+                rows = cursor.fetchall() if cursor.description else []
+                return Result(rows, _tag(cursor.statusmessage), cursor.rowcount)
+        except psycopg.Error as error:
+            raise _judged(error, error.sqlstate) from None
+
+    def clean(self) -> None:
+        """Roll back what is open; the caller's autocommit setting again."""
+        if not self.connection.autocommit:
+            self.connection.rollback()
+        if self._switched:
+            self.connection.autocommit = False
+            self._switched = False
+
+
+class AsyncPsycopgSession(AsyncSession):
+    """psycopg 3's AsyncConnection."""
+
+    dialect = _DIALECT
+    _switched = False
+
+    def is_closed(self) -> bool:
+        """Closed or broken."""
+        return bool(self.connection.closed)
+
+    def is_autocommit(self) -> bool:
+        """The driver's own setting."""
+        return bool(self.connection.autocommit)
+
+    def is_failed(self) -> bool:
+        """As libpq knows."""
+        return _status(self.connection) == "INERROR"
+
+    def is_in_transaction(self) -> bool:
+        """As libpq knows."""
+        return _status(self.connection) != "IDLE"
+
+    async def execute(self, statement: Statement) -> Result:
+        """On a cursor of plain rows."""
+        import psycopg
+        from psycopg.rows import tuple_row
+
+        conn = self.connection
+        try:
+            if statement.outside and not conn.autocommit:
+                await conn.set_autocommit(True)
+                self._switched = True
+            async with psycopg.AsyncCursor(conn, row_factory=tuple_row) as cursor:
+                await cursor.execute(statement.sql, prepare=False)
+                rows = await cursor.fetchall() if cursor.description else []
+                return Result(rows, _tag(cursor.statusmessage), cursor.rowcount)
+        except psycopg.Error as error:
+            raise _judged(error, error.sqlstate) from None
+
+    async def clean(self) -> None:
+        """Roll back what is open; the caller's autocommit setting again."""
+        if not self.connection.autocommit:
+            await self.connection.rollback()
+        if self._switched:
+            await self.connection.set_autocommit(False)
+            self._switched = False
+
+    async def close(self) -> None:
+        """Hang up."""
+        with contextlib.suppress(Exception):
+            await self.connection.close()
+
+
+class Psycopg2Session(Session):
+    """psycopg2. It does not see that PREPARE TRANSACTION has ended the transaction, and until ``clean`` begins no other."""
+
+    dialect = _DIALECT
+    _switched = False
+
+    @classmethod
+    def connect(cls, url: str) -> Self:
+        """With libpq's own reading of the URL."""
+        import psycopg2
+
+        try:
+            made = psycopg2.connect(url, connect_timeout=_CONNECT_S)
+            made.autocommit = True
+        except psycopg2.ProgrammingError:
+            raise ConfigError("the URL of the database cannot be read; check the resource in cluster.yaml") from None
+        except psycopg2.Error as error:
+            raise _judged(error, error.pgcode) from None
+        return cls(made)
+
+    def is_closed(self) -> bool:
+        """Closed or broken."""
+        return bool(self.connection.closed)
+
+    def is_autocommit(self) -> bool:
+        """The driver's own setting."""
+        return bool(self.connection.autocommit)
+
+    def is_failed(self) -> bool:
+        """As libpq knows."""
+        import psycopg2.extensions
+
+        return bool(self.connection.info.transaction_status == psycopg2.extensions.TRANSACTION_STATUS_INERROR)
+
+    def is_in_transaction(self) -> bool:
+        """As the driver thinks."""
+        import psycopg2.extensions
+
+        return bool(self.connection.status != psycopg2.extensions.STATUS_READY)
+
+    def execute(self, statement: Statement) -> Result:
+        """On a cursor of plain rows."""
+        import psycopg2
+        import psycopg2.extensions
+
+        conn = self.connection
+        try:
+            if statement.outside and not conn.autocommit and conn.status == psycopg2.extensions.STATUS_READY:
+                conn.autocommit = True
+                self._switched = True
+            with conn.cursor(cursor_factory=psycopg2.extensions.cursor) as cursor:
+                cursor.execute(statement.sql)
+                rows = cursor.fetchall() if cursor.description else []
+                return Result(rows, _tag(cursor.statusmessage), cursor.rowcount)
+        except psycopg2.Error as error:
+            raise _judged(error, error.pgcode) from None
+
+    def clean(self) -> None:
+        """Roll back what is open, or what the driver takes for open; the caller's autocommit setting again."""
+        if not self.connection.autocommit:
+            self.connection.rollback()
+        if self._switched:
+            self.connection.autocommit = False
+            self._switched = False
+
+
+class Pg8000Session(Session):
+    """pg8000's DB-API connection. It shows no command tag."""
+
+    dialect = _DIALECT
+    _switched = False
+
+    @classmethod
+    def connect(cls, url: str) -> Self:
+        """With our reading of the URL."""
+        import pg8000.dbapi
+
+        read = Url.parse(url, 5432)
+        try:
+            made = pg8000.dbapi.connect(
+                user=read.user or "postgres",
+                password=read.password or None,
+                host=read.host,
+                port=read.port,
+                database=read.database or None,
+                timeout=_CONNECT_S,
+            )
+        except (pg8000.dbapi.Error, OSError) as error:
+            raise _judged(error, _pg8000_code(error)) from None
+        made.autocommit = True
+        return cls(made)
+
+    def is_closed(self) -> bool:
+        """It forgets its socket when it closes."""
+        return self.connection._usock is None
+
+    def is_autocommit(self) -> bool:
+        """The driver's own setting."""
+        return bool(self.connection.autocommit)
+
+    def is_failed(self) -> bool:
+        """As the server said last."""
+        return bool(self.connection._transaction_status == b"E")
+
+    def is_in_transaction(self) -> bool:
+        """As the server said last; nothing at all before the first answer."""
+        return self.connection._transaction_status not in (b"I", None)
+
+    def execute(self, statement: Statement) -> Result:
+        """On a cursor."""
+        import pg8000.dbapi
+
+        conn = self.connection
+        try:
+            if statement.outside and not conn.autocommit:
+                conn.autocommit = True
+                self._switched = True
+            cursor = conn.cursor()
+            try:
+                cursor.execute(statement.sql)
+                rows = [tuple(row) for row in cursor.fetchall()] if cursor.description else []
+                return Result(rows, None, cursor.rowcount)
+            finally:
+                cursor.close()
+        except pg8000.dbapi.InterfaceError as error:  # a failed transaction, seen by the driver; or a lost connection
+            failed = conn._transaction_status == b"E" and not self.is_closed() and "network" not in str(error)
+            raise _judged(error, "25P02" if failed else None) from None
+        except (pg8000.dbapi.Error, OSError) as error:
+            raise _judged(error, _pg8000_code(error)) from None
+
+    def clean(self) -> None:
+        """Roll back what is open; the caller's autocommit setting again."""
+        self.connection.rollback()
+        if self._switched:
+            self.connection.autocommit = False
+            self._switched = False
+
+
+class AsyncpgSession(AsyncSession):
+    """asyncpg, also through its pool."""
+
+    dialect = _DIALECT
+    _transaction: Any = None
+
+    def is_closed(self) -> bool:
+        """Closed, or given back to its pool."""
+        try:
+            return bool(self.connection.is_closed())
+        except Exception:  # a pool's connection that was released
+            return True
+
+    def is_autocommit(self) -> bool:
+        """It has no such mode: a transaction is open or is not."""
+        return False
+
+    def is_in_transaction(self) -> bool:
+        """As the server said last."""
+        return bool(self.connection.is_in_transaction())
+
+    async def enter(self) -> None:
+        """BEGIN."""
+        self._transaction = self.connection.transaction()
+        try:
+            await self._transaction.start()
+        except Exception as error:
+            raise _judged(error, getattr(error, "sqlstate", None)) from None
+
+    async def execute(self, statement: Statement) -> Result:
+        """Without a prepared statement, unless rows are wanted."""
+        try:
+            if statement.reads:
+                rows = [tuple(row) for row in await self.connection.fetch(statement.sql)]
+                return Result(rows, None, len(rows))
+            status = await self.connection.execute(statement.sql)
+        except Exception as error:
+            raise _judged(error, getattr(error, "sqlstate", None)) from None
+        tag, _, number = status.rpartition(" ")
+        return Result([], _tag(status), int(number)) if number.isdigit() else Result([], _tag(tag + " " + number), -1)
+
+    async def clean(self) -> None:
+        """End its transaction object, which has not seen the end: for the server it is a ROLLBACK of nothing."""
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None:
+            await transaction.rollback()
+
+    async def close(self) -> None:
+        """Hang up at once: a polite close would wait for what cannot be answered any more."""
+        with contextlib.suppress(Exception):
+            self.connection.terminate()
+
+
+def _status(connection: Any) -> str:
+    from psycopg.pq import TransactionStatus
+
+    return TransactionStatus(connection.info.transaction_status).name
+
+
+def _tag(status: str | None) -> str | None:
+    """The command without its count."""
+    return None if status is None else status.rstrip("0123456789 ").strip()
+
+
+def _pg8000_code(error: Exception) -> str | None:
+    given = error.args[0] if error.args else None
+    code = given.get("C") if isinstance(given, dict) else None
+    return code if isinstance(code, str) else None

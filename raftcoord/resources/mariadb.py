@@ -1,0 +1,211 @@
+"""MariaDB and MySQL: a branch is XA, and a row in raftcoord_marks, written inside it, is its proof.
+
+Theory of operation. What must not be believed:
+    OK to XA COMMIT from another session than the one that prepared: right after that one has closed, InnoDB may keep the
+        transaction, unlisted, until the server restarts. So the mark is read afterwards.
+    1397 (XAER_NOTA) is a question: the preparing session is still connected, or it is committed, or it is gone. List, and read
+        the mark.
+    A deadlock's victim has been rolled back: XA END and XA PREPARE answer with a code of the XA_RB family, or 1399, and
+        only XA ROLLBACK is left.
+    1402 at XA COMMIT: the branch is marked for rollback, or had written nothing. The mark tells.
+
+The table is in the database that the connection uses, because XA knows none. Sources: MariaDB knowledge base, XA Transactions and
+Error Codes 1397 to 1402, 1613, 1614; X/Open XA specification, section 3.3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Final
+
+from raftcoord.resources import gid as gids
+from raftcoord.resources.gid import Gid
+from raftcoord.resources.steps import (
+    BranchEnded,
+    Effect,
+    Finding,
+    NotPossible,
+    NotSetUp,
+    PreparedHere,
+    SqlError,
+    Statement,
+    Steps,
+)
+from raftcoord.types import TxId, checked_cluster_id, first_txid_of
+
+XAER_NOTA: Final = "1397"
+XAER_RMFAIL: Final = "1399"
+XAER_OUTSIDE: Final = "1400"
+XA_RBROLLBACK: Final = "1402"
+XA_RBTIMEOUT: Final = "1613"
+XA_RBDEADLOCK: Final = "1614"
+TABLE_IS_MISSING: Final = ("1146", "1046")
+"""No such table; no database selected."""
+
+_GIVEN_UP: Final = {XAER_RMFAIL, XA_RBROLLBACK, XA_RBTIMEOUT, XA_RBDEADLOCK}
+_ENDED: Final = (
+    "its transaction was ended inside the block, or the driver has connected anew; leave the commit to the block, return the "
+    "connection to its pool after it, and switch the driver's automatic reconnect off"
+)
+_NO_MARKS: Final = (
+    "there is no table raftcoord_marks in the database of this connection; make it with: raftcoord resource init (and name "
+    "the database when you connect)"
+)
+_CREATE: Final = (
+    "CREATE TABLE IF NOT EXISTS raftcoord_marks (gid VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY, "
+    "at TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP(3)) ENGINE=InnoDB"
+)
+
+
+class MariaDb:
+    """The Dialect of MariaDB and MySQL."""
+
+    name = "mariadb"
+
+    def begin(self, gid: Gid, *, checked: bool) -> Steps[bool]:
+        """XA START; the table of marks must be there."""
+        try:
+            yield Statement(f"XA START {gid.xid}")
+        except SqlError as error:
+            if error.code in (XAER_OUTSIDE, XAER_RMFAIL):
+                raise NotPossible(
+                    "the connection has a transaction open already; commit() or rollback() it before it is enlisted"
+                ) from None
+            raise NotPossible(str(error)) from None
+        if not checked:
+            try:
+                yield Statement("SELECT 1 FROM raftcoord_marks LIMIT 0")
+            except SqlError as error:
+                yield from self.rollback(gid, touched=False)
+                raise NotSetUp(_NO_MARKS if error.code in TABLE_IS_MISSING else str(error)) from None
+        return True
+
+    def prepare(self, gid: Gid, *, marks: bool, work: bytes = b"") -> Steps[None]:
+        """The mark, XA END, XA PREPARE: each is refused when the branch was given up."""
+        try:
+            yield Statement(f"INSERT INTO raftcoord_marks (gid) VALUES ('{gid}')")
+            yield Statement(f"XA END {gid.xid}")
+            yield Statement(f"XA PREPARE {gid.xid}")
+        except SqlError as error:
+            raise _impossible(error) from None
+
+    def commit_prepared_here(self, gid: Gid) -> Steps[Effect]:
+        """XA COMMIT on the session that prepared: OK is proof there."""
+        try:
+            yield Statement(f"XA COMMIT {gid.xid}")
+        except SqlError as error:
+            if error.code not in (XAER_NOTA, XA_RBROLLBACK):
+                raise
+            return (yield from self.proof(gid))
+        return Effect.COMMITTED
+
+    def commit_one_phase(self, gid: Gid) -> Steps[None]:
+        """XA END, XA COMMIT ONE PHASE."""
+        try:
+            yield Statement(f"XA END {gid.xid}")
+            yield Statement(f"XA COMMIT {gid.xid} ONE PHASE")
+        except SqlError as error:
+            raise _impossible(error) from None
+
+    def rollback(self, gid: Gid, *, touched: bool) -> Steps[None]:
+        """XA END may be refused, because the branch was given up or is prepared; XA ROLLBACK must not be."""
+        with contextlib.suppress(SqlError):
+            yield Statement(f"XA END {gid.xid}")
+        yield Statement(f"XA ROLLBACK {gid.xid}")
+
+    def list_prepared(self, cluster: str | None) -> Steps[list[PreparedHere]]:
+        """XA RECOVER: of the whole server, with no age and no database."""
+        if cluster is not None:
+            checked_cluster_id(cluster)
+        found = yield Statement("XA RECOVER", reads=True, outside=True)
+        read = [gids.parse_xa(*row[:4]) for row in found.rows]
+        return [PreparedHere(gid, None, "", True) for gid in read if gid is not None and cluster in (None, gid.cluster)]
+
+    def commit_prepared(self, gid: Gid) -> Steps[Effect]:
+        """XA COMMIT, and then what stands: neither OK nor 1397 tells."""
+        try:
+            yield Statement(f"XA COMMIT {gid.xid}", outside=True)
+        except SqlError as error:
+            if error.code not in (XAER_NOTA, XA_RBROLLBACK):
+                raise
+        return (yield from self.proof(gid))
+
+    def rollback_prepared(self, gid: Gid) -> Steps[Effect]:
+        """XA ROLLBACK, and then what stands."""
+        try:
+            yield Statement(f"XA ROLLBACK {gid.xid}", outside=True)
+        except SqlError as error:
+            if error.code not in (XAER_NOTA, XA_RBROLLBACK):
+                raise
+        return (yield from self.proof(gid))
+
+    def proof(self, gid: Gid) -> Steps[Effect]:
+        """The list first: a branch that is committed between the two looks is then marked."""
+        listed = yield from self.list_prepared(gid.cluster)
+        if any(each.gid == gid for each in listed):
+            return Effect.PREPARED
+        try:
+            marked = yield Statement(f"SELECT 1 FROM raftcoord_marks WHERE gid = '{gid}'", reads=True, outside=True)
+        except SqlError as error:
+            if error.code in TABLE_IS_MISSING:
+                return Effect.UNKNOWN
+            raise
+        return Effect.COMMITTED if marked.rows else Effect.ABSENT
+
+    def create_marks(self) -> Steps[None]:
+        """In the database of this connection."""
+        yield Statement(_CREATE, outside=True)
+
+    def forget_marks(self, cluster: str, before: TxId) -> Steps[int]:
+        """By the order of the gids, which is that of time."""
+        head = f"{gids.PREFIX}{checked_cluster_id(cluster)}."
+        gone = yield Statement(
+            f"DELETE FROM raftcoord_marks WHERE gid >= '{head}' AND gid < '{head}{first_txid_of(before.ms).hex()}'",
+            outside=True,
+        )
+        return gone.touched
+
+    def check(self) -> Steps[list[Finding]]:
+        """Marks, durability, version."""
+        shown = yield Statement(
+            "SELECT VERSION(), @@innodb_flush_log_at_trx_commit, @@log_bin, @@sync_binlog", reads=True, outside=True
+        )
+        version, flush, log_bin, sync_binlog = shown.rows[0]
+        found = []
+        try:
+            yield Statement("SELECT 1 FROM raftcoord_marks LIMIT 0", reads=True, outside=True)
+        except SqlError as error:
+            what = _NO_MARKS if error.code in TABLE_IS_MISSING else f"raftcoord_marks cannot be read: {error}"
+            found.append(Finding(what, "raftcoord resource init", True))
+        if int(flush) != 1:
+            what = f"innodb_flush_log_at_trx_commit is {flush}: a crash loses what was prepared and committed"
+            found.append(Finding(what, "SET GLOBAL innodb_flush_log_at_trx_commit = 1, and in my.cnf", False))
+        if int(log_bin) and int(sync_binlog) != 1:
+            what = f"the binary log is on and sync_binlog is {sync_binlog}: after a crash it may differ from InnoDB"
+            found.append(Finding(what, "SET GLOBAL sync_binlog = 1, and in my.cnf", False))
+        if _is_too_old(str(version)):
+            what = f"server {version} loses prepared XA transactions when their session ends or the server restarts"
+            found.append(Finding(what, "use MariaDB 10.5 or MySQL 8.0 or later", True))
+        return found
+
+
+def _is_too_old(version: str) -> bool:
+    """MariaDB before 10.5 (MDEV-742) and MySQL before 5.7.7 (bug 12161) roll a prepared branch back with its session."""
+    try:
+        major, minor = (int(part) for part in version.split(".")[:2])
+    except ValueError:
+        return False
+    return (major, minor) < (10, 5) if "MariaDB" in version else (major, minor) < (8, 0)
+
+
+def _impossible(error: SqlError) -> NotPossible | BranchEnded:
+    """What a refusal before the prepare means."""
+    if error.code in _GIVEN_UP:
+        return NotPossible(
+            f"{error}; the server has rolled it back, as a deadlock's victim or after a timeout: try the transaction again"
+        )
+    if error.code == XAER_NOTA:
+        return BranchEnded(_ENDED)
+    if error.code in TABLE_IS_MISSING:
+        return NotSetUp(_NO_MARKS)
+    return NotPossible(str(error))

@@ -1,0 +1,231 @@
+"""PostgreSQL: a branch is PREPARE TRANSACTION, and a row in raftcoord.marks is its proof.
+
+Theory of operation. What must not be believed:
+    PREPARE TRANSACTION in a failed transaction answers ROLLBACK and no error, and so does COMMIT. So a statement that a
+        failed transaction refuses comes first, the command tag is read, and the gid is looked for in pg_prepared_xacts.
+    The transaction on the connection may not be the branch: the block may have committed, or a pool handed the connection
+        on. So the branch bears its gid in a setting that ends with the transaction (SET LOCAL), and is asked for it.
+    42704 (no such gid) at COMMIT PREPARED is a question: committed before, or rolled back by hand. The mark answers it.
+
+The marks are optional here: without them a branch that is gone is Effect.UNKNOWN. Sources: PostgreSQL 15 documentation, PREPARE
+TRANSACTION, COMMIT PREPARED, Appendix A (SQLSTATE).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from raftcoord.resources import gid as gids
+from raftcoord.resources.gid import Gid
+from raftcoord.resources.steps import (
+    BranchEnded,
+    Effect,
+    Finding,
+    NotPossible,
+    NotSetUp,
+    PreparedHere,
+    SqlError,
+    Statement,
+    Steps,
+)
+from raftcoord.types import TxId, checked_cluster_id, first_txid_of
+
+FAILED_TRANSACTION: Final = "25P02"
+UNDEFINED_OBJECT: Final = "42704"
+NOT_SUPPORTED: Final = "0A000"
+NOT_IN_STATE: Final = "55000"
+BUSY: Final = "55006"
+TABLE_IS_MISSING: Final = ("42P01", "3F000")
+
+_ENDED: Final = (
+    "its transaction was ended inside the block: by commit(), rollback() or a failed commit, or by a pool that was given the "
+    "connection too early; leave the commit to the block, and return the connection after it"
+)
+_SWALLOWED: Final = (
+    "a statement of it failed, and PostgreSQL has given the whole transaction up; let the error leave the block, or use a "
+    "savepoint around a statement that may fail"
+)
+_MAX_PREPARED: Final = (
+    "set max_prepared_transactions in postgresql.conf to at least max_connections (ALTER SYSTEM SET max_prepared_transactions "
+    "= 100) and restart the server"
+)
+_IN_FORCE: Final = "current_setting('raftcoord.branch', true)"
+
+
+class PostgreSql:
+    """The Dialect of PostgreSQL."""
+
+    name = "postgresql"
+
+    def begin(self, gid: Gid, *, checked: bool) -> Steps[bool]:
+        """One statement in the caller's transaction, which names the branch."""
+        try:
+            yield Statement(f"SET LOCAL raftcoord.branch = '{gid}'")
+            if checked:
+                return True
+            shown = yield Statement(
+                "SELECT current_setting('max_prepared_transactions')::int, to_regclass('raftcoord.marks') IS NOT NULL",
+                reads=True,
+            )
+        except SqlError as error:
+            raise _impossible(error) from None
+        allowed, marks = shown.rows[0]
+        if not allowed:
+            raise NotSetUp(f"max_prepared_transactions is 0 on this server: {_MAX_PREPARED}")
+        return bool(marks)
+
+    def prepare(self, gid: Gid, *, marks: bool, work: bytes = b"") -> Steps[None]:
+        """Ask the transaction for its name, mark it, prepare it, and see that it is prepared."""
+        try:
+            yield from _named(gid, marks)
+            done = yield Statement(f"PREPARE TRANSACTION '{gid}'")
+        except SqlError as error:
+            raise _impossible(error) from None
+        if done.tag not in (None, "PREPARE TRANSACTION"):
+            raise NotPossible(f"PREPARE TRANSACTION was answered with {done.tag}: {_SWALLOWED}")
+        if not (yield from _listed(gid)):
+            raise NotPossible("PREPARE TRANSACTION was answered with success, and the server lists nothing prepared")
+
+    def commit_prepared_here(self, gid: Gid) -> Steps[Effect]:
+        """As from any session."""
+        return (yield from self.commit_prepared(gid))
+
+    def commit_one_phase(self, gid: Gid) -> Steps[None]:
+        """COMMIT, after the transaction has said that it is the branch and has not failed."""
+        try:
+            yield from _named(gid, marks=False)
+            done = yield Statement("COMMIT")
+        except SqlError as error:
+            raise _impossible(error) from None
+        if done.tag not in (None, "COMMIT"):
+            raise NotPossible(f"COMMIT was answered with {done.tag}: {_SWALLOWED}")
+
+    def rollback(self, gid: Gid, *, touched: bool) -> Steps[None]:
+        """ROLLBACK; without a transaction it is a warning. Then ROLLBACK PREPARED, whether it was or not."""
+        yield Statement("ROLLBACK")
+        if touched:
+            yield from self.rollback_prepared(gid)
+
+    def list_prepared(self, cluster: str | None) -> Steps[list[PreparedHere]]:
+        """From pg_prepared_xacts, of every database of the server."""
+        like = gids.PREFIX if cluster is None else f"{gids.PREFIX}{checked_cluster_id(cluster)}."
+        found = yield Statement(
+            "SELECT gid::text, extract(epoch FROM clock_timestamp() - prepared)::float8, database::text, "
+            f"database = current_database() FROM pg_prepared_xacts WHERE starts_with(gid, '{like}') ORDER BY prepared",
+            reads=True,
+            outside=True,
+        )
+        read = [(gids.parse(text), age, database, here) for text, age, database, here in found.rows]
+        return [PreparedHere(gid, age, database, here) for gid, age, database, here in read if gid is not None]
+
+    def commit_prepared(self, gid: Gid) -> Steps[Effect]:
+        """COMMIT PREPARED: success is proof. That there is no such gid is a question."""
+        try:
+            yield Statement(f"COMMIT PREPARED '{gid}'", outside=True)
+        except SqlError as error:
+            if error.code != UNDEFINED_OBJECT:
+                raise
+            return (yield from self.proof(gid))
+        return Effect.COMMITTED
+
+    def rollback_prepared(self, gid: Gid) -> Steps[Effect]:
+        """ROLLBACK PREPARED."""
+        try:
+            yield Statement(f"ROLLBACK PREPARED '{gid}'", outside=True)
+        except SqlError as error:
+            if error.code != UNDEFINED_OBJECT:
+                raise
+            return (yield from self.proof(gid))
+        return Effect.ABSENT
+
+    def proof(self, gid: Gid) -> Steps[Effect]:
+        """The list first: a branch that is committed between the two looks is then marked."""
+        if (yield from _listed(gid)):
+            return Effect.PREPARED
+        try:
+            marked = yield Statement(f"SELECT 1 FROM raftcoord.marks WHERE gid = '{gid}'", outside=True)
+        except SqlError as error:
+            if error.code in TABLE_IS_MISSING:
+                return Effect.UNKNOWN
+            raise
+        return Effect.COMMITTED if marked.touched else Effect.ABSENT
+
+    def create_marks(self) -> Steps[None]:
+        """A schema of its own, so that no search_path can hide it. Whoever may connect may mark: a gid cannot be guessed."""
+        for sql in (
+            "CREATE SCHEMA IF NOT EXISTS raftcoord",
+            'CREATE TABLE IF NOT EXISTS raftcoord.marks (gid text COLLATE "C" PRIMARY KEY, '
+            "at timestamptz NOT NULL DEFAULT now())",
+            "GRANT USAGE ON SCHEMA raftcoord TO PUBLIC",
+            "GRANT SELECT, INSERT ON raftcoord.marks TO PUBLIC",
+        ):
+            yield Statement(sql, outside=True)
+
+    def forget_marks(self, cluster: str, before: TxId) -> Steps[int]:
+        """By the order of the gids, which is that of time."""
+        first, last = _bounds(cluster, before)
+        gone = yield Statement(f"DELETE FROM raftcoord.marks WHERE gid >= '{first}' AND gid < '{last}'", outside=True)
+        return gone.touched
+
+    def check(self) -> Steps[list[Finding]]:
+        """max_prepared_transactions, marks, rights."""
+        shown = yield Statement(
+            "SELECT current_setting('max_prepared_transactions')::int, current_setting('max_connections')::int, "
+            "to_regclass('raftcoord.marks') IS NOT NULL, current_setting('fsync')::bool, "
+            "(SELECT count(*) FROM pg_prepared_xacts)",
+            reads=True,
+            outside=True,
+        )
+        allowed, connections, marks, fsync, prepared = shown.rows[0]
+        found = []
+        if not allowed:
+            found.append(Finding("max_prepared_transactions is 0", _MAX_PREPARED, True))
+        elif allowed < connections:
+            what = (
+                f"max_prepared_transactions is {allowed}, below max_connections ({connections}); {prepared} are in use"
+            )
+            found.append(Finding(what, _MAX_PREPARED, False))
+        if not marks:
+            what = (
+                "there is no table raftcoord.marks: of a branch that is gone it cannot be told whether it was committed"
+            )
+            found.append(Finding(what, "raftcoord resource init", False))
+        if not fsync:
+            what = "fsync is off: a power cut loses what was prepared and committed"
+            found.append(Finding(what, "set fsync = on in postgresql.conf", False))
+        return found
+
+
+def _named(gid: Gid, marks: bool) -> Steps[None]:
+    """The transaction says that it is the branch: an error 25P02 if it has failed, no row if it is another one."""
+    if marks:
+        mark = f"INSERT INTO raftcoord.marks (gid) SELECT '{gid}' WHERE {_IN_FORCE} = '{gid}'"
+    else:
+        mark = f"SELECT 1 WHERE {_IN_FORCE} = '{gid}'"
+    if (yield Statement(mark)).touched != 1:
+        raise BranchEnded(_ENDED)
+
+
+def _listed(gid: Gid) -> Steps[bool]:
+    found = yield Statement(
+        f"SELECT 1 FROM pg_prepared_xacts WHERE gid = '{gid}' AND database = current_database()", outside=True
+    )
+    return found.touched == 1
+
+
+def _bounds(cluster: str, before: TxId) -> tuple[str, str]:
+    head = f"{gids.PREFIX}{checked_cluster_id(cluster)}."
+    return head, f"{head}{first_txid_of(before.ms).hex()}"
+
+
+def _impossible(error: SqlError) -> NotPossible:
+    """What a refusal before the prepare means. The codes: PostgreSQL documentation, Appendix A."""
+    if error.code == FAILED_TRANSACTION:
+        return NotPossible(_SWALLOWED)
+    if error.code == NOT_SUPPORTED:
+        return NotPossible(
+            f"{error}; LISTEN, NOTIFY, temporary objects and held cursors cannot be prepared: keep them out of it"
+        )
+    if error.code == NOT_IN_STATE:
+        return NotSetUp(f"{error}; {_MAX_PREPARED}")
+    return NotPossible(str(error))

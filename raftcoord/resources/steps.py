@@ -1,0 +1,153 @@
+"""What is said to a database, without saying it: the words that the protocols in this room are written in.
+
+A protocol is a generator. It yields a Statement and is sent its Result, or has SqlError or ConnectionLost thrown in; what
+it returns is what it found. So one text serves synchronous and asynchronous drivers, and the resolver as well as the client.
+
+Owed by whoever runs one: each Statement is carried out once and in order; an error that the database answered is thrown in
+as SqlError with its SQLSTATE or error number; a connection that can no longer answer is ConnectionLost, and the Statement's
+fate is then unknown. Never: a judgement by the text of a message.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Generator
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from raftcoord.errors import RaftcoordError
+from raftcoord.resources.gid import Gid
+from raftcoord.types import TxId
+
+
+class Statement(NamedTuple):
+    """One statement. ``params``: SQLite only, for ``?``; elsewhere what is put into SQL is checked text.
+
+    ``reads``: its rows are wanted; otherwise only ``tag`` and ``touched`` are. ``outside``: must not stand inside a transaction
+    (COMMIT PREPARED), so that a driver that begins one by itself must be kept from it.
+    """
+
+    sql: str
+    params: tuple[Any, ...] | dict[str, Any] = ()
+    reads: bool = False
+    outside: bool = False
+
+
+class Result(NamedTuple):
+    """What came of it. ``tag``: the server's command tag, None from a driver that does not show it.
+
+    ``touched``: rows that were found or written, -1 if that is not told.
+    """
+
+    rows: list[tuple[Any, ...]]
+    tag: str | None
+    touched: int
+
+
+class SqlError(RaftcoordError):
+    """The database refused a statement. ``code``: SQLSTATE (PostgreSQL), error number as text (MariaDB), name (SQLite)."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"{text} ({code})" if code else text)
+        self.code = code
+        self.text = text
+
+
+class ConnectionLost(RaftcoordError):
+    """The connection ended, or may have: whether its last statement was carried out is not known."""
+
+
+class NotPossible(RaftcoordError):
+    """A branch cannot be prepared, and why: nothing of it will stand once it is rolled back."""
+
+
+class NotSetUp(NotPossible):
+    """The database is not set up for it: the operator's to mend."""
+
+
+class Occupied(NotPossible):
+    """Somebody else's transaction is in the way: try again."""
+
+
+class BranchEnded(RaftcoordError):
+    """Somebody else ended the branch's transaction: commit() or rollback() inside the block, or a pool that got it back."""
+
+
+class Effect(enum.Enum):
+    """What stands of a branch, as the database itself shows it."""
+
+    COMMITTED = "committed"
+    """Its mark stands, or the session that prepared it was told so."""
+    PREPARED = "prepared"
+    """It is still listed as prepared."""
+    ABSENT = "absent"
+    """Neither listed nor marked: rolled back, or never prepared."""
+    UNKNOWN = "unknown"
+    """Not listed, and this database has no marks that could tell more."""
+
+
+class PreparedHere(NamedTuple):
+    """A prepared branch as a database lists it. ``age_s``: None if the database does not say; ``here``: whether this session
+    can end it (PostgreSQL lists those of every database of the server)."""
+
+    gid: Gid
+    age_s: float | None
+    database: str
+    here: bool
+
+
+class Finding(NamedTuple):
+    """What ``check`` found wrong with a database. ``fatal``: no branch can be prepared. ``mend``: what to do."""
+
+    what: str
+    mend: str
+    fatal: bool
+
+
+_T = TypeVar("_T")
+Steps = Generator[Statement, Result, _T]
+
+
+class Dialect(Protocol):
+    """How one kind of database takes part. The first five are the client's, the others anybody's, on any session."""
+
+    name: str
+
+    def begin(self, gid: Gid, *, checked: bool) -> Steps[bool]:
+        """Start the branch on the caller's connection; returns whether there are marks.
+
+        ``checked``: this connection was found fit before, with marks. Raises NotPossible with what to change; then nothing is
+        left open that was not.
+        """
+
+    def prepare(self, gid: Gid, *, marks: bool, work: bytes = b"") -> Steps[None]:
+        """Prepare it and prove it. ``work``: what a SQLite branch is to do. Raises NotPossible or BranchEnded."""
+
+    def commit_prepared_here(self, gid: Gid) -> Steps[Effect]:
+        """Commit on the session that has prepared it: its OK is proof."""
+
+    def commit_one_phase(self, gid: Gid) -> Steps[None]:
+        """Commit a branch that is not prepared. Raises NotPossible or BranchEnded if it cannot be; nothing of it stands then."""
+
+    def rollback(self, gid: Gid, *, touched: bool) -> Steps[None]:
+        """Roll a branch back on its own session. ``touched``: it was told to prepare, and may be prepared."""
+
+    def list_prepared(self, cluster: str | None) -> Steps[list[PreparedHere]]:
+        """The prepared branches of ``cluster``; None: of every cluster, to report them."""
+
+    def commit_prepared(self, gid: Gid) -> Steps[Effect]:
+        """Commit a prepared branch from any session, and return what stands then."""
+
+    def rollback_prepared(self, gid: Gid) -> Steps[Effect]:
+        """Roll a prepared branch back from any session, and return what stands then: COMMITTED is damage."""
+
+    def proof(self, gid: Gid) -> Steps[Effect]:
+        """What stands of a branch."""
+
+    def create_marks(self) -> Steps[None]:
+        """Make what the proof needs, unless it is there. Once per database, with the right to create."""
+
+    def forget_marks(self, cluster: str, before: TxId) -> Steps[int]:
+        """Delete the cluster's marks of transactions older than ``before``; returns how many went."""
+
+    def check(self) -> Steps[list[Finding]]:
+        """What keeps this database from taking part, or from being resolved."""
