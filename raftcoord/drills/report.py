@@ -1,0 +1,125 @@
+"""What a drill, the demo and a benchmark say while they run and at their end: values, and the same as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from raftcoord.drills.audit import SHOWN_MAX, Violation
+from raftcoord.drills.history import History, percentile
+
+Kind = Literal["start", "progress", "fault", "heal", "settle", "audit", "kept"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something worth a line while it runs. ``at_s``: seconds since the beginning. ``figures``: the state of the work."""
+
+    at_s: float
+    kind: Kind
+    text: str
+    figures: Mapping[str, int | float] = field(default_factory=dict)
+
+
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(slots=True)
+class FaultRecord:
+    """One fault: what was done and when (seconds since the beginning).
+
+    ``first_commit_s``: from the fault to the first commit of a later term, if it took the leader away; else None.
+    """
+
+    what: str
+    at_s: float
+    healed: str = ""
+    healed_at_s: float | None = None
+    first_commit_s: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "what": self.what,
+            "at_s": round(self.at_s, 3),
+            "healed": self.healed,
+            "healed_at_s": rounded(self.healed_at_s),
+            "first_commit_s": rounded(self.first_commit_s),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DrillReport:
+    """A drill's end. ``directory``: where the files are, if they were kept."""
+
+    name: str
+    held: bool
+    violations: Sequence[Violation]
+    faults: Sequence[FaultRecord]
+    figures: Mapping[str, int | float]
+    seed: int
+    directory: Path | None
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in one line."""
+        return verdict_line(self.name, self.held, self.violations, self.figures)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; at most SHOWN_MAX violations, and their number."""
+        return {
+            "drill": self.name,
+            "held": self.held,
+            "verdict": self.verdict,
+            "seed": self.seed,
+            "violation_count": len(self.violations),
+            "violations": [violation.to_json() for violation in self.violations[:SHOWN_MAX]],
+            "faults": [fault.to_json() for fault in self.faults],
+            "figures": {name: rounded(value) for name, value in self.figures.items()},
+            "directory": str(self.directory) if self.directory else None,
+        }
+
+
+def verdict_line(name: str, held: bool, violations: Sequence[Violation], figures: Mapping[str, int | float]) -> str:
+    """HELD or BROKEN, and why."""
+    if held:
+        return (
+            f"HELD: {name}: {figures['transactions']} transactions, {figures['committed']} committed, "
+            f"{figures['aborted']} aborted; {figures['nodes_asked']} nodes and {figures['banks']} banks agree, to the cent"
+        )
+    first = violations[0]
+    of = f" of transaction {first.txid}" if first.txid else ""
+    more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+    return f"BROKEN: {name}: {first.kind}{of}: {first.what}{more}"
+
+
+def client_figures(history: History) -> dict[str, int | float]:
+    """What the clients have seen: latency of committed transactions (ms), and the longest time without a commit (s)."""
+    latencies = history.latencies_ms()
+    return {
+        "commit_latency_ms_p50": percentile(latencies, 50),
+        "commit_latency_ms_p99": percentile(latencies, 99),
+        "longest_pause_s": history.longest_pause_s,
+    }
+
+
+def failover_figures(faults: Sequence[FaultRecord]) -> dict[str, int | float]:
+    """From the loss of a leader to the first commit of a later term (seconds), over all faults that took one away."""
+    times = [fault.first_commit_s for fault in faults if fault.first_commit_s is not None]
+    if not times:
+        return {}
+    return {
+        "failovers": len(times),
+        "failover_s_p50": percentile(times, 50),
+        "failover_s_p99": percentile(times, 99),
+        "failover_s_max": max(times),
+    }
+
+
+def rounded(value: float | int | None) -> float | int | None:
+    """Six digits are enough; NaN, which JSON does not have, becomes None."""
+    if isinstance(value, float):
+        return round(value, 6) if value == value else None
+    return value

@@ -1,0 +1,63 @@
+"""A node that breaks a promise: ``python -m drills.broken_node CLUSTER_YAML NAME``, with tests/ on the path.
+
+The plants are here and nowhere in the product. RAFTCOORD_PLANT says which: reply-before-commit, or believe-any-identity.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import runpy
+import sys
+
+from raftcoord.consensus.driver import Consensus
+from raftcoord.consensus.guard import Guarded
+from raftcoord.consensus.identity import Identities
+from raftcoord.core.commands import Command, Decide
+from raftcoord.core.ledger import Decision, Standing
+from raftcoord.errors import Overloaded, Unavailable
+from raftcoord.types import State, Verdict
+
+LAZY_S = 0.05
+"""How long the log is behind the replies, so that a single kill -9 finds some that were not kept."""
+
+_propose = Consensus.propose
+
+
+def reply_before_commit(self: Consensus, command: Command, deadline: float, done) -> None:  # type: ignore[no-untyped-def]
+    """Say that a COMMIT stands before it is proposed, whatever becomes of the proposal."""
+    if not isinstance(command, Decide) or command.verdict is not Verdict.COMMIT:
+        _propose(self, command, deadline, done)
+        return
+    index = self.applied_index + 1
+    made = Decision(command.txid, command.verdict, command.branches, command.branches, "", "", 0, self.term, index)
+    done(Standing(State.COMMITTED, made, True))
+
+    def propose() -> None:
+        with contextlib.suppress(Unavailable, Overloaded):
+            _propose(self, command, deadline, lambda result: None)
+
+    asyncio.get_running_loop().call_later(LAZY_S, propose)
+
+
+def believe_any_identity() -> None:
+    """Hazard H16: who bears a name is taken for the one that bore it before."""
+    Identities.judge = lambda self, name, identity: identity  # type: ignore[method-assign, assignment, return-value]
+    Identities.acquainted = lambda self, name, identity, **_: True  # type: ignore[method-assign, assignment, misc]
+    Guarded.admitted = property(lambda self: True, lambda self, value: None)  # type: ignore[assignment]
+
+
+def plant(name: str | None) -> None:
+    """Plant it in this process."""
+    if name == "reply-before-commit":
+        Consensus.propose = reply_before_commit  # type: ignore[method-assign]
+    elif name == "believe-any-identity":
+        believe_any_identity()
+    else:
+        sys.exit("this node breaks its promises: it is for tests of the drills, with RAFTCOORD_PLANT")
+
+
+if __name__ == "__main__":
+    plant(os.environ.get("RAFTCOORD_PLANT"))
+    runpy.run_module("raftcoord.node", run_name="__main__")

@@ -1,0 +1,252 @@
+"""Every way of breaking a promise is found, and names its transaction."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+
+from raftcoord.drills.audit import SHOWN_MAX, UNDECIDED, Books, Row, Verdict, Violation, audit
+from raftcoord.drills.history import Told
+from raftcoord.drills.orders import HOME_BANK, Opening, Order
+from raftcoord.types import Branch, State, TxId
+
+OTHER = Branch("bank-aa")
+NODES = ("n1", "n2", "n3")
+COMMITTED, ABORTED = State.COMMITTED, State.ABORTED
+
+
+class Case(NamedTuple):
+    """Evidence, mutable, so that a test can plant one lie in it."""
+
+    paid: TxId
+    refused: TxId
+    attempts: dict[TxId, Order]
+    told: list[Told]
+    ledgers: dict[str, dict[TxId, Row]]
+    opening: Opening
+    balances: dict[str, dict[str, int]]
+    finished: dict[str, dict[TxId, State]]
+    prepared: dict[str, set[TxId]]
+
+    def verdict(self) -> Verdict:
+        books = {b: Books(self.balances[b], self.finished[b], self.prepared[b]) for b in self.balances}
+        return audit(self.attempts, self.told, self.ledgers, self.opening, books)
+
+    def found(self) -> list[tuple[str, TxId | None]]:
+        verdict = self.verdict()
+        assert verdict.held == (not verdict.violations)
+        return [(violation.kind, violation.txid) for violation in verdict.violations]
+
+
+@pytest.fixture
+def case() -> Case:
+    """One committed and one aborted order, and everything as it should be."""
+    paid, refused = TxId.new(), TxId.new()
+    rows = {paid: Row(COMMITTED, (), 2, 7), refused: Row(ABORTED, (), 2, 8)}
+    return Case(
+        paid,
+        refused,
+        {paid: Order(1, "10", OTHER, "20", 300, ""), refused: Order(2, "11", OTHER, "21", 500, "")},
+        [Told(paid, 0, "submit", 1.0, 1.1, "known", COMMITTED), Told(refused, 0, "submit", 1.0, 1.1, "known", ABORTED)],
+        {node: dict(rows) for node in NODES},
+        {HOME_BANK: {"10": 1000, "11": 1000}, OTHER: {"20": 0, "21": 0}},
+        {HOME_BANK: {"10": 700, "11": 1000}, OTHER: {"20": 300, "21": 0}},
+        {HOME_BANK: {paid: COMMITTED, refused: ABORTED}, OTHER: {paid: COMMITTED}},
+        {HOME_BANK: set(), OTHER: set()},
+    )
+
+
+def test_kept_promises_are_held(case: Case) -> None:
+    verdict = case.verdict()
+    assert verdict.held
+    assert verdict.figures == {
+        "transactions": 2,
+        "committed": 1,
+        "aborted": 1,
+        "answers": 2,
+        "told_an_outcome": 2,
+        "once_in_doubt": 0,
+        "nodes_asked": 3,
+        "banks": 2,
+        "accounts": 4,
+        "committed_orders_cents": 300,
+        "moved_cents": 300,
+        "opening_cents": 2000,
+        "closing_cents": 2000,
+    }
+
+
+def test_an_acknowledged_outcome_that_a_node_has_lost_is_found(case: Case) -> None:
+    del case.ledgers["n2"][case.paid]
+    assert case.found() == [("nodes differ", case.paid), ("lost", case.paid)]
+
+
+def test_an_acknowledged_outcome_that_all_nodes_have_lost_is_found(case: Case) -> None:
+    for rows in case.ledgers.values():
+        rows[case.refused] = UNDECIDED
+    assert case.found() == [("undecided", case.refused), *[("lost", case.refused)] * 3]
+
+
+def test_an_acknowledged_outcome_that_has_changed_is_found(case: Case) -> None:
+    case.told[1] = case.told[1]._replace(state=COMMITTED)
+    assert case.found() == [("changed", case.refused)] * 3
+
+
+def test_nodes_with_the_same_outcome_from_different_entries_are_found(case: Case) -> None:
+    case.ledgers["n3"][case.paid] = Row(COMMITTED, (), 3, 7)
+    assert case.found() == [("nodes differ", case.paid)]
+
+
+def test_two_clients_with_different_answers_are_found(case: Case) -> None:
+    case.told.append(case.told[0]._replace(op="resolve", state=ABORTED))
+    assert case.found()[0] == ("two outcomes", case.paid)
+
+
+def test_an_outcome_told_although_nobody_can_have_made_it_is_found(case: Case) -> None:
+    answer = case.told[0]
+    case.told[0] = answer._replace(certainty="not attempted", state=None)
+    case.told.append(answer._replace(op="resolve", called_s=2.0, returned_s=2.1))
+    assert case.found() == [("out of nothing", case.paid), ("denied", case.paid)]
+
+
+def test_an_answer_from_before_what_was_committed_already_is_found(case: Case) -> None:
+    case.told[0] = case.told[0]._replace(term=2, index=7)
+    case.told[1] = case.told[1]._replace(op="submit", called_s=2.0, returned_s=2.1, state=COMMITTED, term=2, index=6)
+    assert case.found()[0] == ("out of order", case.refused)
+
+
+def test_an_outcome_told_from_another_entry_than_the_ledgers_is_found(case: Case) -> None:
+    case.told[0] = case.told[0]._replace(term=2, index=7)
+    assert case.found() == []
+    case.told[0] = case.told[0]._replace(index=9)
+    assert case.found() == [("moved", case.paid)]
+
+
+def test_an_abort_that_a_participant_in_doubt_has_made_is_no_violation(case: Case) -> None:
+    refusal = case.told[1]._replace(certainty="not attempted", state=None)
+    case.told[1:] = [refusal, case.told[1]._replace(op="resolve", called_s=2.0, returned_s=2.1, term=2, index=8)]
+    assert case.found() == []
+
+
+def test_a_commit_that_was_said_not_to_be_attempted_is_found(case: Case) -> None:
+    case.told[0] = case.told[0]._replace(certainty="not attempted", state=None)
+    assert case.found() == [("denied", case.paid)]
+
+
+def test_an_unattempted_transaction_that_was_resolved_to_an_abort_is_no_violation(case: Case) -> None:
+    case.told[1] = case.told[1]._replace(certainty="not attempted", state=None)
+    assert case.found() == []
+
+
+def test_an_unattempted_transaction_needs_no_outcome(case: Case) -> None:
+    case.told[1] = case.told[1]._replace(certainty="not attempted", state=None)
+    for rows in case.ledgers.values():
+        del rows[case.refused]
+    assert case.found() == []
+
+
+def test_an_unknown_outcome_that_was_never_settled_is_found(case: Case) -> None:
+    case.told[1] = case.told[1]._replace(certainty="unknown", state=None)
+    for rows in case.ledgers.values():
+        del rows[case.refused]
+    assert case.found() == [("undecided", case.refused)]
+
+
+def test_an_unknown_outcome_that_was_settled_is_no_violation(case: Case) -> None:
+    case.told[0] = case.told[0]._replace(certainty="unknown", state=None)
+    verdict = case.verdict()
+    assert verdict.held
+    assert verdict.figures["once_in_doubt"] == 1
+
+
+def test_a_branch_that_was_never_acknowledged_is_found(case: Case) -> None:
+    case.ledgers["n1"][case.paid] = Row(COMMITTED, (OTHER,), 2, 7)
+    assert case.found() == [("left open", case.paid)]
+
+
+def test_a_commit_that_one_bank_has_not_applied_is_found(case: Case) -> None:
+    case.finished[OTHER].clear()
+    case.balances[OTHER]["20"] = 0
+    kinds = case.found()
+    assert kinds[0] == ("half done", case.paid)
+    assert ("balance", case.paid) in kinds
+    assert ("money", None) in kinds
+
+
+def test_a_commit_that_no_bank_has_applied_is_found(case: Case) -> None:
+    case.finished[OTHER].clear()
+    case.finished[HOME_BANK][case.paid] = ABORTED
+    case.balances[OTHER]["20"], case.balances[HOME_BANK]["10"] = 0, 1000
+    assert ("not done", case.paid) in case.found()
+
+
+def test_an_abort_that_a_bank_has_applied_is_found(case: Case) -> None:
+    case.finished[HOME_BANK][case.refused] = COMMITTED
+    assert case.found() == [("done alone", case.refused)]
+
+
+def test_a_bank_that_decided_alone_while_nobody_decided_is_found(case: Case) -> None:
+    case.told.pop()
+    for rows in case.ledgers.values():
+        del rows[case.refused]
+    case.finished[OTHER][case.refused] = COMMITTED
+    assert case.found() == [("undecided", case.refused), ("done alone", case.refused)]
+
+
+def test_a_branch_left_prepared_is_found(case: Case) -> None:
+    case.prepared[OTHER].add(case.refused)
+    assert case.found() == [("left prepared", case.refused)]
+
+
+def test_a_transaction_that_nobody_submitted_is_found(case: Case) -> None:
+    txid = TxId.new()
+    case.finished[OTHER][txid] = COMMITTED
+    assert case.found() == [("stranger", txid)]
+
+
+def test_a_tombstone_of_a_transaction_that_nobody_submitted_is_no_violation(case: Case) -> None:
+    case.finished[OTHER][TxId.new()] = ABORTED
+    assert case.found() == []
+
+
+def test_a_transaction_at_a_bank_that_has_no_part_in_it_is_found(case: Case) -> None:
+    case.balances["bank-bb"], case.prepared["bank-bb"] = {}, set()
+    case.finished["bank-bb"] = {case.paid: COMMITTED}
+    assert case.found() == [("stranger", case.paid)]
+
+
+def test_an_order_that_was_paid_twice_is_found(case: Case) -> None:
+    again = TxId.new()
+    case.attempts[again] = case.attempts[case.paid]
+    for rows in case.ledgers.values():
+        rows[again] = Row(COMMITTED, (), 2, 9)
+    for bank in (HOME_BANK, OTHER):
+        case.finished[bank][again] = COMMITTED
+    case.balances[HOME_BANK]["10"], case.balances[OTHER]["20"] = 400, 600
+    assert case.found() == [("paid twice", again)]
+
+
+def test_money_that_moved_without_an_order_is_found_although_the_sum_is_right(case: Case) -> None:
+    case.balances[HOME_BANK]["10"] -= 1
+    case.balances[OTHER]["20"] += 1
+    assert case.found() == [("balance", case.paid), ("balance", case.paid)]
+
+
+def test_a_cent_that_was_created_is_found(case: Case) -> None:
+    case.balances[OTHER]["21"] += 1
+    assert case.found() == [("balance", case.refused), ("money", None)]
+
+
+def test_an_account_that_vanished_or_appeared_is_found(case: Case) -> None:
+    del case.balances[OTHER]["21"]
+    case.balances[OTHER]["99"] = 0
+    assert case.found() == [("balance", case.refused), ("balance", None)]
+
+
+def test_a_report_shows_a_bounded_number_of_violations_and_counts_all() -> None:
+    violations = tuple(Violation("lost", TxId.new(), "gone") for _ in range(SHOWN_MAX + 1))
+    report = Verdict(False, violations, {}).to_json()
+    assert report["violation_count"] == SHOWN_MAX + 1
+    assert len(report["violations"]) == SHOWN_MAX
+    assert report["violations"][0]["txid"] == str(violations[0].txid)
