@@ -1,0 +1,51 @@
+"""Bounds made small, so that what is rare in production happens in seconds: compaction, copies, forgetting, full queues.
+
+They are the product's own bounds, turned for the time of one simulation and then turned back.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from raftcoord import limits
+from raftcoord.storage import node_db
+
+_PROCESS_ID: Final = 4711
+"""What every simulated process takes for its own: nodes tell it, and the machine's would make each replay another one."""
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """``retention_ms`` None: nothing is forgotten during the simulation."""
+
+    retention_ms: int | None
+
+
+@contextmanager
+def knobs(seed: int) -> Iterator[Knobs]:
+    """Turn the knobs as this seed says, for the time of the block."""
+    rng = random.Random(f"{seed}/knobs")
+    forgets = rng.random() < 0.35
+    greedy = rng.random() < 0.15  # the log is cut as soon as it can be
+    turned: list[tuple[Any, str, Any]] = [
+        (node_db, "_WAL_PAGES", rng.choice((8, 32, 256))),
+        (limits, "LOG_TAIL_ENTRIES", 0 if greedy else rng.choice((3, 20, 60, 5000))),
+        (limits, "LOG_COMPACT_SLACK", 1 if greedy else rng.choice((2, 10, 30))),
+        (limits, "LEDGER_MEMORY_DECISIONS_MAX", rng.choice((8, 40, 100_000))),
+        (limits, "COPY_CHUNK_BYTES", rng.choice((1 << 10, 1 << 13, 1 << 19))),
+        (limits, "APPEND_ENTRIES_MAX", rng.choice((1, 3, 1000))),
+        (limits, "RETENTION_MS_MIN", 1),
+        (limits, "RETIRE_EVERY_MS", 700),
+        (os, "getpid", lambda: _PROCESS_ID),
+    ]
+    retention_ms = rng.choice((1_500, 4_000)) if forgets else None
+    with ExitStack() as stack:
+        for where, name, value in turned:
+            stack.callback(setattr, where, name, getattr(where, name))
+            setattr(where, name, value)
+        yield Knobs(retention_ms)

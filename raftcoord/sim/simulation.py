@@ -1,0 +1,186 @@
+"""One simulation: a seed in, a report out.
+
+faults     clients work, faults happen as planned, every step is checked (invariants.py)
+healing    the faults stop; within LIVENESS_S everything decided must be complete and nothing in doubt
+audit      all ledgers are equal, money is conserved, the history can be told by one ledger
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from raftcoord.sim import strangers
+from raftcoord.sim.conduct import Conduct
+from raftcoord.sim.faults import KINDS, Fault, draw
+from raftcoord.sim.healing import Healing
+from raftcoord.sim.invariants import Invariants
+from raftcoord.sim.knobs import knobs
+from raftcoord.sim.nemesis import Nemesis
+from raftcoord.sim.synced import Violation
+from raftcoord.sim.workload import Audit, MakePayloads, Workload, bank, conserved, transfers
+from raftcoord.sim.world import MakeParticipant, World
+
+BANKS: Final[Mapping[str, MakeParticipant]] = {"bank-a": bank, "bank-b": bank, "bank-c": bank}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``duration_s``: of the faults (virtual s); ``kinds``: of faults; ``gap_s``: between two requests of one client.
+
+    ``participants``: who serves which name; ``payloads(names, rng)``: the branches of a transaction;
+    ``audit(participants)``: in the end, what does not add up, or "".
+    """
+
+    nodes: int = 3
+    clients: int = 3
+    duration_s: float = 8.0
+    gap_s: float = 0.35
+    kinds: tuple[str, ...] = tuple(KINDS)
+    participants: Mapping[str, MakeParticipant] = field(default_factory=lambda: dict(BANKS))
+    payloads: MakePayloads = transfers
+    audit: Audit = conserved
+
+
+@dataclass
+class Report:
+    """What one simulation did. ``violation`` None: every promise was kept."""
+
+    seed: int
+    plan: list[Fault]
+    violation: Violation | None = None
+    digest: int = 0
+    virtual_s: float = 0.0
+    wall_s: float = 0.0
+    settled_s: float = 0.0
+    """Virtual seconds from the last fault until nothing was in doubt."""
+    injected: dict[str, int] = field(default_factory=dict)
+    outcomes: dict[str, int] = field(default_factory=dict)
+    states: dict[str, int] = field(default_factory=dict)
+    timeline: list[str] = field(default_factory=list)
+
+    @property
+    def held(self) -> bool:
+        """Whether every promise was kept."""
+        return self.violation is None
+
+
+class Simulation:
+    """One run of one seed. ``plan`` None: drawn from the seed; ``trace``: keep a timeline."""
+
+    _log_level = logging.CRITICAL + 1
+    """What the rooms log from this level on is let through: nothing, unless somebody listens (timeline.py)."""
+
+    def __init__(
+        self, seed: int, settings: Settings, *, plan: Sequence[Fault] | None = None, trace: bool = False
+    ) -> None:
+        self._seed = seed
+        self._settings = settings
+        self._trace = trace
+        self._plan = plan
+
+    def run(self) -> Report:
+        """Run it. Deterministic: the same seed, settings and plan give the same report (but for ``wall_s``)."""
+        began = time.perf_counter()
+        root = Path(tempfile.mkdtemp(prefix="raftcoord-sim-", dir=_memory_directory()))
+        was_enabled = gc.isenabled()
+        gc.disable()  # what is dropped is dropped at once or at the end, never at a moment that chance chooses
+        level = logging.getLogger("raftcoord").level
+        logging.getLogger("raftcoord").setLevel(self._log_level)
+        try:
+            with knobs(self._seed) as chosen:
+                report = self._run(root, chosen.retention_ms)
+        finally:
+            logging.getLogger("raftcoord").setLevel(level)
+            shutil.rmtree(root, ignore_errors=True)
+            if was_enabled:
+                gc.enable()
+        report.wall_s = time.perf_counter() - began
+        return report
+
+    def _run(self, root: Path, retention_ms: int | None) -> Report:
+        settings = self._settings
+        report = Report(self._seed, [])
+        strangers.executed.clear()
+        names = [f"n{number}" for number in range(1, settings.nodes + 1)]
+
+        def violated(violation: Violation) -> None:
+            report.violation = violation
+            world.loop.stop()
+
+        invariants = Invariants(names, settings.participants, violated)
+        world = World(
+            self._seed,
+            root,
+            invariants,
+            lambda what: invariants.violate("no unhandled error", what),
+            nodes=settings.nodes,
+            participants=dict(settings.participants),
+            retention_ms=retention_ms,
+        )
+        invariants.locking = frozenset(name for name, make in settings.participants.items() if make is bank)
+        invariants.retention_ms = world.config.retention_ms
+        timing = world.config.timing
+        election = (timing.election_ms_min / 1000, timing.election_ms_max / 1000)
+        invariants.conduct = Conduct(names, invariants.must, lambda: world.loop.now, election)
+        if self._trace:
+            world.log = lambda who, what: report.timeline.append(f"{world.loop.now:9.4f} {who:8} {what}")
+        plan = self._plan
+        if plan is None:
+            plan = draw(world.rng("plan"), names, world.banks, settings.duration_s, settings.kinds)
+        report.plan = list(plan)
+        nemesis = Nemesis(world, plan)
+        workload = Workload(world, invariants, settings.payloads, settings.audit, settings.clients, settings.gap_s)
+        try:
+            self._live(world, invariants, nemesis, workload, report)
+        finally:
+            report.injected = dict(nemesis.injected)
+            report.outcomes = workload.outcomes
+            report.states = _states(world, invariants)
+            report.virtual_s = world.loop.now
+            report.digest = world.network.digest
+            world.close()
+        return report
+
+    def _live(self, world: World, invariants: Invariants, nemesis: Nemesis, workload: Workload, report: Report) -> None:
+        end = self._settings.duration_s
+        world.run(world.start_all)
+        world.run(workload.start)
+        world.loop.run_until(end)
+        if report.violation is not None:
+            return
+        world.log("world", "the faults stop")
+        world.run(nemesis.heal)
+        workload.stop()
+        healing = Healing(world, invariants, workload, end)
+        report.settled_s = healing.settle()
+        if report.violation is None:
+            healing.audit()
+
+
+def _states(world: World, invariants: Invariants) -> dict[str, int]:
+    """What was reached: a hunt that reaches little proves little."""
+    return {
+        "leaders elected": len(invariants.leaders),
+        "entries committed": len(invariants.log) - 2,
+        "decisions": invariants.decisions_committed,
+        "copies installed": invariants.copies_installed,
+        "lives of nodes": sum(world.machines[name].lives for name in world.nodes),
+        "lives of participants": sum(world.machines[name].lives for name in world.banks),
+        "moves of the horizon": invariants.model.retirements,
+        "messages heard twice": world.mischief.repeated,
+        "chunks of copies damaged": world.mischief.flipped,
+        **{f"killed at {label}": count for label, count in sorted(world.points.passed.items())},
+    }
+
+
+def _memory_directory() -> str | None:
+    """A file system in memory, if the machine has one: the disk is simulated, the files need not be synced."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None

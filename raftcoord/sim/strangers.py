@@ -1,0 +1,146 @@
+"""Somebody who reaches the ports and does not keep the rules: garbage, pickles, administrative commands, frames cut off.
+
+Whatever a stranger sends, the node it visits goes on, nobody else notices, and nothing is carried out. Some strangers know what a
+node would say of itself in a hello, and go on from there. What a node that lies well could do (votes, entries) is not tried:
+Raft does not bear liars.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import struct
+from contextlib import suppress
+from typing import Any, Final
+
+import msgpack
+
+from raftcoord import limits
+from raftcoord.consensus.peers import ROLE
+from raftcoord.core.commands import FORMAT
+from raftcoord.errors import RaftcoordError
+from raftcoord.rpc import dial
+from raftcoord.rpc.connection import Connection
+from raftcoord.sim.world import World
+from raftcoord.types import NodeName
+
+executed: Final[list[str]] = []
+"""What a stranger's pickle did. It must stay empty."""
+
+PICKLE: Final = b"craftcoord.sim.strangers\nnote\n(Vloaded\ntR."
+"""Unpickled (protocol 0), it calls ``note``."""
+
+UNKNOWN_COMMAND: Final = 99
+"""A kind of command that no release writes."""
+
+_BEFORE_LEAVING_S: Final = 0.1
+
+
+def note(what: str) -> bytes:
+    """Somebody has unpickled what a stranger sent."""
+    executed.append(what)
+    return b""
+
+
+class _Deaf:
+    """The stranger's end of its connection: it listens to nothing."""
+
+    def on_open(self, conn: Connection) -> None:
+        """Nothing."""
+
+    def on_hello(self, conn: Connection, role: str, details: dict[str, Any]) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def on_request(self, conn: Connection, request_id: int, method: str, params: list[Any]) -> None:
+        """Nothing."""
+
+    def on_notify(self, conn: Connection, method: str, params: list[Any]) -> None:
+        """Nothing."""
+
+    def on_closed(self, conn: Connection, reason: str) -> None:
+        """Nothing."""
+
+
+def _entry(*commands: Any) -> bytes:
+    return bytes(msgpack.packb([FORMAT, 1, 7, 1, list(commands)]))
+
+
+def _rows(rng: random.Random) -> Any:
+    """What no node would send another."""
+    return rng.choice(
+        (
+            [[7, [PICKLE]]],  # a proposal that is a pickle
+            [[7, [_entry([UNKNOWN_COMMAND, b"x"])]]],  # a command of a kind that nobody knows
+            [[7, [_entry([1, b"short", 1, [], "", "", 0])]]],  # a decision with a txid that is none
+            [[7, [b"\x95\x01"]]],  # cut off
+            [["add", "127.0.0.9:1"]],  # PySyncObj's administrative commands
+            [["remove", "n1"]],
+            [["set_version", 1]],
+            [["transfer", None]],
+            [["timeout_now", 1]],
+            [["status"]],
+            [[1, 1, PICKLE, 0, 0, []]],
+            [[4, PICKLE]],
+            [[1, 1, 0, 0, 0, [[PICKLE, 1, 1]] * 2]],
+            PICKLE,
+        )
+    )
+
+
+def visit(world: World, name: str, value: float) -> None:
+    """A stranger comes to node ``name``."""
+    rng = random.Random(f"{world.seed}/stranger {value}")
+    process, _ = world.client("stranger")
+    process.spawn(_visit(world, name, rng), "visit")
+
+
+async def _visit(world: World, name: str, rng: random.Random) -> None:
+    node = world.config.node(name)
+    with suppress(RaftcoordError, OSError):
+        if rng.random() < 0.6:
+            await _as_a_peer(world, name, rng)
+        else:
+            await _as_nobody(rng.choice((node.peer.port, node.client.port)), node.peer.host, rng)
+
+
+async def _as_nobody(port: int, host: str, rng: random.Random) -> None:
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_connection(asyncio.Protocol, host, port)
+    transport.write(
+        rng.choice(
+            (
+                rng.randbytes(rng.randrange(1, 200)),
+                PICKLE,
+                struct.pack(">I", limits.PEER_FRAME_BYTES_MAX + 1) + b"x",
+                struct.pack(">I", 40) + msgpack.packb([0, 1, "hello", []]),
+                struct.pack(">I", 3) + b"\xc1\xc1\xc1",
+                msgpack.packb([0, 1, "add", ["n9"]]),
+            )
+        )
+    )
+    await asyncio.sleep(_BEFORE_LEAVING_S)
+    transport.abort()
+
+
+async def _as_a_peer(world: World, name: str, rng: random.Random) -> None:
+    others = [other for other in world.nodes if other != name and world.machines[other].consensus is not None]
+    consensus = world.machines[rng.choice(others)].consensus if others else None
+    if consensus is None:
+        return
+    node = world.config.node(name)
+    conn, _ = await dial.connect(
+        node.peer.host,
+        node.peer.port,
+        _Deaf(),
+        role=ROLE,
+        details=consensus.introduce_to(NodeName(name)),
+        max_frame_bytes=limits.PEER_FRAME_BYTES_MAX,
+        label="stranger",
+        timeout=1.0,
+    )
+    for _ in range(rng.randint(1, 3)):  # the first that is refused ends it
+        wall_ms = world.env(world.machines[name]).wall_ms()
+        conn.notify("raft", [_rows(rng), rng.choice((wall_ms, wall_ms, 0, "now"))])
+    await asyncio.sleep(_BEFORE_LEAVING_S)
+    conn.close("enough")

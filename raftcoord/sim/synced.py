@@ -1,0 +1,172 @@
+"""What each node has on its disk, synced, and that it is still there after whatever happened.
+
+The lower half of invariants.py: it knows disks and the committed log, and nothing of votes, messages or participants.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from raftcoord.core.ledger import Ledger
+from raftcoord.sim.conduct import Conduct
+from raftcoord.sim.disk import SimNodeDb
+from raftcoord.sim.model import Model, difference, replayed
+from raftcoord.sim.watch import WatchedConsensus
+from raftcoord.storage.node_db import Stored, Write
+from raftcoord.types import TxId
+
+_ANCHOR_TERM: Final = 0
+
+
+class Violation(Exception):
+    """A promise was broken. ``invariant``: its name; ``txid``: the transaction, if there is one."""
+
+    def __init__(self, invariant: str, what: str, txid: TxId | None = None) -> None:
+        super().__init__(f"{invariant}: {what}")
+        self.invariant = invariant
+        self.what = what
+        self.txid = txid
+
+
+class _Disk:
+    """What is synced on one node's disk: the term of each entry by index, and the hard state."""
+
+    def __init__(self) -> None:
+        self.terms: list[int] = [0, _ANCHOR_TERM]  # index 0 does not exist
+        self.hard: tuple[int, int | None] = (0, None)
+
+    @property
+    def last(self) -> int:
+        return len(self.terms) - 1
+
+    def holds(self, index: int, term: int) -> bool:
+        return index < len(self.terms) and self.terms[index] == term
+
+
+class Synced:
+    """The disks of all nodes. ``on_violation`` is called once, with the first violation."""
+
+    def __init__(self, nodes: Sequence[str], on_violation: Callable[[Violation], None]) -> None:
+        self.model = Model()
+        self.log: list[tuple[int, int]] = [(0, 0), (_ANCHOR_TERM, 0)]
+        """(term, checksum) of each committed entry, by index."""
+        self.entries: list[bytes] = [b"", b""]
+        self.violation: Violation | None = None
+        self.conduct: Conduct | None = None
+        """Set by who knows the clocks."""
+        self.copies_installed = self.disks_lost = 0
+        self.wiped: set[str] = set()
+        """Nodes that lost their disk and are not enrolled anew."""
+        self._on_violation = on_violation
+        self._disks = {name: _Disk() for name in nodes}
+        self._lost: dict[str, _Disk] = {}
+        """Disks that are gone: what they held was held by a majority when the leader was told so."""
+        self._failed: dict[str, Write] = {}
+        """Writes that failed: they may be stored or not."""
+        self._seen: dict[str, tuple[int, int, int, int]] = {}
+        self._known: dict[tuple[int, int], tuple[int, int]] = {
+            (1, _ANCHOR_TERM): (0, 0)
+        }  # -> (checksum, previous term)
+
+    def violate(self, invariant: str, what: str, txid: TxId | None = None) -> None:
+        """A promise is broken."""
+        if self.violation is None:
+            self.violation = Violation(invariant, what, txid)
+            self._on_violation(self.violation)
+
+    def must(self, condition: bool, invariant: str, what: str, txid: TxId | None = None) -> None:
+        """``violate`` unless the condition holds."""
+        if not condition:
+            self.violate(invariant, what, txid)
+
+    # -- disks ---------------------------------------------------------------------------------------------------------
+
+    def on_stored(self, name: str, write: Write) -> None:
+        """A synced write is on that node's disk."""
+        disk = self._disks[name]
+        if write.truncate_from is not None:
+            del disk.terms[write.truncate_from :]
+        for index, term, data in write.append:
+            self._learn(index, term, data, disk.terms[-1], name)
+            disk.terms.append(term)
+        if write.hard_state is not None:
+            disk.hard = write.hard_state
+
+    def on_failed(self, name: str, write: Write) -> None:
+        """A write met an error; the node halts now."""
+        self._failed[name] = write
+
+    def _learn(self, index: int, term: int, data: bytes, previous: int, name: str) -> None:
+        entry = (zlib.crc32(data), previous)
+        if self._known.setdefault((index, term), entry) != entry:
+            self.violate("log matching", f"{name} stored another entry {index} of term {term} than a node before it")
+
+    def on_installed(self, name: str, index: int, term: int) -> None:
+        """A copy of the ledger stands for the log up to (index, term) on that node's disk."""
+        self.copies_installed += 1
+        committed = index < len(self.log) and self.log[index][0] == term
+        self.must(committed, "snapshot = replay", f"{name} installed a copy up to {index}, which is not committed")
+        disk = self._disks[name]
+        lost = disk.last if disk.holds(index, term) and disk.last > index else 0
+        self.must(not lost, "nothing lost", f"{name} held {index} to {lost}, and gave them up for a copy up to {index}")
+        if committed:
+            disk.terms = [0, *(term for term, _ in self.log[1 : index + 1])]
+
+    def on_wiped(self, name: str) -> None:
+        """That node's disk is empty now."""
+        self._lost[name], self._disks[name] = self._disks[name], _Disk()
+        self.disks_lost += 1
+        self.wiped.add(name)
+
+    def on_born(self, name: str, db: SimNodeDb, consensus: WatchedConsensus) -> None:
+        """A node has been opened: everything that it synced in its life before must be there."""
+        disk, stored = self._disks[name], db.load()
+        last = stored.log[-1].index
+        failed = self._failed.pop(name, None)
+        least = disk.last
+        if failed is not None and failed.truncate_from is not None:
+            least = min(least, failed.truncate_from - 1 + len(failed.append))
+        self.must(
+            last >= least and stored.log[-1].term >= disk.terms[-1],
+            "nothing lost",
+            f"{name} had synced its log up to {disk.last} and finds it up to {last} after a crash",
+        )
+        self.must(
+            (stored.term, stored.vote) == disk.hard or stored.term > disk.hard[0] or disk.hard[1] is None,
+            "nothing lost",
+            f"{name} had synced (term, vote) {disk.hard} and finds {(stored.term, stored.vote)} after a crash",
+        )
+        self._adopt(name, stored)
+        log = consensus.replica.log
+        begins = (log.getCurrentTerm(), log.getVotedForNodeId(), log.last_index)
+        has = (*disk.hard, disk.last)
+        self.must(
+            begins == has, "nothing lost", f"{name} begins with (term, vote, last index) {begins}, its disk has {has}"
+        )
+        if self.conduct is not None:
+            self.conduct.born(name)
+        self._seen.pop(name, None)
+        self.compare(name, consensus.ledger, stored.applied_index)
+
+    def _adopt(self, name: str, stored: Stored) -> None:
+        """What is on the disk now: a write that was never confirmed may be there too."""
+        disk = self._disks[name]
+        disk.hard = (stored.term, stored.vote)
+        anchor = stored.log[0].index
+        known = [self.log[at][0] if at < len(self.log) else 0 for at in range(1, anchor)]
+        disk.terms = [0, *known, *(row.term for row in stored.log)]
+        for before, row in zip(stored.log, stored.log[1:], strict=False):
+            self._learn(row.index, row.term, row.data, before.term, name)
+
+    def compare(self, name: str, ledger: Ledger, applied: int) -> None:
+        """That node's ledger, after entry ``applied``, must equal the replay of the log up to there."""
+        if applied >= len(self.log):
+            self.violate("verified", f"{name} has applied {applied}, and only {len(self.log) - 1} are committed")
+            return
+        replay = self.model if applied == len(self.log) - 1 else replayed(self.entries, self.log, applied)
+        found = difference(ledger, replay, self.model.decided)
+        if found is not None:
+            txid, what = found
+            self.violate("snapshot = replay", f"{name} {what}, up to entry {applied}", txid)

@@ -1,0 +1,376 @@
+"""The world of one simulation: machines with clocks and disks, and the processes that live and die on them.
+
+Nodes, participants and clients are the real ones. A machine outlives its processes: each life of a node or participant
+starts from what the disk kept of the life before (disk.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, NoReturn, Protocol
+
+from raftcoord import limits
+from raftcoord.client.asynchronous import AsyncClient
+from raftcoord.client.link import Endpoint
+from raftcoord.config import Address, Config, NodeConfig, Timing
+from raftcoord.env import Env
+from raftcoord.errors import CorruptionError, RaftcoordError, StorageError
+from raftcoord.node.node import Node
+from raftcoord.participants.interface import Participant
+from raftcoord.participants.worker import Worker
+from raftcoord.sim.disk import NodeDisk, SimNodeDb, SimRunner, image_of_participant
+from raftcoord.sim.loop import Killed, Process, SimLoop
+from raftcoord.sim.network import End, Network
+from raftcoord.sim.watch import ConsensusWatcher, Mischief, ParticipantWatcher, WatchedConsensus, WatchedParticipant
+from raftcoord.types import NodeName
+
+EPOCH_MS: Final = 1_700_000_000_000
+"""The wall time at which every simulation begins (ms)."""
+
+CLUSTER: Final = "sim"
+_PEER_PORT: Final = 7401
+_CLIENT_PORT: Final = 7501
+
+MakeParticipant = Callable[[Path, Env], Participant]
+"""A participant whose files lie in that directory, which outlives it; with that clock and that randomness."""
+
+
+class Watcher(ConsensusWatcher, ParticipantWatcher, Protocol):
+    """Who looks at everything."""
+
+    def on_born(self, name: str, db: SimNodeDb, consensus: WatchedConsensus) -> None:
+        """A node has been opened from its disk and is about to start."""
+
+    def on_stored(self, name: str, write: Any) -> None:
+        """A node's synced write is on its disk."""
+
+    def on_failed(self, name: str, write: Any) -> None:
+        """A node's write met an error of its disk: it may be stored or not."""
+
+    def on_installed(self, name: str, index: int, term: int) -> None:
+        """A copy of the ledger up to (index, term) replaced what a node had on its disk."""
+
+    def on_wiped(self, name: str) -> None:
+        """A node's disk is empty now."""
+
+    def on_halt(self, name: str, error: BaseException, *, expected: bool) -> None:
+        """A process met what it cannot handle."""
+
+
+@dataclass
+class Machine:
+    """One machine and what runs on it. ``lives``: how often its process was started."""
+
+    name: str
+    directory: Path
+    process: Process | None = None
+    lives: int = 0
+    offset_ms: int = 0
+    """How far its wall clock is ahead (ms)."""
+    clock_offset_s: float = 0.0
+    clock_rate: float = 1.0
+    disk: NodeDisk | None = None
+    runner: SimRunner | None = None
+    db: SimNodeDb | None = None
+    node: Node | None = None
+    consensus: WatchedConsensus | None = None
+    participant: Participant | None = None
+    worker: Worker | None = None
+    damaged: bool = False
+    """Whether its disk was made bad on purpose: then it may refuse to start."""
+    faulty: bool = False
+    """Whether its disk is about to fail on purpose: then it may halt."""
+
+    @property
+    def runs(self) -> bool:
+        """Whether its process lives."""
+        return self.process is not None and self.process.alive
+
+
+@dataclass
+class Points:
+    """The moments at which a process is to be killed: (name, label) -> how many times it passes before, and how it ends."""
+
+    armed: dict[tuple[str, str], tuple[int, bool]] = field(default_factory=dict)
+    passed: dict[str, int] = field(default_factory=dict)
+    """How often a process was killed at each label."""
+
+
+class World:
+    """See the module's head. ``root``: an empty directory of its own."""
+
+    def __init__(
+        self,
+        seed: int,
+        root: Path,
+        watcher: Watcher,
+        on_error: Callable[[str], None],
+        *,
+        nodes: int,
+        participants: dict[str, MakeParticipant],
+        timing: Timing | None = None,
+        retention_ms: int | None = None,
+        sync_s: float = 0.0005,
+    ) -> None:
+        self.seed = seed
+        self.loop = SimLoop(self.rng("loop"), self._unhandled)  # type: ignore[abstract]
+        self.network = Network(self.loop, self.rng("network"))
+        self.network.on_write = lambda end, data: self._at_write("before-send", end)
+        self.network.after_write = lambda end, data: self._at_write("after-send", end)
+        self.points = Points()
+        self.watcher = watcher
+        self.sync_s = sync_s
+        self.mischief = Mischief(self.rng("mischief"))
+        self.log: Callable[[str, str], None] = lambda who, what: None
+        """Told what happens: (process, sentence)."""
+        self._root = root
+        self._on_error = on_error
+        self._participants = participants
+        names = [NodeName(f"n{number}") for number in range(1, nodes + 1)]
+        members = tuple(
+            NodeConfig(name, Address(f"127.0.0.{at}", _PEER_PORT), Address(f"127.0.0.{at}", _CLIENT_PORT), root / name)
+            for at, name in enumerate(names, 1)
+        )
+        self.config = Config(CLUSTER, members, timing or Timing(), retention_ms or limits.RETENTION_MS_DEFAULT)
+        self.machines = {name: Machine(name, root) for name in (*names, *participants)}
+        self.nodes = list(map(str, names))
+        self.banks = list(participants)
+
+    def rng(self, purpose: str) -> random.Random:
+        """A generator of its own for each purpose, so that one does not disturb the other."""
+        return random.Random(f"{self.seed}/{purpose}")
+
+    # -- lives ---------------------------------------------------------------------------------------------------------
+
+    def start(self, name: str) -> None:
+        """Start the process of a machine that has none."""
+        machine = self.machines[name]
+        if machine.runs:
+            return
+        machine.lives += 1
+        process = machine.process = Process(
+            self.loop, name, clock_offset_s=machine.clock_offset_s, clock_rate=machine.clock_rate
+        )
+        self.network.lit(name)
+        directory = self._directory(name, machine.lives)
+        machine.directory = directory
+        env = self.env(machine)
+        self.log(name, f"starts (life {machine.lives})")
+        with self.loop.acting(process):
+            if name in self._participants:
+                self._start_participant(machine, process, directory, env)
+            else:
+                self._start_node(machine, process, directory, env)
+
+    def start_all(self) -> None:
+        """Start every node and participant."""
+        for name in (*self.nodes, *self.banks):
+            self.start(name)
+
+    def _start_node(self, machine: Machine, process: Process, directory: Path, env: Env) -> None:
+        name = NodeName(machine.name)
+        machine.faulty = False
+        try:
+            db = SimNodeDb.open(
+                directory,
+                cluster_name=CLUSTER,
+                node=name,
+                entropy=self.rng(f"{name} {machine.lives} identity").randbytes,
+            )
+        except CorruptionError as error:
+            process.kill()
+            machine.lives -= 1  # the next one finds the same files
+            self.log(name, f"refuses to start: {error}")
+            self.watcher.on_halt(name, error, expected=machine.damaged)
+            return
+        machine.db, machine.disk = db, NodeDisk(directory)
+        db.disk = machine.disk
+        db.disk.on_synced = lambda write: self.watcher.on_stored(name, write)
+        db.disk.on_failed = lambda write: self.watcher.on_failed(name, write)
+        db.disk.on_installed = lambda info: self.watcher.on_installed(name, info.index, info.term)
+
+        def halt(error: Exception) -> NoReturn:
+            self._halted(machine, process, error)
+
+        point = self._point_of(process)
+        runner = SimRunner(self.loop, process, self.rng(f"{name} {machine.lives} disk"), self.sync_s, point)
+        machine.runner = runner
+        config = self._config_of(directory)
+        machine.consensus = WatchedConsensus(config, name, db, env, on_halt=halt, runner=runner)
+        machine.consensus.watch(point, self.watcher, self.mischief, env.wall_ms)
+        machine.node = Node(config, name, machine.consensus, db, env, on_halt=halt)
+        self.watcher.on_born(name, db, machine.consensus)
+        process.spawn(machine.node.start(), "start")
+
+    def _config_of(self, directory: Path) -> Config:
+        beside = directory.parent
+        return replace(
+            self.config, nodes=tuple(replace(node, data_dir=beside / node.name) for node in self.config.nodes)
+        )
+
+    def _start_participant(self, machine: Machine, process: Process, directory: Path, env: Env) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        machine.participant = self._participants[machine.name](directory, env)
+        watched = WatchedParticipant(machine.name, machine.participant, self._point_of(process), self.watcher)
+        addresses = [node.client for node in self.config.nodes]
+        machine.worker = Worker(watched, machine.name, addresses, env)
+        process.spawn(machine.worker.run(), "worker")
+
+    def client(self, name: str, at: str = "") -> tuple[Process, AsyncClient]:
+        """A client process with the real client in it. ``at``: the one node that it knows, else all."""
+        machine = self.machines.setdefault(name, Machine(name, self._root))
+        machine.lives += 1
+        machine.process = Process(self.loop, name)
+        nodes = [node for node in self.config.nodes if at in ("", node.name)]
+        endpoints = [Endpoint(node.client.host, node.client.port, node.name) for node in nodes]
+        return machine.process, AsyncClient(endpoints, cluster_name=CLUSTER, name=name, env=self.env(machine))
+
+    def another_client(self, at: str) -> AsyncClient:
+        """One more client in the process that asks, at one node. Use it with ``async with``."""
+        node = self.config.node(at)
+        machine = self.machines.setdefault("another", Machine("another", self._root))
+        machine.lives += 1
+        endpoint = Endpoint(node.client.host, node.client.port, node.name)
+        return AsyncClient([endpoint], cluster_name=CLUSTER, name="another", env=self.env(machine))
+
+    def env(self, machine: Machine) -> Env:
+        """The clock and the chance of this life."""
+
+        def wall_ms() -> int:
+            process = machine.process
+            local = process.local(self.loop.now) if process is not None else self.loop.now
+            return EPOCH_MS + machine.offset_ms + int((local - machine.clock_offset_s) * 1000)
+
+        return Env(wall_ms, self.rng(f"{machine.name} {machine.lives}"))
+
+    def kill(self, name: str, *, power_cut: bool = False) -> bool:
+        """End the process at once. ``power_cut``: what was not synced is lost, and nobody is told."""
+        machine = self.machines[name]
+        process = machine.process
+        if process is None or not process.alive:
+            return False
+        self.log(name, "loses its power" if power_cut else "is killed")
+        process.kill()
+        self.network.killed(process, dark=power_cut)
+        target = self.next_directory(name)
+        if machine.db is not None and machine.disk is not None:
+            machine.disk.image(target, self.rng(f"{name} {machine.lives} image"), power_cut=power_cut)
+            machine.db.abandon()
+            machine.db = machine.node = machine.consensus = None
+        elif machine.participant is not None:
+            rng = self.rng(f"{name} {machine.lives} image")
+            image_of_participant(machine.participant, machine.directory, target, rng, power_cut=power_cut)
+            with suppress(Exception):
+                machine.participant.close()
+            machine.participant = machine.worker = None
+        return True
+
+    def pause(self, name: str) -> None:
+        """As SIGSTOP."""
+        process = self.machines[name].process
+        if process is not None and process.alive:
+            self.log(name, "is paused")
+            process.paused = True
+
+    def resume(self, name: str) -> None:
+        """As SIGCONT."""
+        process = self.machines[name].process
+        if process is not None and process.alive and process.paused:
+            self.log(name, "goes on")
+            process.resume()
+
+    def wiped(self, name: str) -> None:
+        """The disk of a machine that has no process is empty now."""
+        self.log(name, "has lost its disk")
+        self.watcher.on_wiped(name)
+
+    def replace(self, name: str) -> None:
+        """The operator accepts the new node that says it is ``name``; again and again until it is done."""
+        process, client = self.client("operator")
+        process.spawn(self._replace(name, client), "replace")
+
+    async def _replace(self, name: str, client: AsyncClient) -> None:
+        machine = self.machines[name]
+        while machine.consensus is None or not machine.consensus.replica.raft.admitted:
+            try:
+                await client.replace_node(name, timeout=2.0)
+                self.log(name, "is replaced")
+            except RaftcoordError as error:
+                self.log("operator", str(error))
+            await asyncio.sleep(0.2)
+
+    def next_directory(self, name: str) -> Path:
+        """Where the next life of a machine that has no process will find its files."""
+        return self._directory(name, self.machines[name].lives + 1)
+
+    def _directory(self, name: str, life: int) -> Path:
+        return self._root / f"{name}.{life}" / name
+
+    # -- what goes wrong -----------------------------------------------------------------------------------------------
+
+    def _point_of(self, process: Process) -> Callable[[str], None]:
+        def point(label: str) -> None:
+            self.at_point(process, label)
+
+        return point
+
+    def at_point(self, process: Process, label: str) -> None:
+        """``process`` passes ``label``: it may end here."""
+        armed = self.points.armed
+        key = (process.name, label)
+        if not armed or key not in armed or not process.alive:
+            return
+        left, power_cut = armed[key]
+        if left > 0:
+            armed[key] = (left - 1, power_cut)
+            return
+        del armed[key]
+        self.points.passed[label] = self.points.passed.get(label, 0) + 1
+        self.log(process.name, f"reaches {label}")
+        self.kill(process.name, power_cut=power_cut)
+        raise Killed
+
+    def _at_write(self, moment: str, end: End) -> None:
+        if self.points.armed:
+            kind = "peer" if end.role.endswith(str(_PEER_PORT)) else "reply"
+            if kind == "reply" and end.other.process.name in self._participants:
+                kind = "participant"
+            self.at_point(end.process, f"{moment}-{kind}")
+
+    def _halted(self, machine: Machine, process: Process, error: Exception) -> NoReturn:
+        self.log(machine.name, f"halts: {error}")
+        expected = isinstance(error, StorageError) and machine.faulty
+        self.watcher.on_halt(machine.name, error, expected=expected)
+        self.kill(machine.name)
+        raise Killed
+
+    def _unhandled(self, process: Process | None, error: BaseException | None, message: str) -> None:
+        name = process.name if process is not None else "?"
+        if isinstance(error, RaftcoordError) and name in self._participants:
+            return
+        self._on_error(f"{name}: {message}: {error!r}")
+
+    def run(self, what: Callable[[], Any]) -> None:
+        """Do something as the world itself, outside of ``run_until``."""
+        asyncio._set_running_loop(self.loop)
+        try:
+            what()
+        finally:
+            asyncio._set_running_loop(None)
+
+    def close(self) -> None:
+        """The simulation is over: release every file."""
+        for name in (*self.nodes, *self.banks):
+            machine = self.machines[name]
+            if machine.db is not None:
+                machine.db.abandon()
+            if machine.participant is not None:
+                with suppress(Exception):
+                    machine.participant.close()
+        self.loop.finish()
+        self.loop.drop()

@@ -1,0 +1,59 @@
+"""The same seed is the same simulation: in this process, in another one, and whatever order Python gives to sets of strings."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from raftcoord.sim.simulation import Report, Settings, Simulation
+
+PROGRAM = """
+import sys
+from raftcoord.sim.simulation import Settings, Simulation
+report = Simulation(int(sys.argv[1]), Settings(nodes=int(sys.argv[2]), duration_s=4.0)).run()
+print(report.digest, report.settled_s, report.virtual_s, report.outcomes, report.states, report.violation)
+"""
+
+
+def told(report: Report) -> str:
+    parts = (report.digest, report.settled_s, report.virtual_s, report.outcomes, report.states, report.violation)
+    return " ".join(map(str, parts))
+
+
+def in_another_process(seed: int, nodes: int, hash_seed: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(seed), str(nodes)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(("seed", "nodes"), [(11, 3), (12, 5)])
+def test_the_same_seed_gives_the_same_trace_in_another_process_and_under_another_hash_seed(
+    seed: int, nodes: int
+) -> None:
+    here = told(Simulation(seed, Settings(nodes=nodes, duration_s=4.0)).run())
+    assert [in_another_process(seed, nodes, hash_seed) for hash_seed in ("1", "2")] == [here, here]
+
+
+def test_a_simulation_leaves_nothing_that_changes_the_next() -> None:
+    settings = Settings(duration_s=3.0)
+    first = told(Simulation(5, settings).run())
+    Simulation(6, settings).run()
+    assert told(Simulation(5, settings).run()) == first
+
+
+def test_another_seed_is_another_simulation() -> None:
+    settings = Settings(duration_s=2.0)
+    assert Simulation(1, settings).run().digest != Simulation(2, settings).run().digest
+
+
+def test_a_traced_run_is_the_same_run() -> None:
+    settings = Settings(duration_s=3.0)
+    assert told(Simulation(9, settings, trace=True).run()) == told(Simulation(9, settings).run())
