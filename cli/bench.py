@@ -1,0 +1,124 @@
+"""raftcoord bench: rates and latencies, measured from a client process over loopback."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .errors import BROKEN
+from .options import Function, Output, with_output
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.table import Table
+
+    from raftcoord.drills.bench import BenchReport, Measured
+
+
+def with_measurement(function: Function) -> Function:
+    """The options of a benchmark that keeps calls in flight."""
+    for option in (
+        click.option("--nodes", type=int, help="Nodes of the throwaway cluster: 1, 3, 5 or 7. [default: 3]"),
+        click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Of each measurement. [default: 5]"),
+        click.option("--in-flight", type=int, multiple=True, help="Calls at a time. Repeatable. [default: 1, 64, 512]"),
+    ):
+        function = option(function)
+    return function
+
+
+@click.group()
+def bench() -> None:
+    """How fast: decide, transfer, failover."""
+
+
+@bench.command()
+@click.option(
+    "-c",
+    "--config",
+    type=click.Path(),
+    help="Measure this running cluster. Without it: a throwaway cluster on this machine.",
+)
+@with_measurement
+@with_output
+def decide(config: Path | None, output: Output, **given: Any) -> None:
+    """Decisions alone, replicated and synced.
+
+    Through the leader and, one at a time, through a follower.
+    """
+    from raftcoord.config import Config
+    from raftcoord.drills import bench
+
+    running = None if config is None else Config.load(config)
+    _finish(bench.decide(_options(given), running, lambda measured: _tell(output, measured)), output)
+
+
+@bench.command()
+@with_measurement
+@with_output
+def transfer(output: Output, **given: Any) -> None:
+    """Whole transactions over two SQLite banks.
+
+    Through all nodes in turn, on a throwaway cluster.
+    """
+    from raftcoord.drills import bench
+
+    _finish(bench.transfer(_options(given), lambda measured: _tell(output, measured)), output)
+
+
+@bench.command()
+@click.option("--kills", type=click.IntRange(1), help="How often. [default: 20]")
+@click.option("--nodes", type=int, help="3, 5 or 7. [default: 3]")
+@click.option("--seed", type=int, help="Chooses the orders and the times of the kills. [default: 1]")
+@with_output
+def failover(output: Output, **given: Any) -> int:
+    """kill -9 of the leader, again and again.
+
+    The time from the kill to the first commit of the next leader, under load. It is audited as a drill is.
+    Exit code 6: a promise was broken.
+    """
+    from raftcoord.drills import bench
+
+    from .telling import Teller, figures_text, verdict_text, violations_text
+
+    with Teller(output) as teller:
+        report = bench.failover(**_given(given), on_event=teller)
+    parts = [
+        figures_text(report.figures),
+        violations_text(report.violations),
+        verdict_text(report.held, report.verdict),
+    ]
+    output.result(report.to_json(), "\n".join(part for part in parts if part))
+    return 0 if report.held else BROKEN
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value not in (None, ())}
+
+
+def _options(options: dict[str, Any]) -> Any:
+    from raftcoord.drills.bench import BenchOptions
+
+    return BenchOptions(**_given(options))
+
+
+def _tell(output: Output, measured: Measured) -> None:
+    output.progress(f"{measured.what}, {measured.in_flight} in flight: {measured.rate_per_s:,.0f}/s")
+
+
+def _finish(report: BenchReport, output: Output) -> None:
+    output.result(report.to_json(), lambda: _table(report))
+
+
+def _table(report: BenchReport) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("what", "in flight", "rate/s", "p50 ms", "p99 ms", "max ms"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for each in report.results:
+        latencies = (each.latency_ms_p50, each.latency_ms_p99, each.latency_ms_max)
+        table.add_row(each.what, str(each.in_flight), f"{each.rate_per_s:,.0f}", *(f"{ms:.2f}" for ms in latencies))
+    return table

@@ -1,0 +1,46 @@
+"""Damaged branches, for people and for programs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .options import Output, when
+
+if TYPE_CHECKING:
+    from raftcoord.client.answers import Damage, Damages
+    from raftcoord.config import Config
+
+
+def list_damages(limit: int, config: Config, output: Output) -> None:
+    """``txn ls --heuristic``."""
+    from raftcoord import limits
+    from raftcoord.client.synchronous import Client
+
+    with Client.from_config(config, name="txn") as client:
+        found = client.damages(limit=min(limit, limits.DAMAGES_MAX))
+    output.result(
+        {"damages": [damage_json(damage) for damage in found.shown], "pending": found.pending, "total": found.total},
+        _text(found),
+    )
+
+
+def damage_json(damage: Damage) -> dict[str, Any]:
+    """As JSON values."""
+    return {**damage._asdict(), "txid": str(damage.txid)}
+
+
+def damage_text(damage: Damage) -> str:
+    """In one line."""
+    seen = f"acknowledged by {damage.acknowledged_by}" if damage.acknowledged_by else "acknowledged by nobody yet"
+    return f"{damage.txid} {damage.branch}: {damage.what} ({when(damage.at_ms)}; {seen})"
+
+
+def _text(found: Damages) -> str:
+    """Not a table: what happened is a sentence or two, and must be read whole."""
+    if not found.total:
+        return "no branch is damaged"
+    left = found.total - len(found.shown)
+    more = f"; {left} more, shown with a larger --limit" if left else ""
+    advice = "; when one is dealt with: raftcoord txn acknowledge TXID BRANCH --as NAME" if found.pending else ""
+    head = f"{found.pending} of {found.total} damaged branches wait for somebody to look at them{more}{advice}"
+    return "\n".join([head, *map(damage_text, found.shown)])

@@ -1,0 +1,165 @@
+"""raftcoord node: one node of this machine. Only the process that was started for that node of that cluster.yaml is touched."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from .options import Output, with_config, with_output
+
+if TYPE_CHECKING:
+    from raftcoord.config import Config
+    from raftcoord.node.processes import LocalCluster
+
+_FOLLOW_S = 0.2
+
+
+@click.group()
+def node() -> None:
+    """One node: start, stop, kill, pause, resume, logs, run, replace."""
+
+
+@node.command()
+@click.argument("name")
+@with_config
+@with_output
+def start(name: str, config: Config, output: Output) -> None:
+    """Start node NAME in the background and wait until it is ready."""
+    cluster = _cluster(config)
+    cluster.start(name)
+    output.result({"node": name, "pid": cluster.pid(name)}, f"node {name} is ready (pid {cluster.pid(name)})")
+
+
+@node.command()
+@click.argument("name")
+@with_config
+@with_output
+def stop(name: str, config: Config, output: Output) -> None:
+    """Stop node NAME (SIGTERM). It is no error if it does not run."""
+    was_running = _cluster(config).stop(name)
+    output.result(
+        {"node": name, "was_running": was_running}, f"node {name} {'is stopped' if was_running else 'was not running'}"
+    )
+
+
+def _signalled(
+    name: str, config: Config, output: Output, action: Callable[[LocalCluster, str], bool], done: str
+) -> None:
+    from raftcoord.errors import ConfigError
+
+    if not action(_cluster(config), name):
+        raise ConfigError(f"node {name} does not run here; start it with: raftcoord node start {name} -c {config.path}")
+    output.result({"node": name, "done": done}, f"node {name} is {done}")
+
+
+@node.command()
+@click.argument("name")
+@with_config
+@with_output
+def kill(name: str, config: Config, output: Output) -> None:
+    """kill -9 of node NAME: as if it had lost power."""
+    _signalled(name, config, output, lambda cluster, name: cluster.kill(name), "killed")
+
+
+@node.command()
+@click.argument("name")
+@with_config
+@with_output
+def pause(name: str, config: Config, output: Output) -> None:
+    """Pause node NAME (SIGSTOP), as if it hung.
+
+    It is alive and silent, as a machine in trouble is, until raftcoord node resume NAME.
+    """
+    _signalled(name, config, output, lambda cluster, name: cluster.pause(name), "paused")
+
+
+@node.command()
+@click.argument("name")
+@with_config
+@with_output
+def resume(name: str, config: Config, output: Output) -> None:
+    """Let a paused node NAME go on (SIGCONT)."""
+    _signalled(name, config, output, lambda cluster, name: cluster.resume(name), "running")
+
+
+@node.command()
+@click.argument("name")
+@click.option(
+    "-n", "--lines", type=click.IntRange(0, 100_000), default=50, show_default=True, help="How many of the last lines."
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C. Text only.")
+@with_config
+@with_output
+def logs(name: str, lines: int, follow: bool, config: Config, output: Output) -> None:
+    """What node NAME has written."""
+    path = _cluster(config).log_path(name)
+    last, file = _last_lines(path, lines)
+    with file:
+        output.result({"node": name, "path": str(path), "lines": last}, "\n".join(last))
+        while follow and not output.as_json:
+            if text := file.read():
+                click.echo(text, nl=False)
+            time.sleep(_FOLLOW_S)
+
+
+def _last_lines(path: Path, lines: int) -> tuple[list[str], IO[str]]:
+    from raftcoord.errors import ConfigError
+
+    try:
+        file = path.open(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        raise ConfigError(f"there is no log {path}: this node was never started here in the background") from None
+    text = file.read().splitlines()
+    return (text[-lines:] if lines else []), file
+
+
+@node.command()
+@click.argument("name")
+@with_config
+@with_output
+def run(name: str, config: Config, output: Output) -> None:
+    """Run node NAME in the foreground until Ctrl-C or SIGTERM.
+
+    For a service manager or a container. It logs to stderr; one line on stdout says that it is ready.
+    """
+    from raftcoord.node.main import run
+
+    run(config, name, lambda ready: output.line({"node": name, "ready": True}, ready))
+
+
+@node.command()
+@click.argument("name")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@with_config
+@with_output
+def replace(name: str, yes: bool, config: Config, output: Output) -> None:
+    """Give up the data that node NAME had, for good, and take the new node NAME for it.
+
+    The old node must be stopped, the new one running in an empty data directory: the others refuse it until this is done.
+    """
+    from raftcoord.client.synchronous import Client
+    from raftcoord.errors import LocalProtocolError
+
+    config.node(name)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise LocalProtocolError(f"nobody can be asked whether the data of node {name} is to be given up: add -y")
+        click.confirm(f"give up the data that node {name} had, for good?", abort=True, err=True)
+    with Client.from_config(config, name="replace") as client:
+        done = client.replace_node(name)
+    output.result(
+        done,
+        f"node {name} is now the one with the identity {done['identity'][:8]} (enrolled by node {done['enrolled_by']}); it takes "
+        "part when every other node has heard of it: raftcoord status",
+    )
+
+
+def _cluster(config: Config) -> LocalCluster:
+    from raftcoord.node.processes import LocalCluster
+
+    return LocalCluster(config)

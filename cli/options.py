@@ -1,0 +1,108 @@
+"""The options that commands share, and how a command speaks: text for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from raftcoord.config import Config
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_WIDTH_WITHOUT_TERMINAL = 160
+"""Columns of a table that goes into a file or a pipe."""
+
+
+class Output:
+    """Where a command's results go. ``as_json``: one JSON object on stdout, and nothing else."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def result(self, value: dict[str, Any], text: str | Callable[[], RenderableType]) -> None:
+        """The command's result: ``value`` for programs; for people ``text``, or what it makes (a table, say)."""
+        if self.as_json:
+            click.echo(json.dumps(value))
+        elif isinstance(text, str):
+            click.echo(text)
+        else:
+            _print(text())
+
+    def line(self, value: dict[str, Any], text: str) -> None:
+        """One of many results that come in the course of time: a line of text, or of JSON."""
+        click.echo(json.dumps(value) if self.as_json else text)
+
+    def progress(self, text: str) -> None:
+        """A line on the way to the result. Programs do not see it."""
+        if not self.as_json:
+            click.echo(text)
+
+
+def console() -> Console:
+    """stdout as rich sees it: no colour without a terminal or with NO_COLOR."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_WITHOUT_TERMINAL
+    return Console(highlight=False, width=width)
+
+
+def _print(shown: RenderableType) -> None:
+    screen = console()
+    if screen.is_terminal:
+        screen.print(shown)
+        return
+    with screen.capture() as captured:
+        screen.print(shown)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def _load(ctx: click.Context, parameter: click.Parameter, value: Path) -> Config:
+    from raftcoord.config import Config
+
+    return Config.load(value)
+
+
+def _output(ctx: click.Context, parameter: click.Parameter, value: str) -> Output:
+    return Output(value == "json")
+
+
+def with_config(function: Function) -> Function:
+    """Add ``-c``; the function gets ``config``, read and checked."""
+    return click.option(
+        "-c",
+        "--config",
+        type=click.Path(path_type=Path),
+        default=Path("cluster.yaml"),
+        show_default=True,
+        envvar="RAFTCOORD_CONFIG",
+        show_envvar=True,
+        callback=_load,
+        help="The file that describes the cluster.",
+    )(function)
+
+
+def with_output(function: Function) -> Function:
+    """Add ``-o``; the function gets ``output``."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        callback=_output,
+        help="text for people, json for programs.",
+    )(function)
+
+
+def when(at_ms: int) -> str:
+    """A time of the ledger, for people."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"

@@ -1,0 +1,95 @@
+"""raftcoord resource: the databases of cluster.yaml."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .errors import UNAVAILABLE
+from .options import Output, with_config, with_output
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+    from raftcoord.config import Config
+    from raftcoord.resolver.listing import Listed
+
+
+@click.group()
+def resource() -> None:
+    """The databases of cluster.yaml: init, ls."""
+
+
+@resource.command()
+@click.argument("name", required=False)
+@with_config
+@with_output
+def init(name: str | None, config: Config, output: Output) -> None:
+    """Make the table of marks in resource NAME, or in all: it proves which branches were committed. Again: no effect.
+
+    Tells what else the database lacks.
+    """
+    from raftcoord.resolver.listing import make_marks, named
+
+    rows, lines = [], []
+    for each in named(config, name):
+        findings = make_marks(each)
+        rows.append({"name": each.name, "findings": [finding._asdict() for finding in findings]})
+        lines.append(f"{each.name} ({each.shown()}): the marks are there")
+        lines += [click.style(f"  {finding.what}: {finding.mend}", fg="yellow") for finding in findings]
+    output.result({"resources": rows}, "\n".join(lines))
+
+
+@resource.command()
+@with_config
+@with_output
+def ls(config: Config, output: Output) -> int:
+    """What is prepared in each resource: since when, whose it is, and what the ledger says. Changes nothing.
+
+    Exit code 5 if a resource cannot be reached.
+    """
+    from raftcoord.resolver.listing import listing
+
+    found = listing(config)
+    rows = [
+        {
+            "name": each.name,
+            "where": each.where,
+            "reachable": not each.trouble,
+            "why": each.trouble or None,
+            "prepared": [branch.to_json() for branch in each.branches],
+        }
+        for each in found
+    ]
+    output.result({"resources": rows}, lambda: _shown(found))
+    return UNAVAILABLE if any(each.trouble for each in found) else 0
+
+
+def _shown(found: list[Listed]) -> Group:
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[Text | Table] = []
+    for each in found:
+        head = each.trouble or ("nothing is prepared" if not each.branches else f"{len(each.branches)} prepared")
+        parts.append(Text(f"{each.name} ({each.where}): {head}", style="red" if each.trouble else "bold"))
+        if each.branches:
+            parts.append(_table(each))
+    return Group(*parts)
+
+
+def _table(each: Listed) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("txid", "branch", "age", "whose", "ledger", "database"):
+        table.add_column(column, no_wrap=column in ("txid", "whose"), justify="right" if column == "age" else "left")
+    for branch in each.branches:
+        gid, age_s, database, here = branch.each
+        age = "not told" if age_s is None else f"{age_s:.0f} s"
+        place = database if here else f"{database} (not the url's)"
+        table.add_row(str(gid.txid), gid.branch, age, branch.whose or "not known", branch.state or "-", place or "-")
+    return table

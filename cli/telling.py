@@ -1,0 +1,81 @@
+"""How a demo, a drill or a benchmark is told while it runs, and its verdict."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from .options import Output, console
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+    from raftcoord.drills.report import Event
+
+_PROGRESS_EVERY_S: Final = 5.0
+"""Seconds between two lines of progress where the last one cannot be overwritten."""
+
+
+class Teller:
+    """Prints events. On a terminal progress stays on one line; elsewhere it is a line now and then; for programs nothing."""
+
+    def __init__(self, output: Output) -> None:
+        self._silent = output.as_json
+        self._status: Status | None = None
+        if not self._silent and sys.stdout.isatty():
+            self._status = console().status("")
+        self._last_progress_s = 0.0
+
+    def __enter__(self) -> Teller:
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status is not None:
+            self._status.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Tell ``event``."""
+        if self._silent:
+            return
+        line = f"{event.at_s:6.1f} s  {event.text}"
+        if event.kind != "progress":
+            self._print(line)
+        elif self._status is not None:
+            self._status.update(line)
+        elif event.at_s >= self._last_progress_s + _PROGRESS_EVERY_S:
+            self._last_progress_s = event.at_s
+            self._print(line)
+
+    def _print(self, line: str) -> None:
+        if self._status is not None:
+            self._status.console.print(line, markup=False)
+        else:
+            click.echo(line)
+
+
+def verdict_text(held: bool, verdict: str) -> str:
+    """The verdict in its colour."""
+    return click.style(verdict, fg="green" if held else "red", bold=True)
+
+
+def figures_text(figures: Mapping[str, Any]) -> str:
+    """Figures, one a line."""
+    width = max((len(name) for name in figures), default=0)
+    return "\n".join(f"  {name.replace('_', ' '):<{width}}  {_figure(value)}" for name, value in figures.items())
+
+
+def violations_text(violations: Sequence[Any], shown: int = 10) -> str:
+    """What was broken, the first few."""
+    lines = [f"  {each.kind}{f' {each.txid}' if each.txid else ''}: {each.what}" for each in violations[:shown]]
+    if len(violations) > shown:
+        lines.append(f"  and {len(violations) - shown} more")
+    return "\n".join(lines)
+
+
+def _figure(value: object) -> str:
+    return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,157 @@
+"""raftcoord txn: what the ledger holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .damages import damage_json, damage_text, list_damages
+from .errors import ABORTED
+from .options import Output, when, with_config, with_output
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from raftcoord.config import Config
+
+
+@click.group()
+def txn() -> None:
+    """Transactions: ls, show, resolve, acknowledge."""
+
+
+@txn.command()
+@click.option(
+    "--state", type=click.Choice(["committed", "aborted", "open"]), help="open: a branch has not acknowledged yet."
+)
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many, newest first.")
+@click.option("--before", help="Only those older than this txid, to page on.")
+@click.option("--heuristic", is_flag=True, help="Damaged branches instead; first what nobody has acknowledged.")
+@with_config
+@with_output
+def ls(state: str | None, limit: int, before: str | None, heuristic: bool, config: Config, output: Output) -> None:
+    """Recorded transactions, newest first.
+
+    --heuristic: branches that were finished by somebody else, against what the ledger says. They stay listed for ever.
+    """
+    from raftcoord.client.synchronous import Client
+
+    if heuristic:
+        if state is not None or before is not None:
+            raise click.UsageError("--heuristic lists damaged branches: it goes without --state and --before")
+        list_damages(limit, config, output)
+        return
+    with Client.from_config(config, name="txn") as client:
+        rows = client.transactions(state, limit=limit, before=before)
+    output.result({"transactions": [_json(row) for row in rows]}, lambda: _table(rows))
+
+
+@txn.command()
+@click.argument("txid")
+@with_config
+@with_output
+def show(txid: str, config: Config, output: Output) -> int:
+    """One transaction: its outcome, why, and who has still to be told."""
+    from raftcoord.client.synchronous import Client
+    from raftcoord.types import State
+
+    with Client.from_config(config, name="txn") as client:
+        row = client.show(txid)
+        damages = client.damages(txid).shown
+        answer = client.status(txid) if row is None else None
+    damaged = {"damages": [damage_json(damage) for damage in damages]} if damages else {}
+    below = "".join(f"\n{'damage':>12}  {damage_text(damage)}" for damage in damages)
+    if row is not None:
+        shown = "\n".join(f"{name:>12}  {value}" for name, value in _shown(row).items())
+        output.result({**_json(row), **damaged}, shown + below)
+        return 0
+    assert answer is not None
+    unknown = "older than the horizon and finished" if answer.state is State.FORGOTTEN else "no outcome is recorded"
+    output.result(
+        {"txid": str(answer.txid), "state": str(answer.state), "term": answer.term, "index": answer.index, **damaged},
+        f"{answer.state} {answer.txid} as of term {answer.term}, index {answer.index}: {unknown}{below}",
+    )
+    return 0
+
+
+@txn.command()
+@click.argument("txid")
+@click.option("--timeout", type=click.FloatRange(0.001, 600), default=10.0, show_default=True, help="Seconds.")
+@with_config
+@with_output
+def resolve(txid: str, timeout: float, config: Config, output: Output) -> int:
+    """The final outcome of a transaction. One that is undecided is aborted by this, for good.
+
+    Exit code 0: committed, or forgotten; 3: aborted; 4: still not known, ask again.
+    """
+    from raftcoord.client.synchronous import Client
+    from raftcoord.types import State
+
+    with Client.from_config(config, name="txn") as client:
+        answer = client.resolve(txid, timeout=timeout)
+    value = {
+        "txid": str(answer.txid),
+        "state": str(answer.state),
+        "reason": answer.reason,
+        "term": answer.term,
+        "index": answer.index,
+    }
+    why = f": {answer.reason}" if answer.reason else ""
+    output.result(value, f"{answer.state} {answer.txid} (term {answer.term}, index {answer.index}){why}")
+    return ABORTED if answer.state is State.ABORTED else 0
+
+
+@txn.command()
+@click.argument("txid")
+@click.argument("branch")
+@click.option("--as", "who", required=True, metavar="NAME", help="Who has seen it: a name or an address.")
+@with_config
+@with_output
+def acknowledge(txid: str, branch: str, who: str, config: Config, output: Output) -> None:
+    """Say that somebody has seen the damage of BRANCH in transaction TXID, and has dealt with it.
+
+    The ledger then waits for that branch no longer. The damage stays listed, under that name.
+    """
+    from raftcoord.client.synchronous import Client
+
+    with Client.from_config(config, name="txn") as client:
+        damage = client.acknowledge(txid, branch, who)
+    first = "" if damage.acknowledged_by == who else f", who came first; {who} is not recorded"
+    output.result(damage_json(damage), f"acknowledged by {damage.acknowledged_by}{first}: {damage_text(damage)}")
+
+
+def _json(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {**row, "txid": str(row["txid"]), "state": str(row["state"])}
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, str]:
+    shown = {
+        "txid": str(row["txid"]),
+        "state": str(row["state"]),
+        "decided": when(row["at_ms"]),
+        "branches": ", ".join(row["branches"]) or "-",
+        "outstanding": ", ".join(row["outstanding"]) or "none: every branch has acknowledged",
+        "reason": row["reason"] or "-",
+        "because of": row["branch"] or "-",
+        "term, index": f"{row['term']}, {row['index']}",
+    }
+    running = row.get("running")
+    return {**shown, "running": ", ".join(f"{name}: {phase}" for name, phase in running.items())} if running else shown
+
+
+def _table(rows: list[Any]) -> Table | str:
+    from rich import box
+    from rich.table import Table
+
+    if not rows:
+        return "no transactions"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("txid", "state", "decided", "branches", "outstanding", "reason"):
+        table.add_column(column, no_wrap=column in ("txid", "state", "decided"))
+    for row in rows:
+        lists = (", ".join(row["branches"]), ", ".join(row["outstanding"]) or "-")
+        style = "dim" if str(row["state"]) == "ABORTED" else None
+        table.add_row(str(row["txid"]), str(row["state"]), when(row["at_ms"]), *lists, row["reason"], style=style)
+    return table

@@ -1,0 +1,176 @@
+"""What the nodes say of themselves, gathered: for up, status and top."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from raftcoord.errors import RaftcoordError, Unavailable
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from raftcoord.client.asynchronous import AsyncClient
+    from raftcoord.config import Config
+
+LEADER_TIMEOUT_S: Final = 30.0
+_LOOK_S: Final = 0.05
+
+Told = Mapping[str, dict[str, Any] | RaftcoordError]
+"""By node: what it says of itself, or why it cannot be asked."""
+
+
+class Leader(NamedTuple):
+    """The node that leads, and in which term."""
+
+    name: str
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The cluster at one moment. ``held``: nodes of this machine that SIGSTOP holds.
+
+    ``resolver``: the pid of the resolver that up has started here, 0 if it does not run; None: there are no resources.
+    """
+
+    cluster: str
+    told: Told
+    held: frozenset[str] = frozenset()
+    resolver: int | None = None
+
+    @property
+    def leader(self) -> Leader | None:
+        """The node that says it leads; of several (one is cut off and does not know it) that of the latest term."""
+        leaders = [
+            Leader(name, said["term"])
+            for name, said in self.told.items()
+            if isinstance(said, dict) and said["role"] == "leader"
+        ]
+        return max(leaders, key=lambda leader: leader.term, default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        leader = self.leader
+        nodes = []
+        for name, said in self.told.items():
+            if isinstance(said, dict):
+                nodes.append({"name": name, "reachable": True, **said})
+            else:
+                nodes.append({"name": name, "reachable": False, "why": self._why(name, said)})
+        shown = {
+            "cluster": self.cluster,
+            "leader": leader.name if leader else None,
+            "term": leader.term if leader else None,
+            "nodes": nodes,
+        }
+        return shown if self.resolver is None else {**shown, "resolver": self.resolver or None}
+
+    def shown(self) -> Group:
+        """For people: a table, and below it why a node cannot be reached."""
+        from rich.console import Group
+        from rich.text import Text
+
+        unreachable = [(name, self._why(name, said)) for name, said in self.told.items() if not isinstance(said, dict)]
+        lines = [
+            Text(f"{name}: {why}", style="red") for name, why in [*unreachable, *self._strangers(), *self._waiting()]
+        ]
+        if damages := max((said["damages"] for _, said in self._answering()), default=0):
+            lines.append(
+                Text(f"damaged branches that nobody has acknowledged: {damages} (raftcoord txn ls --heuristic)", "red")
+            )
+        if self.resolver is not None:
+            lines.append(_resolver_line(self.resolver))
+        return Group(Text(f"cluster {self.cluster}: {self.sentence()}", style="bold"), self._table(), *lines)
+
+    def _strangers(self) -> list[tuple[str, str]]:
+        """Who refuses whom because it was wiped or replaced."""
+        links = ((name, peer) for name, said in self._answering() for peer in said["peers"].values())
+        return [(name, peer["why"]) for name, peer in links if peer.get("refused") and peer["why"]]
+
+    def _waiting(self) -> list[tuple[str, str]]:
+        """Who takes no part yet, and whom it waits for."""
+        waiting = (
+            (name, [peer for peer, link in said["peers"].items() if link.get("awaited")])
+            for name, said in self._answering()
+        )
+        return [(name, f"takes no part before it has met {', '.join(awaited)}") for name, awaited in waiting if awaited]
+
+    def _answering(self) -> list[tuple[str, dict[str, Any]]]:
+        return [(name, said) for name, said in self.told.items() if isinstance(said, dict)]
+
+    def _table(self) -> Table:
+        from rich import box
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in ("node", "role", "term", "commit", "applied", "open", "running", "up", "participants"):
+            table.add_column(column, justify="left" if column in ("node", "role", "participants") else "right")
+        for name, said in self.told.items():
+            if isinstance(said, dict):
+                numbers = (said[key] for key in ("term", "commit_index", "applied_index", "open", "running"))
+                connected = ", ".join(said["participants"]) or "-"
+                style = "bold" if said["role"] == "leader" else None
+                table.add_row(name, said["role"], *map(str, numbers), _span(said["uptime_s"]), connected, style=style)
+            else:
+                table.add_row(name, "paused" if name in self.held else "unreachable", *"-" * 7, style="red")
+        return table
+
+    def sentence(self) -> str:
+        """Who leads, or that nobody does."""
+        leader = self.leader
+        if leader is not None:
+            return f"{leader.name} leads in term {leader.term}"
+        waiting = "; ".join(f"{name} {why}" for name, why in self._waiting())
+        reachable = f"no leader, {len(self._answering())} of {len(self.told)} nodes reachable"
+        return f"{reachable}; {waiting}" if waiting else reachable
+
+    def _why(self, name: str, error: object) -> str:
+        return f"paused; let it go on: raftcoord node resume {name}" if name in self.held else str(error)
+
+
+async def look(client: AsyncClient, config: Config) -> View:
+    """The cluster now."""
+    from raftcoord.node.processes import LocalCluster
+
+    local = LocalCluster(config)
+    told = await client.nodes()
+    silent = [name for name, said in told.items() if not isinstance(said, dict)]
+    held = frozenset(name for name in silent if local.paused(name))
+    return View(config.cluster, told, held, (local.resolver.pid or 0) if config.resources else None)
+
+
+async def wait_for_leader(client: AsyncClient, config: Config, timeout_s: float = LEADER_TIMEOUT_S) -> Leader:
+    """The leader, as soon as there is one. Raises Unavailable."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    while True:
+        view = View(config.cluster, await client.nodes(timeout=1.0))
+        if view.leader is not None:
+            return view.leader
+        if loop.time() >= deadline:
+            raise Unavailable(
+                f"{view.sentence()} after {timeout_s:g} s; a majority must run and reach each other: "
+                f"look at raftcoord status and raftcoord node logs {config.nodes[0].name}"
+            )
+        await asyncio.sleep(_LOOK_S)
+
+
+def _resolver_line(pid: int) -> Text:
+    from rich.text import Text
+
+    if pid:
+        return Text(f"resolver: running (pid {pid}); what is prepared where: raftcoord resource ls")
+    advice = "unless one runs elsewhere, start it: raftcoord up, or raftcoord resolver run"
+    return Text(f"resolver: none was started from here; {advice}", style="yellow")
+
+
+def _span(seconds: float) -> str:
+    whole = int(seconds)
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02}"
+    return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"
