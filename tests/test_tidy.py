@@ -1,0 +1,246 @@
+"""The rules of the house that a machine can hold: which room may import which, and how a file reads."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LINES_MAX = 400
+
+LEVELS = (
+    ("env", "errors", "limits"),
+    ("types",),
+    ("strict_yaml",),
+    ("resource_config",),
+    ("config", "core"),
+    ("history", "resources", "rpc", "storage"),
+    ("consensus",),
+    ("client", "node", "participants"),
+    ("drills", "resolver", "sim"),
+    ("raftcoord_cli",),
+)
+"""DESIGN section 2: a room imports only from lower levels, and from itself."""
+
+PRINTS = {"raftcoord/node/main.py", "raftcoord/participants/serve.py", "raftcoord/drills/banks.py"}
+"""Beside __main__.py: the line that says ready, which whoever started the process waits for."""
+
+SIDE_EFFECTS = {
+    *(
+        "asyncio",
+        "concurrent",
+        "ctypes",
+        "fcntl",
+        "io",
+        "logging",
+        "multiprocessing",
+        "os",
+        "pathlib",
+        "queue",
+        "random",
+    ),
+    *(
+        "secrets",
+        "select",
+        "shutil",
+        "signal",
+        "socket",
+        "sqlite3",
+        "ssl",
+        "subprocess",
+        "sys",
+        "tempfile",
+        "threading",
+        "time",
+    ),
+}
+UNSAFE_TO_LOAD = {"cPickle", "cloudpickle", "dill", "marshal", "pickle", "shelve"}
+
+
+def sources() -> list[Path]:
+    """Every module of the product."""
+    return sorted([*(ROOT / "raftcoord").rglob("*.py"), *(ROOT / "cli").rglob("*.py")])
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def shown(path: Path, node: ast.AST) -> str:
+    return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
+
+
+def room_of(path: Path) -> str:
+    """``config`` for raftcoord/config.py, ``core`` for what lies in raftcoord/core/; "" for raftcoord/__init__.py."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    if parts[0] == "cli":
+        return "raftcoord_cli"
+    return "" if parts[1] == "__init__" else parts[1]
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def imports(node: ast.AST) -> Iterator[tuple[ast.AST, str]]:
+    """Each absolute import that is carried out, also inside functions, as a dotted name."""
+    for child in ast.iter_child_nodes(node):
+        if is_type_checking(child):
+            assert isinstance(child, ast.If)
+            for alternative in child.orelse:
+                yield from imports(alternative)
+        elif isinstance(child, ast.Import):
+            yield from ((child, alias.name) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom) and child.level == 0:
+            yield from ((child, f"{child.module}.{alias.name}") for alias in child.names)
+        else:
+            yield from imports(child)
+
+
+def level_of(room: str) -> int:
+    return next(level for level, rooms in enumerate(LEVELS) if room in rooms)
+
+
+def hold(judge: Callable[[Path], Iterator[str]]) -> None:
+    """Fail with every offence that ``judge`` finds in any module."""
+    offences = [offence for path in sources() for offence in judge(path)]
+    assert not offences, "\n".join(["", *offences])
+
+
+def test_every_room_has_its_place() -> None:
+    known = {room for rooms in LEVELS for room in rooms}
+    assert {room_of(path) for path in sources()} - {""} <= known
+
+
+def test_arrows_point_downwards_only() -> None:
+    def judge(path: Path) -> Iterator[str]:
+        room = room_of(path)
+        for node, name in imports(tree_of(path)):
+            top, _, rest = name.partition(".")
+            if top not in ("raftcoord", "raftcoord_cli", "cli") or rest.startswith("__"):
+                continue
+            imported = rest.partition(".")[0] if top == "raftcoord" else "raftcoord_cli"
+            known = any(imported in rooms for rooms in LEVELS)
+            if not room:
+                if known and level_of(imported) >= level_of("drills"):
+                    yield f"{shown(path, node)}: the public API imports {name}"
+            elif not known:
+                yield f"{shown(path, node)}: {name} is not a room: import from the module that defines it"
+            elif imported != room and level_of(imported) >= level_of(room):
+                yield f"{shown(path, node)}: {room} imports {name}"
+
+    hold(judge)
+
+
+def test_the_core_imports_nothing_with_a_side_effect() -> None:
+    def judge(path: Path) -> Iterator[str]:
+        if room_of(path) == "core":
+            for node, name in imports(tree_of(path)):
+                if name.partition(".")[0] in SIDE_EFFECTS or name.startswith("raftcoord.env"):
+                    yield f"{shown(path, node)}: {name}"
+
+    hold(judge)
+
+
+def test_only_consensus_knows_pysyncobj() -> None:
+    def judge(path: Path) -> Iterator[str]:
+        if room_of(path) != "consensus":
+            for node, name in imports(tree_of(path)):
+                if name.partition(".")[0] == "pysyncobj":
+                    yield f"{shown(path, node)}: {name}"
+
+    hold(judge)
+
+
+def test_nothing_is_unpickled() -> None:
+    def judge(path: Path) -> Iterator[str]:
+        for node, name in imports(tree_of(path)):
+            if name.partition(".")[0] in UNSAFE_TO_LOAD:
+                yield f"{shown(path, node)}: {name}"
+
+    hold(judge)
+
+
+def test_no_file_is_two_rooms() -> None:
+    def judge(path: Path) -> Iterator[str]:
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        if lines > LINES_MAX:
+            yield f"{path.relative_to(ROOT)}: {lines} lines; at {LINES_MAX} it is two rooms"
+
+    hold(judge)
+
+
+def test_the_library_does_not_print() -> None:
+    def judge(path: Path) -> Iterator[str]:
+        if path.name == "__main__.py" or str(path.relative_to(ROOT)) in PRINTS:
+            return
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "pprint"):
+                yield shown(path, node)
+
+    hold(judge)
+
+
+def test_asynchronous_code_takes_its_time_from_the_loop() -> None:
+    """time.sleep would hold every connection; time.monotonic would be blind to a simulator's clock."""
+
+    def judge(path: Path) -> Iterator[str]:
+        if not any(name.partition(".")[0] == "asyncio" for _, name in imports(tree_of(path))):
+            return
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in (
+                "time.sleep",
+                "time.monotonic",
+                "time.monotonic_ns",
+            ):
+                yield f"{shown(path, node)}: {ast.unparse(node)}"
+
+    hold(judge)
+
+
+def test_everything_public_says_what_it_owes() -> None:
+    def judge(path: Path) -> Iterator[str]:
+        tree = tree_of(path)
+        if ast.get_docstring(tree) is None:
+            yield f"{shown(path, tree)}: the module"
+        yield from undocumented(path, tree)
+
+    def undocumented(path: Path, scope: ast.Module | ast.ClassDef) -> Iterator[str]:
+        for node in scope.body:
+            if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
+                continue
+            decorators = {ast.unparse(decorator).rpartition(".")[2] for decorator in node.decorator_list}
+            if ast.get_docstring(node) is None and not decorators & {"overload", "setter"}:
+                yield f"{shown(path, node)}: {node.name}"
+            if isinstance(node, ast.ClassDef):
+                yield from undocumented(path, node)
+
+    hold(judge)
+
+
+@pytest.mark.parametrize("path", [path for path in sources() if path.name == "__init__.py"], ids=room_of)
+def test_what_a_package_exports_is_real_and_in_order(path: Path) -> None:
+    parts = path.relative_to(ROOT).parent.parts
+    module = importlib.import_module("raftcoord_cli" if parts == ("cli",) else ".".join(parts))
+    names: list[str] = list(getattr(module, "__all__", []))
+    assert names == sorted(set(names), key=lambda name: (not name.isupper(), not name[:1].isupper(), name))
+    for name in names:
+        getattr(module, name)
+
+
+def test_the_public_api_is_all_that_the_package_imports() -> None:
+    path = ROOT / "raftcoord" / "__init__.py"
+    imported = {
+        alias.asname or alias.name
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("raftcoord")
+        for alias in node.names
+    }
+    exported = set(getattr(importlib.import_module("raftcoord"), "__all__", []))
+    assert imported <= exported
