@@ -22,7 +22,8 @@ LEVELS = (
     ("history", "resources", "rpc", "storage"),
     ("consensus",),
     ("client", "node", "participants"),
-    ("drills", "resolver", "sim"),
+    ("drills", "integrations", "resolver", "sim"),
+    ("doctor",),
     ("raftcoord_cli",),
 )
 """DESIGN section 2: a room imports only from lower levels, and from itself."""

@@ -54,6 +54,7 @@ class Resource:
         self.where = config.shown()
         self.trouble = ""
         """Why it cannot be looked at now; "" if it can."""
+        self._trouble_kind = ""
         self._config = config
         self._url = config.url()
         self._named = named
@@ -104,16 +105,16 @@ class Resource:
             seen = self._connected().look(thorough=thorough)
             self._tidy()
         except ConnectionLost as error:
-            self._lost(f"it cannot be reached: {error}")
+            self._lost(_REACH, str(error))
         except SqlError as error:
-            self._lost(f"it refuses to be looked at: {explained(error)}")
+            self._lost(_REFUSES, explained(error))
         except ConfigError as error:
-            self._lost(str(error))
+            self._lost(_CONFIG, str(error))
         except RaftcoordError as error:
-            self._in_trouble(f"the nodes: {error}")
+            self._in_trouble(_NODES, str(error))
         except Exception:
             log.exception("%s: a bug in raftcoord or in the driver; connecting anew", self.name)
-            self._lost("a bug, see above")
+            self._lost(_BUG, "see above")
         else:
             self._well(seen)
             return seen
@@ -162,20 +163,20 @@ class Resource:
 
     # -- how it stands --------------------------------------------------------------------------------------------
 
-    def _lost(self, why: str) -> None:
+    def _lost(self, kind: str, why: str) -> None:
         self.close()
-        self._in_trouble(why)
+        self._in_trouble(kind, why)
 
-    def _in_trouble(self, why: str) -> None:
-        why = self._config.scrub(why)
-        if not self.trouble:
-            log.warning("%s (%s): %s; it is tried again", self.name, self.where, why)
-        self.trouble = why
+    def _in_trouble(self, kind: str, why: str) -> None:
+        self.trouble = self._config.scrub(f"{kind}: {why}")
+        if kind != self._trouble_kind:
+            log.warning("%s (%s): %s; it is tried again", self.name, self.where, self.trouble)
+        self._trouble_kind = kind
 
     def _well(self, seen: Seen) -> None:
         if self.trouble:
             log.info("%s (%s): it is looked at again", self.name, self.where)
-        self.trouble = ""
+        self.trouble = self._trouble_kind = ""
         if text := seen.text():
             log.info("%s: %s", self.name, text)
         for left in seen.left:
@@ -184,5 +185,10 @@ class Resource:
         self._told = dict.fromkeys([*seen.left, *self._told][: limits.ROWS_MAX], True)
 
 
+_REACH: Final = "it cannot be reached"
+_REFUSES: Final = "it refuses to be looked at"
+_CONFIG: Final = "it is not set up as cluster.yaml says"
+_NODES: Final = "the nodes do not answer for it"
+_BUG: Final = "a bug"
 _PAUSE_S_MIN: Final = 0.02
 _ONCE_EVERY_S: Final = 0.25

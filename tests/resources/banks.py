@@ -9,11 +9,10 @@ from typing import Any
 import psycopg
 import pymysql
 
+from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
 from raftcoord.resources import drivers
 from raftcoord.resources.dialects import DIALECTS
 from raftcoord.types import TxId
-
-from .servers import MariaDbServer, PostgreSqlServer
 
 CREATE = "CREATE TABLE accounts (name VARCHAR(20) PRIMARY KEY, amount BIGINT NOT NULL)"
 

@@ -11,9 +11,8 @@ import pytest
 
 from raftcoord import Client
 from raftcoord.config import Config
+from raftcoord.drills.servers import MariaDbServer, NotHere, PostgreSqlServer, Server
 from raftcoord.node.processes import LocalCluster, write_local_config
-
-from .servers import MariaDbServer, NotHere, PostgreSqlServer, Server
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -30,14 +29,6 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
     asyncio.run(run())
     return True
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on real database servers take minutes: scripts/nightly runs them, and `pytest -m nightly tests/resources`."""
-    for item in items:
-        if {"postgresql", "mariadb"} & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.nightly)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

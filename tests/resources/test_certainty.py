@@ -25,11 +25,11 @@ from raftcoord import (
 )
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.config import Config
+from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
 from raftcoord.resources import drivers, gid
 from raftcoord.resources.steps import ConnectionLost, Effect
 
 from .banks import MariaDbBank, PostgreSqlBank
-from .servers import MariaDbServer, PostgreSqlServer
 
 
 class Meddled(Client):

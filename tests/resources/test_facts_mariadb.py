@@ -12,6 +12,7 @@ import pymysql
 import pytest
 
 from raftcoord import Aborted, Client, ConfigError, LocalProtocolError, TxId
+from raftcoord.drills.servers import MariaDbServer
 from raftcoord.resources import drivers, gid
 from raftcoord.resources.dialects import DIALECTS
 from raftcoord.resources.gid import Gid
@@ -19,7 +20,6 @@ from raftcoord.resources.session import Session
 from raftcoord.resources.steps import Effect, Result, SqlError, Statement
 
 from .banks import MariaDbBank, SqliteBank
-from .servers import MariaDbServer
 
 MY = DIALECTS["mariadb"]
 CLUSTER = "00000000000000aa"

@@ -12,13 +12,13 @@ import psycopg2
 import pytest
 
 from raftcoord import Aborted, Client, ConfigError, LocalProtocolError, State, TxId
+from raftcoord.drills.servers import NotHere, PostgreSqlServer
 from raftcoord.resources import drivers, gid
 from raftcoord.resources.dialects import DIALECTS
 from raftcoord.resources.gid import Gid
 from raftcoord.resources.steps import Effect, NotPossible, Result, SqlError
 
 from .banks import PostgreSqlBank, SqliteBank
-from .servers import NotHere, PostgreSqlServer
 
 PG = DIALECTS["postgresql"]
 CLUSTER = "00000000000000aa"

@@ -16,6 +16,7 @@ import pytest
 
 from raftcoord import COMMIT, TxId, limits
 from raftcoord.core.commands import Decide, Heuristic, Retire
+from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
 from raftcoord.resolver.resource import Resource
 from raftcoord.resolver.rules import ON_ANSWER, ON_EFFECT, ON_OPEN, Act, Paces
 from raftcoord.resolver.seen import Seen
@@ -29,7 +30,6 @@ from raftcoord.types import Branch, State, Verdict
 
 from .banks import Bank, MariaDbBank, PostgreSqlBank, SqliteBank
 from .nodes import Nodes, running
-from .servers import MariaDbServer, PostgreSqlServer
 
 OTHER_CLUSTER = "00000000000000bb"
 KINDS = ("postgresql", "mariadb", "sqlite")
@@ -461,9 +461,30 @@ def test_without_nodes_nothing_is_touched(bank: Bank, nodes: Nodes, looking: Loo
         assert resolver.look() is not None
     for _ in range(2):
         assert resolver.look(thorough=True) is None
-        assert resolver.trouble.startswith("the nodes: ")
+        assert resolver.trouble.startswith("the nodes do not answer for it: ")
     assert gid.txid in prepared(bank, gid.branch)
     bank.other.run(bank.dialect.rollback_prepared(gid))
+
+
+def test_each_change_of_trouble_is_told(nodes: Nodes, looking: Look, caplog: pytest.LogCaptureFixture) -> None:
+    """A database lost while the nodes were missing is news: the operator must not look at the nodes alone."""
+    server = PostgreSqlServer()
+    try:
+        server.start()
+        with running() as gone:
+            client = gone.client
+        resolver = looking(PostgreSqlBank(server), new_name(), nodes=client).resource
+        with caplog.at_level(logging.INFO, "raftcoord.resolver"):
+            for _ in range(2):
+                assert resolver.look(thorough=True) is None
+            server.kill()
+            resolver._nodes = nodes.client
+            for _ in range(2):
+                assert resolver.look(thorough=True) is None
+        told = [record.getMessage() for record in caplog.records]
+        assert ["the nodes do not answer" in told[0], "cannot be reached" in told[1], len(told)] == [True, True, 2]
+    finally:
+        server.stop()
 
 
 def test_no_password_is_logged(my: MariaDbBank, looking: Look, caplog: pytest.LogCaptureFixture) -> None:

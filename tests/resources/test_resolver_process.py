@@ -16,6 +16,7 @@ import pytest
 
 from raftcoord import COMMIT, Client, TxId
 from raftcoord.config import Config
+from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
 from raftcoord.node.local_process import LocalProcess
 from raftcoord.node.processes import LocalCluster, write_local_config
 from raftcoord.resources import drivers
@@ -23,7 +24,6 @@ from raftcoord.resources import gid as gids
 
 from .banks import Bank, MariaDbBank, PostgreSqlBank
 from .paying import BRANCHES, STOPS
-from .servers import MariaDbServer, PostgreSqlServer
 from .test_resolver import leave, prepared, prepared_now
 
 WAIT_S = 30.0

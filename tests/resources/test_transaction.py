@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from raftcoord import Client, State
+from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
 
 from .banks import Bank, MariaDbBank, PostgreSqlBank, SqliteBank
-from .servers import MariaDbServer, PostgreSqlServer
 
 
 @pytest.fixture

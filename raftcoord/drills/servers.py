@@ -1,6 +1,6 @@
-"""A real PostgreSQL and a real MariaDB for tests: each in a directory and on a port of its own, stopped by its pid.
+"""A real PostgreSQL and a real MariaDB for demo, benchmarks and tests: each in a directory and on a port of its own, stopped by its pid.
 
-``NotHere`` says what was not found, and so what is not tested.
+``NotHere`` says what was not found, and what to install.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class Server:
 
     @property
     def log(self) -> Path:
+        """What the server prints."""
         return self.directory / "log"
 
     def answers(self) -> bool:
@@ -135,6 +136,7 @@ class PostgreSqlServer(Server):
         )  # fmt: skip
 
     def command(self) -> list[str]:
+        """See Server."""
         options = {
             "port": self.port,
             "listen_addresses": "127.0.0.1",
@@ -149,10 +151,12 @@ class PostgreSqlServer(Server):
         return [str(self.bin / "postgres"), "-D", str(self.directory / "data"), *settings]
 
     def answers(self) -> bool:
+        """See Server."""
         ready = [str(self.bin / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(ready, check=False).returncode == 0
 
     def url(self, database: str = "postgres") -> str:
+        """For drivers and cluster.yaml."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
 
@@ -178,6 +182,7 @@ class MariaDbServer(Server):
         )  # fmt: skip
 
     def command(self) -> list[str]:
+        """See Server."""
         return [
             self.binary,
             "--no-defaults",
@@ -197,12 +202,15 @@ class MariaDbServer(Server):
 
     @property
     def socket(self) -> Path:
+        """The Unix socket."""
         return self.directory / "socket"
 
     def answers(self) -> bool:
+        """See Server."""
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
             return bool(probe.recv(1))
         return False
 
     def url(self, database: str = "") -> str:
+        """For drivers and cluster.yaml."""
         return f"mysql://root@127.0.0.1:{self.port}/{database}"

@@ -1,0 +1,1 @@
+"""raftcoord in the frameworks that people use: sessions, requests and transaction managers of theirs."""
