@@ -1,4 +1,4 @@
-"""A real PostgreSQL and a real MariaDB for demo, benchmarks and tests: each in a directory and on a port of its own, stopped by its pid.
+"""A real PostgreSQL and a real MariaDB for demo, benchmarks and tests: own directories, own ports, stopped by pid.
 
 ``NotHere`` says what was not found, and what to install.
 """
