@@ -14,17 +14,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from raftcoord.client import blocks, checks
 from raftcoord.client.committing import Clean, Close, Committing, Complete, Decide, Enter, Move, Moves, Run
 from raftcoord.resources import drivers
-from raftcoord.types import Outcome, TxId
-
-if TYPE_CHECKING:
-    from raftcoord.client.synchronous import Client
+from raftcoord.resources.session import Session
+from raftcoord.types import Outcome, TxId, Verdict
 
 _T = TypeVar("_T")
+
+
+class Decides(Protocol):
+    """What a transaction needs of a client; its methods are Client's."""
+
+    def cluster_id(self, *, timeout: float) -> str:
+        """See AsyncClient.cluster_id."""
+
+    def decide(
+        self, txid: TxId, verdict: Verdict, branches: tuple[str, ...], reason: str, *, timeout: float
+    ) -> Outcome:
+        """See AsyncClient.decide."""
 
 
 class Transaction:
@@ -35,7 +45,9 @@ class Transaction:
     ledger, None if nothing was recorded there (no branch, or one alone).
     """
 
-    def __init__(self, client: Client, timeout: float, complete_later: Callable[[TxId, tuple[str, ...]], None]) -> None:
+    def __init__(
+        self, client: Decides, timeout: float, complete_later: Callable[[TxId, tuple[str, ...]], None]
+    ) -> None:
         self.txid = TxId.new()
         self._client = client
         self._complete_later = complete_later
@@ -62,12 +74,21 @@ class Transaction:
         blocks.check_entered(self._entered)
         name = self._committing.check_enlistment(connection, branch)
         session = drivers.session(connection, name)
-        session.check_fit()
-        cluster = self._client.cluster_id(timeout=max(0.1, self._committing.left()))
-        if self._drive(self._committing.enlist(session, cluster, blocks.is_fit(connection))):
-            blocks.remember(connection)
+        self._begin(session)
         given: _T = session.given
         return given
+
+    def enlist_session(self, session: Session) -> None:
+        """Begin a branch on a session that an integration has made over a connection of its own kind; see ``enlist``."""
+        blocks.check_entered(self._entered)
+        self._committing.check_enlistment(session.connection, session.branch)
+        self._begin(session)
+
+    def _begin(self, session: Session) -> None:
+        session.check_fit()
+        cluster = self._client.cluster_id(timeout=max(0.1, self._committing.left()))
+        if self._drive(self._committing.enlist(session, cluster, blocks.is_fit(session.connection))):
+            blocks.remember(session.connection)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._drive(self._committing.commit() if kind is None else self._committing.abandon())

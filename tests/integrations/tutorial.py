@@ -1,0 +1,51 @@
+"""The model of SQLAlchemy's ORM tutorial as it stands there, with users in PostgreSQL and their addresses in MariaDB."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resources.banks import Bank, MariaDbBank, PostgreSqlBank
+from sqlalchemy import ForeignKey, String
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.schema import CreateTable
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class User(Base):
+    __tablename__ = "user_account"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(30))
+    fullname: Mapped[str | None] = mapped_column(String(60))
+    addresses: Mapped[list[Address]] = relationship(back_populates="user", cascade="all, delete-orphan")
+
+    def __repr__(self) -> str:
+        return f"User(id={self.id!r}, name={self.name!r}, fullname={self.fullname!r})"
+
+
+class Address(Base):
+    __tablename__ = "address"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    email_address: Mapped[str] = mapped_column(String(60))
+    user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id"))
+    user: Mapped[User] = relationship(back_populates="addresses")
+
+    def __repr__(self) -> str:
+        return f"Address(id={self.id!r}, email_address={self.email_address!r})"
+
+
+def create(engine: Any, model: type[Base]) -> None:
+    """The table, without foreign keys: the other table is in another database."""
+    with engine.begin() as connection:
+        connection.execute(CreateTable(model.__table__, include_foreign_key_constraints=[]))  # type: ignore[arg-type]
+
+
+def url(bank: Bank, driver: str) -> str:
+    """As SQLAlchemy writes it."""
+    if isinstance(bank, PostgreSqlBank):
+        return f"postgresql+{driver}://postgres@127.0.0.1:{bank.server.port}/{bank.database}"
+    assert isinstance(bank, MariaDbBank)
+    kind = "mariadb" if driver == "mariadbconnector" else "mysql"
+    return f"{kind}+{driver}://root@127.0.0.1:{bank.server.port}/{bank.database}"
