@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from raftcoord.drills.bench import BenchReport, Measured
+    from raftcoord.drills.bench_databases import Compared, DatabasesReport
 
 
 def with_measurement(function: Function) -> Function:
@@ -30,7 +31,7 @@ def with_measurement(function: Function) -> Function:
 
 @click.group()
 def bench() -> None:
-    """How fast: decide, transfer, failover."""
+    """How fast: decide, transfer, databases, failover."""
 
 
 @bench.command()
@@ -65,6 +66,40 @@ def transfer(output: Output, **given: Any) -> None:
     from raftcoord.drills import bench
 
     _finish(bench.transfer(_options(given), lambda measured: _tell(output, measured)), output)
+
+
+@bench.command()
+@click.option(
+    "--pairs", multiple=True, help="postgresql, mariadb or mixed: two servers each. Repeatable. [default: all three]"
+)
+@click.option("--workers", type=int, multiple=True, help="Threads that transfer. Repeatable. [default: 1, 8, 32]")
+@click.option("--processes", type=click.IntRange(1), help="Over which they are dealt. [default: one for each core]")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Of each kind per measurement. [default: 6]")
+@click.option("--nodes", type=int, help="Nodes of the throwaway cluster: 1, 3, 5 or 7. [default: 3]")
+@with_output
+def databases(output: Output, **given: Any) -> None:
+    """Transfers between two databases, coordinated and plain.
+
+    Real servers with their syncs on, each in a temporary directory; a throwaway cluster; all on this machine. A transfer is an
+    UPDATE of an account and an INSERT of the order, in both databases.
+
+    plain: BEGIN, these statements, PREPARE in both, then COMMIT PREPARED in both (XA for MariaDB), as raw SQL. Nothing is
+    recorded, nothing is looked up: after a crash nobody knows what became of it.
+
+    coordinated: the same statements in `with client.transaction()`: with the marks, the proofs of prepare, and the decision
+    replicated and synced by the nodes before the first commit.
+
+    The same threads and connections (psycopg 3, PyMySQL) do both, in turns of about a second: plain, coordinated, coordinated,
+    plain. ratio: coordinated transfers/s to plain ones; the range is that of single turns. Afterwards money, orders and lists of
+    prepared transactions are compared with what was counted.
+    """
+    from raftcoord.drills import bench_databases
+    from raftcoord.drills.bench_databases import DatabasesOptions
+
+    report = bench_databases.databases(
+        DatabasesOptions(**_given(given)), lambda compared: output.progress(_sentence(compared))
+    )
+    output.result(report.to_json(), lambda: _databases_table(report))
 
 
 @bench.command()
@@ -121,4 +156,29 @@ def _table(report: BenchReport) -> Table:
     for each in report.results:
         latencies = (each.latency_ms_p50, each.latency_ms_p99, each.latency_ms_max)
         table.add_row(each.what, str(each.in_flight), f"{each.rate_per_s:,.0f}", *(f"{ms:.2f}" for ms in latencies))
+    return table
+
+
+def _sentence(compared: Compared) -> str:
+    plain, coordinated = compared.plain.rate_per_s, compared.coordinated.rate_per_s
+    return (
+        f"{compared.pair}, {compared.workers} workers: coordinated {coordinated:,.0f}/s, plain {plain:,.0f}/s, "
+        f"ratio {compared.ratio:.2f}"
+    )
+
+
+def _databases_table(report: DatabasesReport) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("pair", "workers", "", "transfers/s", "p50 ms", "p99 ms", "ratio", "of single turns"):
+        table.add_column(column, justify="left" if column in ("pair", "") else "right")
+    for each in report.results:
+        for kind, rate in (("plain", each.plain), ("coordinated", each.coordinated)):
+            ratios = ("", "")
+            if kind == "coordinated":
+                ratios = (f"{each.ratio:.2f}", f"{each.ratio_min:.2f} to {each.ratio_max:.2f}")
+            figures = (f"{rate.rate_per_s:,.0f}", f"{rate.latency_ms_p50:.2f}", f"{rate.latency_ms_p99:.2f}")
+            table.add_row(each.pair, str(each.workers), kind, *figures, *ratios)
     return table

@@ -30,7 +30,7 @@ _COMMANDS: Final = {
     "resolver": (".resolver", "Finish what crashed programs leave prepared in databases: run."),
     "drill": (".drill", "Real faults under load, then an audit and a verdict."),
     "sim": (".sim", "The real code on a virtual clock, with faults from a seed: run, replay, faults."),
-    "bench": (".bench", "How fast: decide, transfer, failover."),
+    "bench": (".bench", "How fast: decide, transfer, databases, failover."),
 }
 
 

@@ -76,7 +76,8 @@ def test_the_commands_of_the_design_are_there() -> None:
         *("demo", "up", "down", "status", "top", "participant run", "submit", "txn ls", "txn show", "txn resolve"),
         *("txn acknowledge", "resolver run", "resource init", "resource ls"),
         *(f"node {verb}" for verb in ("start", "stop", "kill", "pause", "resume", "logs", "run", "replace")),
-        *("drill ls", "drill run", "bench decide", "bench transfer", "bench failover"),
+        *("drill ls", "drill run", "bench decide", "bench transfer"),
+        *("bench databases", "bench failover"),
         *("sim run", "sim replay", "sim faults"),
     }
     assert {" ".join(path) for path in leaves()} == expected
@@ -264,6 +265,8 @@ def test_a_participant_whose_name_is_none_is_refused_and_makes_no_file(config: s
         (("demo", "--orders", "absent.tsv"), "absent.tsv"),
         (("bench", "decide", "--in-flight", "0"), "in flight"),
         (("bench", "transfer", "--seconds", "0.01"), "out of range"),
+        (("bench", "databases", "--workers", "61"), "numbers from 1 to 60"),
+        (("bench", "databases", "--pairs", "oracle"), "postgresql, mariadb, mixed"),
         (("bench", "failover", "--nodes", "1"), "3, 5 or 7"),
     ],
 )

@@ -1,0 +1,323 @@
+"""How much the coordinator costs: transfers between two real databases, with it and without, in one run.
+
+It owes a fair comparison: the same processes, threads, connections and statements (transfers.py), the two kinds in turn
+(plain, coordinated, coordinated, plain), so that a machine that drifts weighs on both alike; and true counts: afterwards the
+money, the orders and the lists of prepared transactions must agree with what was counted. Each database is a server of its
+own, with its syncs on, and the nodes are processes of a throwaway cluster. It never counts the warm-up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from typing import Any, Final
+
+from raftcoord.drills import transfers
+from raftcoord.drills.bench import SECONDS_MAX
+from raftcoord.drills.history import percentile
+from raftcoord.drills.play import play
+from raftcoord.drills.report import rounded
+from raftcoord.drills.servers import MariaDbServer, NotHere, PostgreSqlServer, Server
+from raftcoord.drills.stage import Plan, Stage
+from raftcoord.errors import ConfigError, RaftcoordError
+from raftcoord.resources import drivers
+from raftcoord.resources.session import Session
+from raftcoord.resources.steps import Statement
+
+PAIRS: Final[dict[str, tuple[type[Server], type[Server]]]] = {
+    "postgresql": (PostgreSqlServer, PostgreSqlServer),
+    "mariadb": (MariaDbServer, MariaDbServer),
+    "mixed": (PostgreSqlServer, MariaDbServer),
+}
+WORKERS_MAX: Final = 60
+"""One connection each; the PostgreSQL of servers.py takes 64."""
+
+WARM_UP_S: Final = 0.5
+_ROUND_S: Final = 1.0
+"""About how long one kind runs until it is the other's turn (seconds)."""
+_IN_TURN: Final = (transfers.PLAIN, transfers.COORDINATED, transfers.COORDINATED, transfers.PLAIN)
+_STALL_S: Final = 120.0
+_ROWS: Final = 500
+_LINE_BYTES_MAX: Final = 1 << 28
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """One kind of transfer: how many in how many seconds, and what each took (ms)."""
+
+    transfers: int
+    seconds: float
+    rate_per_s: float
+    latency_ms_p50: float
+    latency_ms_p99: float
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Both kinds, over one pair of databases at one number of workers.
+
+    ``ratio``: of the rates, coordinated to plain; ``ratio_min`` and ``ratio_max``: of a single turn of each.
+    """
+
+    pair: str
+    workers: int
+    processes: int
+    plain: Rate
+    coordinated: Rate
+    ratio: float
+    ratio_min: float
+    ratio_max: float
+
+
+@dataclass(frozen=True, slots=True)
+class DatabasesReport:
+    """What was measured, in the order of the measurements."""
+
+    nodes: int
+    results: tuple[Compared, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        results = [_written(asdict(result)) for result in self.results]
+        return {"benchmark": "databases", "nodes": self.nodes, "results": results}
+
+
+@dataclass(frozen=True, slots=True)
+class DatabasesOptions:
+    """``pairs``: of PAIRS; ``workers``: threads that transfer, one measurement each, 1 to WORKERS_MAX.
+
+    ``seconds``: of each kind in each measurement. ``processes``: over which the threads are dealt; 0 means one for each core.
+    """
+
+    pairs: tuple[str, ...] = tuple(PAIRS)
+    workers: tuple[int, ...] = (1, 8, 32)
+    seconds: float = 6.0
+    processes: int = 0
+    nodes: int = 3
+
+    def __post_init__(self) -> None:
+        if not self.pairs or not all(pair in PAIRS for pair in self.pairs):
+            raise ConfigError(f"{self.pairs} are no pairs of databases; give some of {', '.join(PAIRS)}")
+        if not self.workers or not all(1 <= number <= WORKERS_MAX for number in self.workers):
+            raise ConfigError(f"{self.workers} workers is out of range; give numbers from 1 to {WORKERS_MAX}")
+        if not 0.1 <= self.seconds <= SECONDS_MAX:
+            raise ConfigError(f"{self.seconds:g} s per measurement is out of range; give 0.1 to {SECONDS_MAX:g}")
+        if not 0 <= self.processes <= WORKERS_MAX:
+            raise ConfigError(f"{self.processes} processes is out of range; give 1 to {WORKERS_MAX}")
+        if self.nodes not in (1, 3, 5, 7):
+            raise ConfigError(f"a benchmark cannot run on {self.nodes} nodes; give 1, 3, 5 or 7")
+
+
+def databases(
+    options: DatabasesOptions, on_result: Callable[[Compared], None] = lambda compared: None
+) -> DatabasesReport:
+    """Compare them; blocks. ConfigError if a server or a driver is not installed."""
+
+    async def scene(stage: Stage) -> DatabasesReport:
+        results = []
+        for pair in options.pairs:
+            async with contextlib.AsyncExitStack() as stack:
+                banks = [await stack.enter_async_context(_running(kind)) for kind in PAIRS[pair]]
+                for workers in options.workers:
+                    results.append(await _compare(stage, options, pair, workers, banks))
+                    on_result(results[-1])
+        return DatabasesReport(options.nodes, tuple(results))
+
+    return play(Plan(options.nodes, {}, {}, seed=1, clients=0), scene, keep=lambda report: False, fast=True)
+
+
+class Bank:
+    """A database with accounts and orders, on a server of its own. Everything here blocks."""
+
+    def __init__(self, kind: type[Server]) -> None:
+        try:
+            self._server = kind(durable=True)
+        except NotHere as error:
+            raise ConfigError(f"{error}; or choose other pairs with --pairs") from None
+        try:
+            self._server.start()
+            self.url = self._made_url()
+            with self._session() as session:
+                session.run(session.dialect.create_marks())
+                for sql in transfers.TABLES:
+                    session.execute(Statement(sql, outside=True))
+                for first in range(0, transfers.ACCOUNTS, _ROWS):
+                    rows = ", ".join(f"({account}, {transfers.OPENING})" for account in range(first, first + _ROWS))
+                    session.execute(Statement(f"INSERT INTO accounts VALUES {rows}", outside=True))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stop the server and remove its files."""
+        self._server.stop()
+
+    def count(self) -> tuple[int, int]:
+        """The orders that were carried out, and what they moved. Raises RaftcoordError if the accounts say otherwise."""
+        with self._session() as session:
+            opened = transfers.ACCOUNTS * transfers.OPENING
+            ((orders, moved, money),) = session.execute(
+                Statement(
+                    f"SELECT count(*), coalesce(sum(amount), 0), (SELECT sum(amount) - {opened} FROM accounts) FROM orders",
+                    reads=True,
+                    outside=True,
+                )
+            ).rows
+            prepared = session.run(session.dialect.list_prepared(None))
+        if moved != money or prepared:
+            raise RaftcoordError(
+                f"the orders moved {moved}, the accounts {money}, and {len(prepared)} branches are prepared: that is a bug in "
+                "raftcoord; please report it"
+            )
+        return int(orders), int(moved)
+
+    def _made_url(self) -> str:
+        if isinstance(self._server, PostgreSqlServer):
+            return self._server.url()
+        assert isinstance(self._server, MariaDbServer)
+        with contextlib.closing(drivers.connect(self._server.url())) as session:
+            session.execute(Statement("CREATE DATABASE bank", outside=True))
+        return self._server.url("bank")
+
+    def _session(self) -> contextlib.closing[Session]:
+        return contextlib.closing(drivers.connect(self.url))
+
+
+@contextlib.asynccontextmanager
+async def _running(kind: type[Server]) -> AsyncIterator[Bank]:
+    """A bank; whoever is interrupted while it starts waits until it can be stopped."""
+    starting = asyncio.ensure_future(asyncio.to_thread(Bank, kind))
+    try:
+        bank = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):
+            (await starting).close()
+        raise
+    try:
+        yield bank
+    finally:
+        bank.close()
+
+
+class _Workers:
+    """The processes that transfer; each has its share of the threads."""
+
+    def __init__(self, processes: Sequence[Process]) -> None:
+        self._processes = processes
+
+    async def measure(self, kind: str, seconds: float) -> Measured:
+        """All at once; RaftcoordError if one of them has failed."""
+        began_s = perf_counter()
+        async with asyncio.timeout(seconds + _STALL_S):
+            told = await asyncio.gather(*(self._ask(process, f"{kind} {seconds}\n") for process in self._processes))
+        return Measured([each for took in told for each in took], perf_counter() - began_s)
+
+    async def _ask(self, process: Process, line: str) -> list[float]:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        with contextlib.suppress(ConnectionError):
+            process.stdin.write(line.encode())
+            await process.stdin.drain()
+        if answer := await process.stdout.readline():
+            took: list[float] = json.loads(answer)
+            return took
+        why = (await process.stderr.read()).decode(errors="replace").strip()
+        raise RaftcoordError(f"a transfer failed: {why}")
+
+
+@contextlib.asynccontextmanager
+async def _started(stage: Stage, threads: Sequence[int], name: str, banks: Sequence[Bank]) -> AsyncIterator[_Workers]:
+    """Workers; they are killed on the way out: what they were doing was finished or is an error."""
+    config, urls = str(stage.directory / "cluster.yaml"), [bank.url for bank in banks]
+    processes: list[Process] = []
+    try:
+        for number, share in enumerate(threads):
+            command = (sys.executable, "-m", transfers.__name__, config, str(share), f"{name}-{number}", *urls)
+            processes.append(
+                await asyncio.create_subprocess_exec(
+                    *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, limit=_LINE_BYTES_MAX, start_new_session=True
+                )
+            )
+        yield _Workers(processes)
+    finally:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+@dataclass(slots=True)
+class Measured:
+    """Turns of one kind: what each transfer took (ms), and for how long (s)."""
+
+    took_ms: list[float]
+    seconds: float
+
+    def add(self, other: Measured) -> None:
+        """One more turn."""
+        self.took_ms += other.took_ms
+        self.seconds += other.seconds
+
+    @property
+    def rate_per_s(self) -> float:
+        """Transfers per second."""
+        return len(self.took_ms) / self.seconds
+
+    def to_rate(self) -> Rate:
+        """For the report."""
+        p50, p99 = percentile(self.took_ms, 50), percentile(self.took_ms, 99)
+        return Rate(len(self.took_ms), self.seconds, self.rate_per_s, p50, p99)
+
+
+async def _compare(stage: Stage, options: DatabasesOptions, pair: str, workers: int, banks: Sequence[Bank]) -> Compared:
+    processes = min(workers, options.processes or os.cpu_count() or 1)
+    threads = [workers // processes + (number < workers % processes) for number in range(processes)]
+    before = await asyncio.to_thread(_counted, banks)
+    measured = {kind: Measured([], 0.0) for kind in (transfers.PLAIN, transfers.COORDINATED)}
+    ratios = []
+    async with _started(stage, threads, f"{pair}-{workers}", banks) as at_work:
+        warm_up = [len((await at_work.measure(kind, WARM_UP_S)).took_ms) for kind in measured]
+        turns = max(1, round(options.seconds / _ROUND_S / 2))
+        for _ in range(turns):
+            turn = [(kind, await at_work.measure(kind, options.seconds / turns / 2)) for kind in _IN_TURN]
+            rates = {kind: [found.rate_per_s for its, found in turn if its == kind] for kind in measured}
+            ratios += [
+                _ratio(coordinated, plain)
+                for coordinated, plain in zip(rates[transfers.COORDINATED], rates[transfers.PLAIN], strict=True)
+            ]
+            for kind, found in turn:
+                measured[kind].add(found)
+    counted = sum(warm_up) + sum(len(each.took_ms) for each in measured.values())
+    if await asyncio.to_thread(_counted, banks) - before != counted:
+        raise RaftcoordError("the databases have other orders than were counted: a bug in raftcoord; please report it")
+    plain, coordinated = measured[transfers.PLAIN].to_rate(), measured[transfers.COORDINATED].to_rate()
+    ratio = _ratio(coordinated.rate_per_s, plain.rate_per_s)
+    return Compared(pair, workers, processes, plain, coordinated, ratio, min(ratios), max(ratios))
+
+
+def _counted(banks: Sequence[Bank]) -> int:
+    """The transfers that both banks have. Raises RaftcoordError if one has what the other has not."""
+    (orders, moved), (others, received) = (bank.count() for bank in banks)
+    if orders != others or moved + received:
+        raise RaftcoordError(
+            f"one database has {orders} orders of {moved} in all, the other {others} of {received}: that is a bug in raftcoord; "
+            "please report it"
+        )
+    return orders
+
+
+def _ratio(coordinated: float, plain: float) -> float:
+    return coordinated / plain if plain else math.nan
+
+
+def _written(value: Any) -> Any:
+    return {name: _written(each) for name, each in value.items()} if isinstance(value, dict) else rounded(value)
