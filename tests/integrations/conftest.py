@@ -1,7 +1,43 @@
-"""The servers, the node and the client are those of tests/resources."""
+"""The node and the client are those of tests/resources; a shop is for the tests of SQLAlchemy."""
 
 from __future__ import annotations
 
-from resources.conftest import client, config, mariadb, postgresql, pytest_pyfunc_call
+from collections.abc import Iterator
 
-__all__ = ["client", "config", "mariadb", "postgresql", "pytest_pyfunc_call"]
+import pytest
+from resources.conftest import client, config, pytest_pyfunc_call
+
+from raftcoord.config import Config
+from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
+
+from .shop import Shop
+from .world import Astray
+
+__all__ = ["client", "config", "pytest_pyfunc_call"]
+
+
+@pytest.fixture(scope="session")
+def the_shop(
+    postgresql: PostgreSqlServer,
+    mariadb: MariaDbServer,
+    config: Config,
+) -> Iterator[Shop]:
+    """Made once."""
+    made = Shop(postgresql, mariadb, config)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def shop(the_shop: Shop) -> Iterator[Shop]:
+    """Empty."""
+    the_shop.clear()
+    yield the_shop
+    the_shop.clear()
+
+
+@pytest.fixture
+def astray(config: Config) -> Iterator[Astray]:
+    """A client in whose decisions a test can meddle."""
+    with Astray.from_config(config) as made:
+        yield made

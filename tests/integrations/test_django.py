@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from resources.conftest import client, config, mariadb, postgresql  # noqa: F401
 
 from raftcoord import Aborted, Client, InDoubt, LocalProtocolError, State, TxId
 from raftcoord.config import Config
@@ -45,9 +44,9 @@ class Site(Banks):
 
 @pytest.fixture(scope="module")
 def the_site(
-    postgresql: PostgreSqlServer,  # noqa: F811
-    mariadb: MariaDbServer,  # noqa: F811
-    config: Config,  # noqa: F811
+    postgresql: PostgreSqlServer,
+    mariadb: MariaDbServer,
+    config: Config,
 ) -> Iterator[Site]:
     made = Site(postgresql, mariadb, config)
     yield made
@@ -72,12 +71,12 @@ def site(the_site: Site) -> Iterator[Site]:
 
 
 @pytest.fixture
-def astray(config: Config) -> Iterator[Astray]:  # noqa: F811
+def astray(config: Config) -> Iterator[Astray]:
     with Astray.from_config(config) as made:
         yield made
 
 
-def atomic(client: Any, branches: dict[str, str] = BRANCHES, timeout: float = 60) -> Any:  # noqa: F811
+def atomic(client: Any, branches: dict[str, str] = BRANCHES, timeout: float = 60) -> Any:
     from raftcoord.integrations import django
 
     return django.atomic(client, branches, timeout=timeout)
@@ -89,7 +88,7 @@ def on_commit(told: list[str], word: str, alias: str = "default") -> None:
     transaction.on_commit(lambda: told.append(word), using=alias)
 
 
-def test_a_block_commits_both_databases_and_then_runs_the_hooks(client: Client, site: Site) -> None:  # noqa: F811
+def test_a_block_commits_both_databases_and_then_runs_the_hooks(client: Client, site: Site) -> None:
     told: list[Any] = []
     with atomic(client) as tx:
         site.pay()
@@ -105,7 +104,7 @@ def test_a_block_commits_both_databases_and_then_runs_the_hooks(client: Client, 
     assert not site.prepared(client)
 
 
-def test_an_exception_rolls_both_back_and_runs_no_hook(client: Client, site: Site) -> None:  # noqa: F811
+def test_an_exception_rolls_both_back_and_runs_no_hook(client: Client, site: Site) -> None:
     told: list[str] = []
 
     def block() -> None:
@@ -123,7 +122,7 @@ def test_an_exception_rolls_both_back_and_runs_no_hook(client: Client, site: Sit
 
 
 @pytest.mark.parametrize("alias", list(BRANCHES))
-def test_an_inner_atomic_is_a_savepoint_with_its_hooks(client: Client, site: Site, alias: str) -> None:  # noqa: F811
+def test_an_inner_atomic_is_a_savepoint_with_its_hooks(client: Client, site: Site, alias: str) -> None:
     from django.db import IntegrityError, transaction
 
     told: list[str] = []
@@ -143,7 +142,7 @@ def test_an_inner_atomic_is_a_savepoint_with_its_hooks(client: Client, site: Sit
     assert (site.balances(), told) == ((90, 110), ["kept"])
 
 
-def test_a_failure_swallowed_in_an_inner_block_aborts(client: Client, site: Site) -> None:  # noqa: F811
+def test_a_failure_swallowed_in_an_inner_block_aborts(client: Client, site: Site) -> None:
     from django.db import IntegrityError, transaction
 
     told: list[str] = []
@@ -161,7 +160,7 @@ def test_a_failure_swallowed_in_an_inner_block_aborts(client: Client, site: Site
     assert raised.value.branch == "orders"
 
 
-def test_set_rollback_aborts(client: Client, site: Site) -> None:  # noqa: F811
+def test_set_rollback_aborts(client: Client, site: Site) -> None:
     from django.db import transaction
 
     def roll_back() -> None:
@@ -174,7 +173,7 @@ def test_set_rollback_aborts(client: Client, site: Site) -> None:  # noqa: F811
     assert site.balances() == (100, 100)
 
 
-def test_a_statement_that_failed_in_the_block_itself_aborts_in_postgresql(client: Client, site: Site) -> None:  # noqa: F811
+def test_a_statement_that_failed_in_the_block_itself_aborts_in_postgresql(client: Client, site: Site) -> None:
     from django.db import DatabaseError, connections
 
     def swallow() -> None:
@@ -252,7 +251,7 @@ def test_a_connection_lost_after_the_decision_is_no_failure(astray: Astray, site
 
 
 def test_a_hook_that_fails_ends_those_of_its_connection_only_and_the_commit_stands(
-    client: Client,  # noqa: F811
+    client: Client,
     site: Site,
 ) -> None:
     from django.db import transaction
@@ -271,7 +270,7 @@ def test_a_hook_that_fails_ends_those_of_its_connection_only_and_the_commit_stan
     assert (site.balances(), told) == ((90, 110), ["orders"])
 
 
-def test_a_hook_may_begin_the_next_transaction_and_loses_none_of_the_others(client: Client, site: Site) -> None:  # noqa: F811
+def test_a_hook_may_begin_the_next_transaction_and_loses_none_of_the_others(client: Client, site: Site) -> None:
     from django.db import transaction
 
     told: list[str] = []
@@ -288,7 +287,7 @@ def test_a_hook_may_begin_the_next_transaction_and_loses_none_of_the_others(clie
     assert (site.balances(), told) == ((80, 120), ["inner", "outer"])
 
 
-def test_a_block_inside_an_atomic_block_is_refused(client: Client, site: Site) -> None:  # noqa: F811
+def test_a_block_inside_an_atomic_block_is_refused(client: Client, site: Site) -> None:
     from django.db import transaction
 
     with transaction.atomic(using="orders_db"):
@@ -305,7 +304,7 @@ def test_a_block_inside_an_atomic_block_is_refused(client: Client, site: Site) -
     assert site.balances() == (90, 110)
 
 
-def test_a_connection_without_autocommit_is_refused(client: Client, site: Site) -> None:  # noqa: F811
+def test_a_connection_without_autocommit_is_refused(client: Client, site: Site) -> None:
     from django.db import transaction
 
     transaction.set_autocommit(False)
@@ -315,14 +314,14 @@ def test_a_connection_without_autocommit_is_refused(client: Client, site: Site) 
     transaction.set_autocommit(True)
 
 
-def test_a_second_alias_that_is_refused_leaves_the_first_as_it_was(client: Client, site: Site) -> None:  # noqa: F811
+def test_a_second_alias_that_is_refused_leaves_the_first_as_it_was(client: Client, site: Site) -> None:
     with pytest.raises(LocalProtocolError, match="a branch 'ledger' is enlisted already"):
         atomic(client, {"default": "ledger", "orders_db": "ledger"}).__enter__()
     site.pay()
     assert site.balances() == (90, 110)
 
 
-def test_commit_rollback_and_close_inside_are_refused_and_nothing_is_lost(client: Client, site: Site) -> None:  # noqa: F811
+def test_commit_rollback_and_close_inside_are_refused_and_nothing_is_lost(client: Client, site: Site) -> None:
     from django.db import transaction
 
     with atomic(client):
@@ -343,7 +342,7 @@ def test_commit_rollback_and_close_inside_are_refused_and_nothing_is_lost(client
     assert site.balances() == (90, 110)
 
 
-def test_one_alias_alone_is_a_plain_commit_with_hooks(client: Client, site: Site) -> None:  # noqa: F811
+def test_one_alias_alone_is_a_plain_commit_with_hooks(client: Client, site: Site) -> None:
     told: list[str] = []
     with atomic(client, {"orders_db": "orders"}) as tx:
         site.add("bob", "orders_db")
@@ -351,7 +350,7 @@ def test_one_alias_alone_is_a_plain_commit_with_hooks(client: Client, site: Site
     assert (tx.outcome, told, site.names("orders_db")) == (None, ["orders"], {"alice", "bob"})
 
 
-def test_a_view_commits_before_its_response_and_again_at_each_call(client: Client, site: Site) -> None:  # noqa: F811
+def test_a_view_commits_before_its_response_and_again_at_each_call(client: Client, site: Site) -> None:
     from django.http import HttpRequest, HttpResponse
 
     def view(request: HttpRequest) -> HttpResponse:
@@ -366,7 +365,7 @@ def test_a_view_commits_before_its_response_and_again_at_each_call(client: Clien
     assert (decorated.__name__, decorated.__doc__) == ("view", "Pay.")
 
 
-def test_an_asynchronous_view_is_refused(client: Client) -> None:  # noqa: F811
+def test_an_asynchronous_view_is_refused(client: Client) -> None:
     async def view() -> None: ...
 
     with pytest.raises(LocalProtocolError, match="sync_to_async"):
@@ -377,7 +376,7 @@ KILLS = [(stop, "") for stop in STOPS] + [("first commit", "psycopg2,pymysql")]
 
 
 @pytest.mark.parametrize(("stop", "drivers"), KILLS)
-def test_a_program_killed_anywhere_leaves_both_sides_equal(client: Client, site: Site, stop: str, drivers: str) -> None:  # noqa: F811
+def test_a_program_killed_anywhere_leaves_both_sides_equal(client: Client, site: Site, stop: str, drivers: str) -> None:
     txid = site.kill_at("django_site.py", stop, drivers)
     site.resolve(client)
     committed = STOPS.index(stop) > STOPS.index("decision")

@@ -1,0 +1,77 @@
+"""The tutorial's model in a PostgreSQL and a MariaDB, reached by any two drivers, and what can be seen of it from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from sqlalchemy import create_engine
+from sqlalchemy.orm import sessionmaker
+
+from raftcoord import AsyncClient, Client, Outcome, TxId, Verdict
+from raftcoord.integrations.sqlalchemy import Session, attach
+
+from .tutorial import Address, User, create, url
+from .world import Banks
+
+
+class Shop(Banks):
+    """Users in PostgreSQL, addresses in MariaDB; ``urls``: by the drivers that most have."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.urls = (url(self.ledger, "psycopg"), url(self.orders, "pymysql"))
+        for each, model in zip(self.urls, (User, Address), strict=True):
+            engine = create_engine(each)
+            create(engine, model)
+            engine.dispose()
+        self._engines: list[Any] = []
+
+    def rows(self) -> tuple[int, int]:
+        """How many users and how many addresses are committed."""
+        ((users,),) = self.ledger.sql("SELECT count(*) FROM user_account")
+        ((addresses,),) = self.orders.sql("SELECT count(*) FROM address")
+        return int(users), int(addresses)
+
+    def engines(self, ledger_url: str = "", orders_url: str = "", **options: Any) -> tuple[Any, Any]:
+        """Two attached engines with one connection each, so that whoever comes next gets the one that was given back."""
+        made = [
+            attach(create_engine(url or default, pool_size=1, max_overflow=0, pool_timeout=5, **options), name)
+            for url, default, name in zip((ledger_url, orders_url), self.urls, ("ledger", "orders"), strict=True)
+        ]
+        self._engines += made
+        return made[0], made[1]
+
+    def sessions(self, client: Client, engines: tuple[Any, Any] | None = None, **options: Any) -> Any:
+        """A sessionmaker over them."""
+        ledger, orders = engines or self.engines()
+        options = {"timeout": 60, "client": client, **options}
+        return sessionmaker(class_=Session, binds={User: ledger, Address: orders}, **options)
+
+    def clear(self) -> None:
+        """No rows, and no connection of an earlier test."""
+        for engine in self._engines:
+            engine.dispose()
+        self._engines.clear()
+        self.ledger.sql("DELETE FROM user_account")
+        self.orders.sql("DELETE FROM address")
+
+
+def spongebob() -> User:
+    """A user with an address: one row on each side."""
+    return User(name="spongebob", fullname="Spongebob Squarepants", addresses=[Address(email_address="s@example.org")])
+
+
+class AsyncAstray(AsyncClient):
+    """An AsyncClient in whose ``decide`` something else happens first: ``before(txid)``, or afterwards: ``after(txid)``."""
+
+    before: Callable[[TxId], Awaitable[None]]
+    after: Callable[[TxId], Awaitable[None]]
+
+    async def decide(self, txid: TxId | str, verdict: Verdict, *args: Any, **kwargs: Any) -> Outcome:
+        if hasattr(self, "before"):
+            await self.before(TxId.parse(txid))
+        outcome = await super().decide(txid, verdict, *args, **kwargs)
+        if hasattr(self, "after"):
+            await self.after(TxId.parse(txid))
+        return outcome
