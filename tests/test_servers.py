@@ -6,14 +6,19 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from raftcoord.drills import servers
+from raftcoord.drills.servers import PostgreSqlServer
 
 ROOT = Path(__file__).parent.parent
 BINARIES = ("postgres", "initdb", "pg_isready")
+AT_WORK = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%generate_series%' AND pid != pg_backend_pid()"
 WITHOUT_MARIADB = """
 def test_that_needs_it(mariadb): raise AssertionError
 def test_that_needs_it_too(mariadb): raise AssertionError
@@ -87,6 +92,32 @@ def test_what_was_not_tested_is_one_line_before_the_summary_and_the_summary_coun
     assert lines[-1].startswith("1 passed, 2 skipped")
     assert lines[-2].startswith("NOT TESTED: MariaDB: no MariaDB server was found (apt-get install ")
     assert sum("NOT TESTED" in line for line in lines) == 1
+
+
+def test_a_server_that_is_killed_at_work_has_no_process_left_and_starts_again(postgresql: PostgreSqlServer) -> None:
+    """A backend of PostgreSQL outlives the one that forked it for as long as it computes, and keeps the next from starting."""
+    server = PostgreSqlServer(durable=True)
+    try:
+        server.start()
+        with ThreadPoolExecutor(1) as thread:
+            working = thread.submit(work, server.url())
+            with psycopg.connect(server.url(), autocommit=True) as watching:
+                while not watching.execute(AT_WORK).fetchone():
+                    time.sleep(0.01)
+            server.kill()
+            server.start()
+            assert isinstance(working.exception(), psycopg.OperationalError)
+        with psycopg.connect(server.url()) as again:
+            assert again.execute("SELECT 1").fetchone() == (1,)
+    finally:
+        server.stop()
+    assert not server.directory.exists()
+
+
+def work(url: str) -> None:
+    """Compute for a minute, without a pause in which the backend would see that it is alone."""
+    with psycopg.connect(url) as connection:
+        connection.execute("SELECT count(*) FROM generate_series(1, 300000000)")
 
 
 def ready_servers(tmp_path: Path, *, user: int, missing: str, apt_get: str, **settings: str) -> tuple[int, str, str]:

@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from raftcoord.node.local_process import look_at
+
 START_S = 40.0
 PR_SET_PDEATHSIG = 1
 
@@ -83,6 +85,19 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def _children(parent: int) -> list[int]:
+    if not Path("/proc/self/stat").exists():
+        listed = subprocess.run(["ps", "-axo", "pid=,ppid="], capture_output=True, text=True, check=False).stdout
+        pairs = [line.split() for line in listed.splitlines()]
+        return [int(pid) for pid, its_parent in pairs if int(its_parent) == parent]
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if int(stat.read_text(errors="replace").rpartition(")")[2].split()[1]) == parent:
+                found.append(int(stat.parent.name))
+    return found
+
+
 class Server:
     """One server process. ``durable``: with fsync, for tests that kill it; without, it starts and commits faster."""
 
@@ -132,10 +147,18 @@ class Server:
         self._wait(self.answers)
 
     def kill(self) -> None:
-        """kill -9."""
+        """kill -9 of all its processes: those that PostgreSQL has forked may go on alone, and then it does not start again."""
         assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)  # it forks no more
+        forked = _children(self._process.pid)
         self._process.kill()
+        for pid in forked:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._process.wait()
+        deadline = time.monotonic() + START_S
+        while any(look_at(pid) for pid in forked) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def stop(self) -> None:
         """End it quickly and remove its directory."""
@@ -224,7 +247,7 @@ class PostgreSqlServer(Server):
 
     def answers(self) -> bool:
         """See Server."""
-        ready = [str(self.bin / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        ready = [str(self.bin / "pg_isready"), "-q", "-U", "postgres", "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(ready, check=False).returncode == 0
 
     def url(self, database: str = "postgres") -> str:
