@@ -6,13 +6,17 @@ from typing import Any
 
 import click
 
+from .drill_databases import databases
 from .errors import BROKEN
 from .options import Output, with_output
 
 
 @click.group()
 def drill() -> None:
-    """Real processes, real faults, a verdict: ls, run."""
+    """Real processes, real faults, a verdict: ls, run, databases."""
+
+
+drill.add_command(databases)
 
 
 @drill.command()

@@ -24,7 +24,7 @@ def resolver() -> None:
 @click.option(
     "--safety",
     type=click.FloatRange(0.1, 3600),
-    default=2.0,
+    default=1.2,
     show_default=True,
     help="Seconds for which an undecided branch is left to its program, before its transaction is aborted.",
 )

@@ -226,13 +226,14 @@ RESOLVES_MAX: Final = 64
 """Questions about transactions in doubt that a worker has open at the nodes at a time."""
 
 # -- the resolver -------------------------------------------------------------------------------------------------
-RESOLVER_SAFETY_MS: Final = 2_000
-"""How long an undecided branch is left to its program (ms). A live one decides within milliseconds of its last prepare."""
+RESOLVER_SAFETY_MS: Final = 1_200
+"""How long an undecided branch is left to its program (ms). A live one decides within milliseconds of its first prepare. With
+RESOLVER_EVERY_MS, because MariaDB does not tell how old a branch is, locks of a dead one are free within two seconds."""
 
 RESOLVER_SETTLE_MS: Final = 250
 """The same for a decided one (ms): its program is committing it, and MariaDB must not be asked just as a session ends."""
 
-RESOLVER_EVERY_MS: Final = 1_000
+RESOLVER_EVERY_MS: Final = 500
 """How often a resource is listed (ms)."""
 
 RESOLVER_OPEN_MS: Final = 5_000
@@ -256,7 +257,7 @@ RESOLVER_ELSEWHERE_MS: Final = 60_000
 """How long a branch of another resource may be prepared on a server before its resource's URL is doubted (ms)."""
 
 RESOLVER_BACKOFF_MS_MIN: Final = 100
-RESOLVER_BACKOFF_MS_MAX: Final = 1_000
+RESOLVER_BACKOFF_MS_MAX: Final = 500
 """Pause before a database, or a node, that cannot be reached is tried again (ms), doubled from the one to the other: locks are
 held until it can."""
 

@@ -1,6 +1,6 @@
 """One resource over time: connected, looked at, connected again.
 
-Owed: a database that cannot be reached is tried again, at pauses of at most a second, and looked at at once when it can; each
+Owed: a database that cannot be reached is tried again, at pauses of half a second at most, and then looked at at once; each
 change of how it stands is one line in the log. No trouble ends this: a bug is logged, and the next look begins anew. Never: a
 password in the log.
 """

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from raftcoord import COMMIT, Client, TxId
+from raftcoord import COMMIT, Client, TxId, limits
 from raftcoord.config import Config
 from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
 from raftcoord.node.local_process import LocalProcess
@@ -226,19 +226,26 @@ def test_a_program_killed_anywhere_leaves_both_sides_equal_and_nothing_prepared(
 
 
 def test_a_live_program_is_left_to_finish_its_own(shop: Shop) -> None:
-    """Of two that wait before their decision, only the one beyond the safety interval is aborted."""
-    before, txid = shop.sum(), TxId.new()
-    program = shop.pay("between prepares", txid)
-    try:
-        time.sleep(0.8)
-        with Client.from_config(shop.path) as client:
-            assert str(client.status(txid).state) == "UNDECIDED"
-        assert shop.left() == [txid]
-    finally:
-        program.kill()
-        program.communicate()
-    until(lambda: not shop.left())
-    assert shop.sum() == before
+    """Of those that wait before their decision, only one beyond the safety interval is aborted."""
+    before = shop.sum()
+    safety_s = limits.RESOLVER_SAFETY_MS / 1000
+    for _ in range(20):
+        began, txid = time.monotonic(), TxId.new()
+        program = shop.pay("between prepares", txid)
+        try:
+            time.sleep(safety_s / 4)
+            with Client.from_config(shop.path) as client:
+                state, left = str(client.status(txid).state), shop.left()
+            took_s = time.monotonic() - began
+        finally:
+            program.kill()
+            program.communicate()
+        until(lambda: not shop.left())
+        assert shop.sum() == before
+        if took_s < safety_s:
+            assert (state, left) == ("UNDECIDED", [txid])
+            return
+    pytest.skip("the machine is too slow to look within the safety interval")
 
 
 def test_a_resolver_killed_again_and_again_loses_nothing(shop: Shop) -> None:
@@ -260,7 +267,7 @@ def test_a_resolver_killed_again_and_again_loses_nothing(shop: Shop) -> None:
             assert time.monotonic() < deadline
             shop.cluster.start_resolver()
             # the first wait covers the interval for which undecided branches are left alone, the later ones stop it at work
-            until_work = 1.9 if kills == 0 else 0.05 * (kills % 12)
+            until_work = limits.RESOLVER_SAFETY_MS / 1000 - 0.1 if kills == 0 else 0.05 * (kills % 12)
             time.sleep(until_work)
             shop.cluster.resolver.kill()
             kills += 1

@@ -1,0 +1,70 @@
+"""raftcoord drill databases: programs, database servers, nodes and the resolver killed over real databases."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .errors import BROKEN
+from .options import Output, with_output
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from raftcoord.drills.crashes import CrashReport
+
+
+@click.group()
+def databases() -> None:
+    """Real PostgreSQL, MariaDB and SQLite, kill -9, the resolver, an audit."""
+
+
+@databases.command()
+@click.option("--pair", "pairs", multiple=True, help="Such as postgresql-mariadb; may be repeated. [default: all]")
+@click.option("--driver", "drivers", multiple=True, help="Such as psycopg; may be repeated. [default: all]")
+@click.option("--few", is_flag=True, help="Each pair once and each driver once; servers are killed for one pair.")
+@click.option(
+    "--kill",
+    "victims",
+    multiple=True,
+    type=click.Choice(["program", "server"]),
+    help="What is killed; may be repeated. [default: both]",
+)
+@click.option("--at-a-time", "lanes", type=int, help="Programs side by side, each on its own databases. [default: 3]")
+@click.option("--nodes", type=int, help="1, 3 or 5. [default: 3]")
+@click.option("--keep", is_flag=True, help="Keep the files and logs also when every promise held.")
+@with_output
+def crashes(output: Output, **given: Any) -> int:
+    """The crash matrix: kill -9 of a program, and of a database server, at every point of a transaction.
+
+    For every pair of databases, through each driver that is installed; what is not there is told. Both sides must be equal
+    afterwards, and nothing may stay prepared or locked. Exit code 0: HELD; 6: BROKEN.
+    """
+    from raftcoord.drills.crashes import CrashOptions, run
+
+    from .telling import Teller, figures_text, verdict_text
+
+    options = CrashOptions(**{name: value for name, value in given.items() if value not in (None, ())})
+    with Teller(output) as teller:
+        report = run(options, teller)
+    output.result(report.to_json(), lambda: _table(report))
+    if not output.as_json:
+        untested = [click.style(f"not tested: {each}", fg="yellow") for each in report.not_tested]
+        parts = [figures_text(report.figures), *untested, *report.wrong[:10], verdict_text(report.held, report.verdict)]
+        click.echo("\n".join(parts))
+    return 0 if report.held else BROKEN
+
+
+def _table(report: CrashReport) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("pair", "drivers", "killed", "when", "outcome", "told", "locks free s", ""):
+        table.add_column(column, justify="right" if column == "locks free s" else "left")
+    for row in report.rows:
+        couple, point, victim = row.case
+        end = (str(row.told), f"{row.free_s:.2f}", "BROKEN" if row.wrong else "")
+        table.add_row(couple.pair, str(couple), victim, str(point), row.outcome, *end)
+    return table
