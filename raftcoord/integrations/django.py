@@ -34,7 +34,7 @@ from raftcoord.types import checked_branch
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_VENDORS = ("postgresql", "mysql")
+_VENDORS = ("postgresql", "mysql", "sqlite")
 
 
 class atomic:
@@ -126,7 +126,7 @@ class _Held:
         what = f"alias {self.wrapper.alias!r} (branch {self.branch!r})"
         if self.wrapper.vendor not in _VENDORS:
             raise LocalProtocolError(
-                f"{what}: Django's backend {self.wrapper.vendor} is not supported here; it is for {' and '.join(_VENDORS)}"
+                f"{what}: Django's backend {self.wrapper.vendor} is not supported here; {', '.join(_VENDORS)} are"
             )
         if self.wrapper.in_atomic_block:
             raise LocalProtocolError(
@@ -145,7 +145,11 @@ class _Held:
         wrapper = self.wrapper
         wrapper.set_autocommit(False)
         self.raw = wrapper.connection
-        tx.enlist(self.raw, self.branch)
+        given = tx.enlist(self.raw, self.branch)
+        if wrapper.vendor == "sqlite":
+            from raftcoord.integrations.django_sqlite import Recorded
+
+            wrapper.connection = Recorded(given, self.raw)
         wrapper.commit_on_exit = True
         wrapper.needs_rollback = False
         wrapper.rollback_exc = None
@@ -181,6 +185,9 @@ class _Held:
         wrapper.needs_rollback = False
         wrapper.savepoint_ids = []
         wrapper.atomic_blocks = []
+        if self.raw is not None and wrapper.connection is not self.raw:
+            wrapper.connection.close()
+            wrapper.connection = self.raw
         if self.raw is None or drivers.session(self.raw, checked_branch(self.branch)).is_closed():
             self._drop()
             return hooks

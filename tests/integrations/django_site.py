@@ -1,7 +1,7 @@
 """A Django project of one table on two databases, without files; and, as a program, a payment that stops before a move.
 
-``python django_site.py CLUSTER_YAML PG_URL MY_PORT MY_DATABASE STOP DRIVERS``; DRIVERS as ``psycopg2,pymysql``, or "" for
-what Django takes by itself.
+``python django_site.py CLUSTER_YAML PG_URL MY_PORT MY_DATABASE STOP DRIVERS SQLITE``; DRIVERS as ``psycopg2,pymysql``, or ""
+for what Django takes by itself; SQLITE is the file that is paid in place of MariaDB, or "".
 """
 
 from __future__ import annotations
@@ -70,18 +70,19 @@ def model() -> type[Any]:
 urlpatterns: list[Any] = []
 
 
-def main(config: str, pg_url: str, my_port: str, my_database: str, stop: str, drivers: str = "") -> None:
+def main(config: str, pg_url: str, my_port: str, my_database: str, stop: str, drivers: str, sqlite: str) -> None:
     from integrations.stopping import stop_before
 
-    account = configure(pg_url, my_port, my_database, drivers=drivers)
+    account = configure(pg_url, my_port, my_database, sqlite, drivers)
+    second = {"cache_db": "cache"} if sqlite else {"orders_db": "orders"}
     from django.db.models import F
 
     from raftcoord.integrations.django import atomic
 
     stop_before(stop)
-    with Client.from_config(config) as client, atomic(client, {"default": "ledger", "orders_db": "orders"}, timeout=60):
+    with Client.from_config(config) as client, atomic(client, {"default": "ledger", **second}, timeout=60):
         account.objects.filter(name="alice").update(amount=F("amount") - 10)
-        account.objects.using("orders_db").filter(name="alice").update(amount=F("amount") + 10)
+        account.objects.using(*second).filter(name="alice").update(amount=F("amount") + 10)
 
 
 if __name__ == "__main__":

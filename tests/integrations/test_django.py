@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from resources.banks import Bank, SqliteBank
 
-from raftcoord import Aborted, Client, InDoubt, LocalProtocolError, State, TxId
+from raftcoord import Aborted, Client, InDoubt, LocalProtocolError, State, TxId, Unavailable
 from raftcoord.config import Config
 from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
 
@@ -23,9 +25,13 @@ BRANCHES = {"default": "ledger", "orders_db": "orders"}
 class Site(Banks):
     """The banks as Django has them."""
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, path: Path, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.account = configure(self.ledger.url, self.orders.server.port, self.orders.database)
+        self.cache = SqliteBank(path)
+        self.account = configure(self.ledger.url, self.orders.server.port, self.orders.database, str(path))
+
+    def all(self) -> tuple[Bank, ...]:
+        return *super().all(), self.cache
 
     def pay(self, amount: int = 10) -> None:
         """From ledger to orders, within a block."""
@@ -38,7 +44,7 @@ class Site(Banks):
         self.account.objects.using(alias).create(name=name, amount=0)
 
     def names(self, alias: str = "default") -> set[str]:
-        bank = self.ledger if alias == "default" else self.orders
+        bank = {"default": self.ledger, "orders_db": self.orders, "cache_db": self.cache}[alias]
         return {str(name) for (name,) in bank.sql("SELECT name FROM accounts")}
 
 
@@ -47,8 +53,9 @@ def the_site(
     postgresql: PostgreSqlServer,
     mariadb: MariaDbServer,
     config: Config,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Site]:
-    made = Site(postgresql, mariadb, config)
+    made = Site(tmp_path_factory.mktemp("django") / "cache.db", postgresql, mariadb, config)
     yield made
     made.close()
 
@@ -68,12 +75,6 @@ def site(the_site: Site) -> Iterator[Site]:
         assert "close" not in vars(wrapper)
         assert the_site.account.objects.using(wrapper.alias).count() >= 1
         wrapper.close()
-
-
-@pytest.fixture
-def astray(config: Config) -> Iterator[Astray]:
-    with Astray.from_config(config) as made:
-        yield made
 
 
 def atomic(client: Any, branches: dict[str, str] = BRANCHES, timeout: float = 60) -> Any:
@@ -121,12 +122,12 @@ def test_an_exception_rolls_both_back_and_runs_no_hook(client: Client, site: Sit
     assert (site.balances(), told) == ((90, 110), [])
 
 
-@pytest.mark.parametrize("alias", list(BRANCHES))
+@pytest.mark.parametrize("alias", [*BRANCHES, "cache_db"])
 def test_an_inner_atomic_is_a_savepoint_with_its_hooks(client: Client, site: Site, alias: str) -> None:
     from django.db import IntegrityError, transaction
 
     told: list[str] = []
-    with atomic(client):
+    with atomic(client, {**BRANCHES, "cache_db": "cache"}):
         site.pay()
         site.add("kept", alias)
         with transaction.atomic(using=alias):
@@ -222,7 +223,7 @@ def test_in_doubt_closes_the_connections_runs_no_hook_and_the_resolver_finishes(
 
     with pytest.raises(InDoubt) as raised:
         block()
-    assert [wrapper.connection for wrapper in connections.all()] == [None, None]
+    assert [connections[alias].connection for alias in BRANCHES] == [None, None]
     assert raised.value.txid in site.prepared(astray)
     site.resolve(astray)
     assert site.balances() == ((90, 110) if decided else (100, 100))
@@ -372,13 +373,71 @@ def test_an_asynchronous_view_is_refused(client: Client) -> None:
         atomic(client)(view)
 
 
-KILLS = [(stop, "") for stop in STOPS] + [("first commit", "psycopg2,pymysql")]
+KILLS = [(stop, "", second) for second in ("orders", "cache") for stop in STOPS]
+KILLS += [("first commit", "psycopg2,pymysql", "orders")]
 
 
-@pytest.mark.parametrize(("stop", "drivers"), KILLS)
-def test_a_program_killed_anywhere_leaves_both_sides_equal(client: Client, site: Site, stop: str, drivers: str) -> None:
-    txid = site.kill_at("django_site.py", stop, drivers)
+@pytest.mark.parametrize(("stop", "drivers", "second"), KILLS)
+def test_a_program_killed_anywhere_leaves_both_sides_equal(
+    client: Client, site: Site, stop: str, drivers: str, second: str
+) -> None:
+    txid = site.kill_at("django_site.py", stop, drivers, str(site.cache.path) if second == "cache" else "")
     site.resolve(client)
     committed = STOPS.index(stop) > STOPS.index("decision")
-    assert site.balances() == ((90, 110) if committed else (100, 100))
+    paid = site.cache if second == "cache" else site.orders
+    assert (site.ledger.balance(), paid.balance()) == ((90, 110) if committed else (100, 100))
     assert client.resolve(txid).state is (State.COMMITTED if committed else State.ABORTED)
+
+
+# -- SQLite
+
+
+WITH_CACHE = {"default": "ledger", "cache_db": "cache"}
+
+
+def test_a_sqlite_file_takes_part(client: Client, site: Site) -> None:
+    from django.db import connections
+    from django.db.models import F
+    from django.db.models.functions import MD5
+
+    told: list[str] = []
+    with atomic(client, WITH_CACHE):
+        site.add("ledger")
+        cache = site.account.objects.using("cache_db")
+        cache.bulk_create([site.account(name=name, amount=5) for name in ("bob", "carol", "100%")])
+        assert cache.filter(name="bob").update(amount=F("amount") * 2) == 1
+        assert cache.get(name="bob").amount == 10
+        assert cache.annotate(hash=MD5("name")).get(name="alice").hash == "6384e2b2184bcbf58eccf10ca7a6563c"
+        with connections["cache_db"].cursor() as cursor:
+            cursor.execute("DELETE FROM accounts WHERE name = %(name)s", {"name": "carol"})
+            cursor.executemany("INSERT INTO accounts VALUES (%s, %s)", iter([("dave", 1), ("erin", 2)]))
+            cursor.executemany("INSERT INTO accounts VALUES (%s, %s)", [])
+            assert cursor.execute("SELECT 5 %% %s", [3]).fetchone() == (2,)
+        on_commit(told, "cache", "cache_db")
+    assert site.names("cache_db") == {"alice", "bob", "100%", "dave", "erin"}
+    assert (site.names(), told) == ({"alice", "ledger"}, ["cache"])
+
+
+def test_what_only_django_could_repeat_is_refused_in_sqlite(client: Client, site: Site) -> None:
+    from django.db import transaction
+    from django.db.models.functions import MD5
+
+    with atomic(client, WITH_CACHE):
+        with pytest.raises(LocalProtocolError, match="no such function: MD5"), transaction.atomic(using="cache_db"):
+            site.account.objects.using("cache_db").update(name=MD5("name"))
+        site.add("bob", "cache_db")
+    assert site.names("cache_db") == {"alice", "bob"}
+
+
+def test_a_sqlite_file_that_is_in_use_is_refused_and_django_goes_on(client: Client, site: Site) -> None:
+    from django.db import connections
+
+    connections["cache_db"].ensure_connection()
+    connections["cache_db"].connection.execute("PRAGMA busy_timeout = 10")
+    other = site.cache.connect()
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Unavailable, match="in use by another writer"):
+        atomic(client, WITH_CACHE).__enter__()
+    other.close()
+    site.add("bob", "cache_db")
+    assert site.names("cache_db") == {"alice", "bob"}

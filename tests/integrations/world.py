@@ -21,7 +21,7 @@ from raftcoord.types import Branch
 
 WAIT_S = 60.0
 TESTS = Path(__file__).parents[1]
-NAMES = ("ledger", "orders")
+NAMES = ("ledger", "orders", "cache")
 
 
 class Astray(Client):
@@ -44,7 +44,7 @@ class Banks:
         self.ledger, self.orders = PostgreSqlBank(postgresql), MariaDbBank(mariadb)
         self.config = config
 
-    def all(self) -> tuple[Bank, Bank]:
+    def all(self) -> tuple[Bank, ...]:
         return self.ledger, self.orders
 
     def balances(self) -> tuple[int, int]:
@@ -69,7 +69,7 @@ class Banks:
         """What the resolver does, until nothing is prepared."""
         found = [
             Resource(ResourceConfig(Branch(name), bank.url), frozenset(NAMES), client, safety_s=0.0)
-            for name, bank in zip(NAMES, self.all(), strict=True)
+            for name, bank in zip(NAMES, self.all(), strict=False)
         ]
         try:
             until(lambda: [each.look(thorough=True) for each in found] and not self.prepared(client))
