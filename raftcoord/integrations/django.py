@@ -63,15 +63,16 @@ class atomic:
     def __call__(self, view: Callable[_P, _T]) -> Callable[_P, _T]:
         """The view in a block of its own for each call: committed before its response is sent."""
         if inspect.iscoroutinefunction(view):
-            raise LocalProtocolError(
-                f"{view.__qualname__} is asynchronous, and Django's transactions are not; put the block into a function, and "
-                "call it by sync_to_async"
-            )
+            raise _asynchronous(view)
 
         @functools.wraps(view)
         def within(*args: _P.args, **kwargs: _P.kwargs) -> _T:
             with atomic(self._client, self._branches, timeout=self._timeout):
-                return view(*args, **kwargs)
+                response = view(*args, **kwargs)
+                if inspect.iscoroutine(response):  # the dispatch() of a class with asynchronous handlers
+                    response.close()
+                    raise _asynchronous(view)
+                return response
 
         return within
 
@@ -201,6 +202,14 @@ class _Held:
         """Django connects anew at the next use."""
         with contextlib.suppress(Error):
             self.wrapper.close()
+
+
+def _asynchronous(view: Any) -> LocalProtocolError:
+    """It would work after the block has ended."""
+    return LocalProtocolError(
+        f"{view.__qualname__} is asynchronous, and Django's transactions are not; put the block into a function, and call it by "
+        "sync_to_async"
+    )
 
 
 def _run(hooks: list[tuple[Any, list[Any]]]) -> None:

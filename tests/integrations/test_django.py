@@ -366,11 +366,13 @@ def test_a_view_commits_before_its_response_and_again_at_each_call(client: Clien
     assert (decorated.__name__, decorated.__doc__) == ("view", "Pay.")
 
 
-def test_an_asynchronous_view_is_refused(client: Client) -> None:
+def test_an_asynchronous_view_is_refused(client: Client, site: Site) -> None:
     async def view() -> None: ...
 
     with pytest.raises(LocalProtocolError, match="sync_to_async"):
         atomic(client)(view)
+    with pytest.raises(LocalProtocolError, match="sync_to_async"):
+        atomic(client)(lambda: view())()
 
 
 KILLS = [(stop, "", second) for second in ("orders", "cache") for stop in STOPS]

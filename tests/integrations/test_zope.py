@@ -113,6 +113,23 @@ def test_it_commits_everywhere_after_all_others_have_voted(client: Client, world
     assert not world.prepared(client)
 
 
+def test_a_manager_of_ones_own_in_explicit_mode(client: Client, world: World) -> None:
+    from raftcoord.integrations.zope import join
+
+    manager = transaction.TransactionManager(explicit=True)
+    with pytest.raises(transaction.interfaces.NoTransaction):
+        join(client, manager)
+    for end, balance in ((manager.abort, 100), (manager.commit, 99)):
+        manager.begin()
+        branches = join(client, manager, timeout=60)
+        world.ledger.add(branches.enlist(world.pg, "ledger"), -1)
+        world.orders.add(branches.enlist(world.my, "orders"), -1)
+        end()
+        assert world.balances() == (balance, balance)
+    with pytest.raises(LocalProtocolError, match="is over"):
+        branches.enlist(world.pg, "ledger")
+
+
 def test_abort_an_exception_and_doom_roll_everything_back(client: Client, world: World) -> None:
     world.pay(client)
     transaction.abort()
