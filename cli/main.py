@@ -28,6 +28,7 @@ _COMMANDS: Final = {
     "txn": (".txn", "Transactions: ls, show, resolve, acknowledge."),
     "resource": (".resource", "The databases of cluster.yaml: init, ls."),
     "resolver": (".resolver", "Finish what crashed programs leave prepared in databases: run."),
+    "doctor": (".doctor", "What is wrong with nodes, databases, clocks and disks, and what mends it."),
     "drill": (".drill", "Real faults under load, then an audit and a verdict."),
     "sim": (".sim", "The real code on a virtual clock, with faults from a seed: run, replay, faults."),
     "bench": (".bench", "How fast: decide, transfer, databases, failover."),

@@ -16,6 +16,8 @@ Error Codes 1397 to 1402, 1613, 1614; X/Open XA specification, section 3.3.
 from __future__ import annotations
 
 import contextlib
+import re
+from collections.abc import Iterator
 from typing import Final
 
 from raftcoord.resources import gid as gids
@@ -41,6 +43,8 @@ XA_RBTIMEOUT: Final = "1613"
 XA_RBDEADLOCK: Final = "1614"
 TABLE_IS_MISSING: Final = ("1146", "1046")
 """No such table; no database selected."""
+DENIED: Final = ("1142", "1143", "1044")
+"""No right to a table, a column or a database."""
 
 _GIVEN_UP: Final = {XAER_RMFAIL, XA_RBROLLBACK, XA_RBTIMEOUT, XA_RBDEADLOCK}
 _ENDED: Final = (
@@ -50,6 +54,15 @@ _ENDED: Final = (
 _NO_MARKS: Final = (
     "there is no table raftcoord_marks in the database of this connection; make it with: raftcoord resource init (and name "
     "the database when you connect)"
+)
+_INIT: Final = "raftcoord resource init"
+_WRITES: Final = (
+    "INSERT INTO raftcoord_marks (gid) VALUES ('')",
+    "DELETE FROM raftcoord_marks WHERE gid = ''",
+)
+_SETTINGS: Final = (
+    "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'innodb_flush_log_at_trx_commit', 'innodb_flush_method', "
+    "'log_bin', 'sync_binlog', 'binlog_format', 'read_only', 'wsrep_on')"
 )
 _CREATE: Final = (
     "CREATE TABLE IF NOT EXISTS raftcoord_marks (gid VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY, "
@@ -166,36 +179,133 @@ class MariaDb:
         return gone.touched
 
     def check(self) -> Steps[list[Finding]]:
-        """Marks, durability, version."""
-        shown = yield Statement(
-            "SELECT VERSION(), @@innodb_flush_log_at_trx_commit, @@log_bin, @@sync_binlog", reads=True, outside=True
-        )
-        version, flush, log_bin, sync_binlog = shown.rows[0]
-        found = []
+        """Version, writable, marks and the rights on them, XA RECOVER, durability, the binary log."""
+        shown = yield Statement(_SETTINGS, reads=True, outside=True)
+        settings = {str(name).lower(): str(value) for name, value in shown.rows}
+        version = settings.get("version", "")
+        found = list(_by_version(version, _is_on(settings, "log_bin")))
+        if _is_on(settings, "wsrep_on"):
+            what = "it is a node of a Galera cluster (wsrep_on), which does not replicate XA transactions"
+            found.append(Finding(what, "name a server without Galera in the resource's url", True))
+        if _is_on(settings, "read_only"):
+            mend = (
+                "if it is a replica, put the primary's host into the resource's url; if not, SET GLOBAL read_only = 0"
+            )
+            found.append(Finding("the server is read_only: nothing can be prepared there", mend, True))
+        found += yield from _marks()
         try:
-            yield Statement("SELECT 1 FROM raftcoord_marks LIMIT 0", reads=True, outside=True)
+            yield Statement("XA RECOVER", reads=True, outside=True)
         except SqlError as error:
-            what = _NO_MARKS if error.code in TABLE_IS_MISSING else f"raftcoord_marks cannot be read: {error}"
-            found.append(Finding(what, "raftcoord resource init", True))
-        if int(flush) != 1:
-            what = f"innodb_flush_log_at_trx_commit is {flush}: a crash loses what was prepared and committed"
-            found.append(Finding(what, "SET GLOBAL innodb_flush_log_at_trx_commit = 1, and in my.cnf", False))
-        if int(log_bin) and int(sync_binlog) != 1:
-            what = f"the binary log is on and sync_binlog is {sync_binlog}: after a crash it may differ from InnoDB"
-            found.append(Finding(what, "SET GLOBAL sync_binlog = 1, and in my.cnf", False))
-        if _is_too_old(str(version)):
-            what = f"server {version} loses prepared XA transactions when their session ends or the server restarts"
-            found.append(Finding(what, "use MariaDB 10.5 or MySQL 8.0 or later", True))
+            what = f"this user may not list prepared branches: {error}"
+            found.append(Finding(what, (yield from _granted("XA_RECOVER_ADMIN ON *.*")), True))
+        found += _durability(settings)
+        if _is_on(settings, "log_bin"):
+            found += yield from _filters()
         return found
 
 
-def _is_too_old(version: str) -> bool:
-    """MariaDB before 10.5 (MDEV-742) and MySQL before 5.7.7 (bug 12161) roll a prepared branch back with its session."""
+def _marks() -> Steps[list[Finding]]:
+    """EXPLAIN needs the rights of what it explains, and does nothing of it."""
     try:
-        major, minor = (int(part) for part in version.split(".")[:2])
-    except ValueError:
-        return False
-    return (major, minor) < (10, 5) if "MariaDB" in version else (major, minor) < (8, 0)
+        yield Statement("SELECT 1 FROM raftcoord_marks LIMIT 0", reads=True, outside=True)
+    except SqlError as error:
+        what = _NO_MARKS if error.code in TABLE_IS_MISSING else f"raftcoord_marks cannot be read: {error}"
+        mend = _INIT if error.code in TABLE_IS_MISSING else (yield from _granted())
+        return [Finding(what, mend, True)]
+    found = []
+    for sql in _WRITES:
+        try:
+            yield Statement(f"EXPLAIN {sql}", reads=True, outside=True)
+        except SqlError as error:
+            if error.code in DENIED:
+                what = f"a right on raftcoord_marks is missing: {error}"
+                found.append(Finding(what, (yield from _granted()), sql.startswith("INSERT")))
+    shown = yield Statement(
+        "SELECT ENGINE FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'raftcoord_marks'",
+        reads=True,
+        outside=True,
+    )
+    if shown.rows and str(shown.rows[0][0]).lower() != "innodb":
+        what = f"raftcoord_marks is a table of {shown.rows[0][0]}: a mark outlives a rollback there, and proves nothing"
+        found.append(Finding(what, "ALTER TABLE raftcoord_marks ENGINE = InnoDB", True))
+    return found
+
+
+def _granted(what: str = "SELECT, INSERT, DELETE ON raftcoord_marks") -> Steps[str]:
+    """The statement, for an administrator, that grants ``what`` to this user."""
+    shown = yield Statement("SELECT CURRENT_USER()", reads=True, outside=True)
+    user, _, host = str(shown.rows[0][0]).rpartition("@")
+    return f"GRANT {what} TO '{user}'@'{host}'"
+
+
+def _durability(settings: dict[str, str]) -> Iterator[Finding]:
+    flush = settings.get("innodb_flush_log_at_trx_commit", "1")
+    if flush != "1":
+        what = f"innodb_flush_log_at_trx_commit is {flush}: a crash loses what was prepared and committed"
+        yield Finding(what, "SET GLOBAL innodb_flush_log_at_trx_commit = 1, and in my.cnf", False)
+    if settings.get("innodb_flush_method", "").lower() == "nosync":
+        what = "innodb_flush_method is nosync: a power cut loses what was prepared and committed"
+        yield Finding(what, "remove innodb_flush_method from my.cnf and restart the server", False)
+    if not _is_on(settings, "log_bin"):
+        return
+    if (sync := settings.get("sync_binlog", "1")) != "1":
+        what = f"the binary log is on and sync_binlog is {sync}: after a crash it may differ from InnoDB"
+        yield Finding(what, "SET GLOBAL sync_binlog = 1, and in my.cnf", False)
+    if settings.get("binlog_format", "").upper() == "STATEMENT":
+        what = (
+            "binlog_format is STATEMENT, which is unsafe for XA: a replica may apply branches in another order, or stop"
+        )
+        yield Finding(what, "SET GLOBAL binlog_format = 'ROW', and in my.cnf", False)
+
+
+def _filters() -> Steps[list[Finding]]:
+    """Filters of the binary log, if this user may see them.
+
+    Not to be used with XA: MySQL reference manual, Restrictions on XA Transactions; a branch that is filtered out is an empty XA
+    transaction for a replica.
+    """
+    for sql in ("SHOW MASTER STATUS", "SHOW BINARY LOG STATUS"):
+        try:
+            shown = yield Statement(sql, reads=True, outside=True)
+        except SqlError:  # no right to see it; or the other one's name for it
+            continue
+        if any(any(row[2:4]) for row in shown.rows):
+            what = "the binary log has filters (binlog_do_db or binlog_ignore_db), which must not be used with XA"
+            return [Finding(what, "remove them from my.cnf and restart the server", False)]
+        break
+    return []
+
+
+def _is_on(settings: dict[str, str], name: str) -> bool:
+    return settings.get(name, "OFF").upper() not in ("OFF", "0", "")
+
+
+def _by_version(version: str, binlog: bool) -> Iterator[Finding]:
+    """What is known of ``version``. ``binlog``: whether the binary log is on.
+
+    MariaDB before 10.5 rolls a prepared branch back with its session: MDEV-742 (commit c8ae357341 of MariaDB/server, which also
+    says that the binary log of XA is not crash-safe yet: MDEV-21469). So did MySQL before 5.7.7: WL#6860, bug 12161, and
+    MySQL 5.7 reference manual, Restrictions on XA Transactions. MySQL before 8.0 lets go of the metadata locks of a
+    prepared branch whose session has ended: WL#9335. Before 8.0.30 a crash during XA PREPARE or COMMIT may leave the
+    binary log different from InnoDB: WL#11300 (commit c1401ad of mysql/mysql-server), and MySQL 8.0 reference manual, same page.
+    """
+    read = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", version)
+    if read is None:
+        return
+    number = tuple(int(part or 0) for part in read.groups())
+    mariadb = "mariadb" in version.lower()
+    if number < ((10, 5) if mariadb else (5, 7, 7)):
+        what = f"server {version} loses prepared XA transactions when their session ends or the server restarts"
+        yield Finding(what, "use MariaDB 10.5 or MySQL 8.0 or later", True)
+    elif mariadb and binlog:
+        what = f"server {version}: after a crash the binary log may differ from InnoDB by XA transactions (MDEV-21469)"
+        yield Finding(what, "after a crash compare the replicas with this server, or make them anew", False)
+    elif not mariadb and number < (8, 0):
+        what = f"server {version} lets others change the tables of a prepared branch whose session has ended (WL#9335)"
+        yield Finding(what, "use MySQL 8.0 or later", True)
+    elif not mariadb and binlog and number < (8, 0, 30):
+        what = f"server {version}: after a crash the binary log may differ from InnoDB by XA transactions (WL#11300)"
+        yield Finding(what, "use MySQL 8.0.30 or later", False)
 
 
 def _impossible(error: SqlError) -> NotPossible | BranchEnded:

@@ -223,7 +223,8 @@ class Sqlite:
         try:
             yield from self._suits()
         except NotPossible as error:
-            return [Finding(str(error), "see above", True)]
+            what, _, mend = str(error).partition("; ")
+            return [Finding(what, mend or "use a file", True)]
         return []
 
 

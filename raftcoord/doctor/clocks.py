@@ -1,0 +1,83 @@
+"""Clocks: how far the nodes' are from each other, and from this machine's.
+
+Owed: a difference is told only as far as it is certain, that is, beyond what the round trip leaves open. Outcomes do not depend
+on clocks; what does is said with each finding (limits.py). Never: a clock that is set.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from raftcoord import limits
+from raftcoord.doctor.findings import Row, Verdict
+
+APART_MS: Final = 1_000
+"""How far a clock may be off before it is worth a warning (ms): NTP keeps machines within tens of milliseconds."""
+
+CHECK: Final = "clock"
+_NTP: Final = "let NTP keep that machine's clock: timedatectl set-ntp true, or chronyc tracking to see why it does not"
+
+
+class Clock(NamedTuple):
+    """A node's clock against this machine's: how far ahead (ms; negative: behind), give or take ``error_ms``."""
+
+    ahead_ms: float
+    error_ms: float
+
+
+def measured(asked_ms: float, told_ms: float, took_ms: float) -> Clock:
+    """The node said ``told_ms`` at some moment of ``took_ms`` after ``asked_ms`` here; half of that is its best guess."""
+    return Clock(told_ms - (asked_ms + took_ms / 2), took_ms / 2)
+
+
+def judge(clocks: Mapping[str, Clock], retention_ms: int) -> list[Row]:
+    """A row for each node, against the middle one of the nodes, and one for this machine."""
+    if not clocks:
+        return []
+    middle = statistics.median_low(clock.ahead_ms for clock in clocks.values())
+    slack = max(clock.error_ms for clock in clocks.values())
+    rows = [_node(name, clock, middle) for name, clock in clocks.items()]
+    return [*rows, _here(-middle, slack, retention_ms)]
+
+
+def _node(name: str, clock: Clock, middle: float) -> Row:
+    subject, apart = f"node {name}", clock.ahead_ms - middle
+    certain = abs(apart) - clock.error_ms
+    if certain <= APART_MS:
+        what = (
+            f"{_span(abs(clock.ahead_ms))} {_side(clock.ahead_ms)} this machine's, give or take {_span(clock.error_ms)}"
+        )
+        return Row(subject, CHECK, Verdict.OK, what)
+    what = f"{_span(abs(apart))} {_side(apart)} those of the other nodes"
+    if certain > limits.CLOCK_SPREAD_MS_MAX:
+        what += f": more than {limits.CLOCK_SPREAD_MS_MAX // 1000} s, so that it cannot agree on what may be forgotten"
+        return Row(subject, CHECK, Verdict.ERROR, what, _NTP)
+    return Row(subject, CHECK, Verdict.WARNING, what, _NTP)
+
+
+def _here(ahead_ms: float, error_ms: float, retention_ms: int) -> Row:
+    certain = abs(ahead_ms) - error_ms
+    what = f"{_span(abs(ahead_ms))} {_side(ahead_ms)} those of the nodes"
+    if ahead_ms > 0 and certain > limits.FUTURE_MS_MAX:
+        return Row(
+            HERE, CHECK, Verdict.ERROR, f"{what}: they refuse the txids made here, which lie in the future", _NTP
+        )
+    if ahead_ms < 0 and certain > retention_ms:
+        return Row(HERE, CHECK, Verdict.ERROR, f"{what}: txids made here are older than what they remember", _NTP)
+    verdict = Verdict.WARNING if certain > APART_MS else Verdict.OK
+    return Row(HERE, CHECK, verdict, what, _NTP if verdict else "")
+
+
+HERE: Final = "this machine"
+
+
+def _side(ahead_ms: float) -> str:
+    return "ahead of" if ahead_ms > 0 else "behind"
+
+
+def _span(ms: float) -> str:
+    if ms < 1_000:
+        return f"{ms:.0f} ms"
+    return f"{ms / 1000:.1f} s" if ms < 120_000 else f"{ms / 60_000:.0f} min"

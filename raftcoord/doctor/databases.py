@@ -1,0 +1,127 @@
+"""One resource, looked at over a session of its own.
+
+Owed: whatever is wrong becomes a row, and nothing is raised. It blocks, for as long as the database does: call it aside. Never: a
+statement that changes anything; a password in a row.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import unquote
+
+from raftcoord.doctor import disks, prepared
+from raftcoord.doctor.findings import REACHABLE, Row, Verdict
+from raftcoord.doctor.prepared import Found
+from raftcoord.errors import ConfigError
+from raftcoord.resolver.advice import explained
+from raftcoord.resource_config import ResourceConfig
+from raftcoord.resources.drivers import connect
+from raftcoord.resources.session import Session
+from raftcoord.resources.steps import ConnectionLost, PreparedHere, SqlError, Statement
+
+SECOND_LOOK_S: Final = 1.0
+"""Pause before a branch without an age is looked for again (s): a live program commits within milliseconds."""
+
+_VERSION: Final = {
+    "postgresql": "SELECT current_setting('server_version')",
+    "mariadb": "SELECT VERSION()",
+    "sqlite": "SELECT sqlite_version()",
+}
+_INIT: Final = "raftcoord resource init"
+_KINDS: Final = {"postgresql": "PostgreSQL", "mariadb": "server", "sqlite": "SQLite"}
+
+
+class Looked(NamedTuple):
+    """The rows, and what is prepared there, for whoever knows the ledger; None if that could not be seen."""
+
+    rows: list[Row]
+    found: Found | None
+
+
+def look(resource: ResourceConfig, now_ms: Callable[[], int]) -> Looked:
+    """Everything about ``resource``. ``now_ms``: the wall clock."""
+    subject = f"resource {resource.name}"
+    try:
+        where, url = resource.shown(), resource.url()
+    except ConfigError as error:
+        mend = "export the variable that it names, or correct the resource in cluster.yaml"
+        return Looked([Row(subject, "url", Verdict.ERROR, str(error), mend)], None)
+    try:
+        session = connect(url)
+    except ConfigError as error:
+        mend = "install the driver, or correct the resource in cluster.yaml, as it says"
+        return Looked([Row(subject, "url", Verdict.ERROR, resource.scrub(str(error)), mend)], None)
+    except (ConnectionLost, SqlError) as error:
+        return Looked([unreachable(resource.name, f"{where}: {resource.scrub(str(error))}")], None)
+    rows: list[Row] = []
+    try:
+        return Looked(rows, _look(session, resource.name, where, url, now_ms, rows))
+    except ConnectionLost as error:
+        rows.append(unreachable(resource.name, f"{where}: {resource.scrub(str(error))}"))
+    except SqlError as error:
+        what = f"{where} refuses to be looked at: {resource.scrub(explained(error))}"
+        mend = "give the user of the url that right; the resolver needs it as well"
+        rows.append(Row(subject, "rights", Verdict.ERROR, what, mend))
+    finally:
+        session.close()
+    return Looked(rows, None)
+
+
+def unreachable(name: str, why: str) -> Row:
+    """The row of a resource that does not answer."""
+    mend = "start the database, or correct host, port, user and password of the url in cluster.yaml"
+    return Row(f"resource {name}", REACHABLE, Verdict.ERROR, why, mend)
+
+
+def _look(
+    session: Session, name: str, where: str, url: str, now_ms: Callable[[], int], rows: list[Row]
+) -> Found | None:
+    subject, dialect = f"resource {name}", session.dialect
+    ((version,),) = session.execute(Statement(_VERSION[dialect.name], reads=True, outside=True)).rows
+    rows.append(Row(subject, REACHABLE, Verdict.OK, f"{where}, {_KINDS[dialect.name]} {version}"))
+    if dialect.name == "sqlite":
+        rows += _file(subject, Path(unquote(url.partition(":///")[2])))
+    findings = session.run(dialect.check())
+    for finding in findings:
+        verdict = Verdict.ERROR if finding.fatal else Verdict.WARNING
+        mend = f"{_INIT} {name}" if finding.mend == _INIT else finding.mend
+        rows.append(Row(subject, "set-up", verdict, finding.what, mend))
+    if not findings:
+        rows.append(Row(subject, "set-up", Verdict.OK, "settings, rights and marks are as they should be"))
+    return Found(
+        _aged(session, now_ms),
+        session.run(prepared.foreign(dialect.name)),
+        session.run(prepared.limited_user(dialect.name)),
+        session.run(prepared.owners(dialect.name)),
+    )
+
+
+def _aged(session: Session, now_ms: Callable[[], int]) -> list[tuple[PreparedHere, float]]:
+    """What is prepared, with its age: the database's own, or else that of its transaction, which began before.
+
+    What is so old by its transaction alone is looked for twice: it may have been prepared this moment.
+    """
+    listed = session.run(session.dialect.list_prepared(None))
+    aged = [(each, _age_s(each, now_ms())) for each in listed]
+    if any(each.age_s is None and age_s >= prepared.ORPHAN_S for each, age_s in aged):
+        time.sleep(SECOND_LOOK_S)
+        still = {each.gid for each in session.run(session.dialect.list_prepared(None))}
+        aged = [(each, age_s) for each, age_s in aged if each.gid in still]
+    return aged
+
+
+def _age_s(each: PreparedHere, now_ms: int) -> float:
+    return max(0.0, (now_ms - each.gid.txid.ms) / 1000) if each.age_s is None else each.age_s
+
+
+def _file(subject: str, path: Path) -> list[Row]:
+    """A SQLite file is as good as its directory, where its journal lies."""
+    rows = disks.look(subject, path.parent)
+    if not os.access(path, os.W_OK):
+        mend = f"chown or chmod it for the user that runs the resolver: {path}"
+        rows.append(Row(subject, "rights", Verdict.ERROR, f"{path} cannot be written by this user", mend))
+    return rows
