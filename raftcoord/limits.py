@@ -225,6 +225,21 @@ WORKER_BATCH_MAX: Final = 512
 RESOLVES_MAX: Final = 64
 """Questions about transactions in doubt that a worker has open at the nodes at a time."""
 
+# -- databases ----------------------------------------------------------------------------------------------------
+RESOURCE_CONNECT_MS: Final = 5_000
+"""How long connecting to a database may take (ms), the greeting included; a wrong password is told in milliseconds."""
+
+RESOURCE_ANSWER_MS: Final = 30_000
+"""How long a database may take for one question of the resolver or the doctor (ms). To roll back a great deal takes seconds; a
+host that has vanished, and a proxy that forwards nothing, take for ever."""
+
+RESOURCE_SILENT_MS: Final = 5_000
+"""How long the host of a database may leave packets unacknowledged (ms) before the kernel calls the connection lost: when it is
+back, locks are held until the resolver has connected anew."""
+
+BRANCH_GRACE_MS: Final = 5_000
+"""How long past its timeout a transaction waits for one database (ms): what is then left to the resolver holds locks longer."""
+
 # -- the resolver -------------------------------------------------------------------------------------------------
 RESOLVER_SAFETY_MS: Final = 1_200
 """How long an undecided branch is left to its program (ms). A live one decides within milliseconds of its first prepare. With

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from raftcoord.client import blocks, checks
@@ -17,7 +18,8 @@ from raftcoord.client.damages import TIMEOUT_S
 from raftcoord.client.effort import Ask
 from raftcoord.errors import RaftcoordError, Unavailable
 from raftcoord.resources import drivers
-from raftcoord.resources.session import AsyncSession
+from raftcoord.resources.patience import within_loop
+from raftcoord.resources.session import AsyncSession, Base
 from raftcoord.types import Outcome, TxId, Verdict
 
 if TYPE_CHECKING:
@@ -83,14 +85,19 @@ class AsyncTransaction:
     async def _carry_out(self, move: Move) -> Any:
         match move:
             case Enter(session):
-                await _awaited(session, session.enter())
+                with self._patiently(session):
+                    await _awaited(session, session.enter())
             case Run(session, steps):
-                return await _awaited(session, session.run(steps))
+                with self._patiently(session):
+                    return await _awaited(session, session.run(steps))
             case Clean(session):
                 try:
-                    await _awaited(session, session.clean())
-                except Exception:
+                    with self._patiently(session):
+                        await _awaited(session, session.clean())
+                except BaseException as error:
                     await _awaited(session, session.close())
+                    if not isinstance(error, Exception):  # a cancellation: it goes on
+                        raise
             case Close(session):
                 await _awaited(session, session.close())
             case Decide(verdict, branches, reason, seconds):
@@ -98,6 +105,11 @@ class AsyncTransaction:
             case Complete(branches):
                 self._client._complete_later(self.txid, branches)
         return None
+
+    def _patiently(self, session: Base) -> AbstractContextManager[None]:
+        if not isinstance(session, AsyncSession):
+            return nullcontext()
+        return within_loop(asyncio.get_running_loop().call_later, session.hang_up, self._committing.patience_s())
 
 
 class TransactionRequests:

@@ -126,6 +126,10 @@ class Committing:
         """Seconds until the timeout."""
         return self._deadline - self._now()
 
+    def patience_s(self) -> float:
+        """How long one database is waited for now (s): what it does not finish, the resolver finishes."""
+        return max(self.left(), 0.0) + limits.BRANCH_GRACE_MS / 1000
+
     def check_enlistment(self, connection: Any, branch: object) -> Branch:
         """Raise LocalProtocolError unless ``connection`` may be enlisted as ``branch``; the name, checked."""
         name = checked_branch(branch)
@@ -151,10 +155,11 @@ class Committing:
         try:
             yield Enter(session)
             marks = yield Run(session, session.dialect.begin(gid, checked=checked))
-        except BaseException as error:
-            yield Clean(session)
-            if isinstance(error, _REFUSED):
-                raise _refusal(error, session.branch) from None
+        except _REFUSED as error:
+            yield Close(session) if isinstance(error, ConnectionLost) else Clean(session)
+            raise _refusal(error, session.branch) from None
+        except BaseException:  # Ctrl-C, say: what the connection was told last is not known to have arrived
+            yield Close(session)
             raise
         self._branches.append(Enlisted(session, gid, bool(marks)))
         return bool(marks)
@@ -169,15 +174,21 @@ class Committing:
                 yield from self._prepare_all()
                 yield from self._finish((yield from self._decide()))
         finally:
-            for branch in self._branches:
-                if not branch.ended:
-                    yield from _end(branch, Close(branch.session))
+            yield from self._close_all()
 
     def abandon(self) -> Moves[None]:
         """The block was left with an exception: roll back."""
         self._is_over = True
+        try:
+            yield from self._roll_back_all()
+        finally:
+            yield from self._close_all()
+
+    def _close_all(self) -> Moves[None]:
+        """Every connection that is not clean, also when something cut the protocol short."""
         for branch in self._branches:
-            yield from self._roll_back(branch)
+            if not branch.ended:
+                yield from _end(branch, Close(branch.session))
 
     def _commit_alone(self, branch: Enlisted) -> Moves[None]:
         session = branch.session

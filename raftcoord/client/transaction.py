@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, Self, TypeVar
 
 from raftcoord.client import blocks, checks
 from raftcoord.client.committing import Clean, Close, Committing, Complete, Decide, Enter, Move, Moves, Run
 from raftcoord.resources import drivers
+from raftcoord.resources.patience import within
 from raftcoord.resources.session import Session
 from raftcoord.types import Outcome, TxId, Verdict
 
@@ -85,7 +87,8 @@ class Transaction:
         self._begin(session)
 
     def _begin(self, session: Session) -> None:
-        session.check_fit()
+        with self._patiently(session):  # one driver asks the server whether it is there
+            session.check_fit()
         cluster = self._client.cluster_id(timeout=max(0.1, self._committing.left()))
         if self._drive(self._committing.enlist(session, cluster, blocks.is_fit(session.connection))):
             blocks.remember(session.connection)
@@ -110,14 +113,19 @@ class Transaction:
     def _carry_out(self, move: Move) -> Any:
         match move:
             case Enter(session):
-                session.enter()
+                with self._patiently(session):
+                    session.enter()
             case Run(session, steps):
-                return session.run(steps)
+                with self._patiently(session):
+                    return session.run(steps)
             case Clean(session):
                 try:
-                    session.clean()
-                except Exception:
+                    with self._patiently(session):
+                        session.clean()
+                except BaseException as error:
                     session.close()
+                    if not isinstance(error, Exception):  # Ctrl-C: it goes on
+                        raise
             case Close(session):
                 session.close()
             case Decide(verdict, branches, reason, seconds):
@@ -125,3 +133,6 @@ class Transaction:
             case Complete(branches):
                 self._complete_later(self.txid, branches)
         return None
+
+    def _patiently(self, session: Session) -> AbstractContextManager[None]:
+        return within(session, self._committing.patience_s())

@@ -10,7 +10,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, Final
 
+from raftcoord import limits
 from raftcoord.errors import ConfigError, LocalProtocolError
+from raftcoord.resources.patience import keep_alive
 from raftcoord.resources.session import AsyncSession, Session
 from raftcoord.types import Branch
 
@@ -68,7 +70,7 @@ def connect(url: str) -> Session:
     """A session of its own, synchronous and in autocommit: postgresql://..., mysql://... or sqlite:///path.
 
     With the first driver of its kind that is installed. Raises ConfigError for a URL that is wrong or a driver that is
-    missing, and ConnectionLost if the database does not answer.
+    missing, and ConnectionLost if the database does not answer; so does later every protocol that takes too long.
     """
     kind = url.partition("://")[0].partition("+")[0]
     kind = {"mariadb": "mysql", "postgres": "postgresql"}.get(kind, kind)
@@ -81,6 +83,8 @@ def connect(url: str) -> Session:
             continue
         made = _load(_SYNC[driver]).connect(url)
         assert isinstance(made, Session)
+        keep_alive(made.fileno())
+        made.answer_s = limits.RESOURCE_ANSWER_MS / 1000
         return made
     package = {"postgresql": "psycopg[binary]", "mysql": "PyMySQL"}[kind]
     raise ConfigError(f"no driver for {kind} is installed: pip install '{package}'")

@@ -11,12 +11,11 @@ from typing import Any, Final, Self
 
 from raftcoord.errors import ConfigError
 from raftcoord.resources.dialects import DIALECTS
-from raftcoord.resources.session import AsyncSession, Session
+from raftcoord.resources.patience import CONNECT_S
+from raftcoord.resources.session import AsyncSession, Base, Session
 from raftcoord.resources.steps import ConnectionLost, Result, SqlError, Statement
-from raftcoord.resources.urls import Url
+from raftcoord.resources.urls import UNREADABLE, Url
 
-_DIALECT: Final = DIALECTS["mariadb"]
-_CONNECT_S: Final = 5
 _CLIENT_ERRORS: Final = range(2000, 3000)
 """Errors of the client library (MySQL reference, Client Error Message Reference): no answer of the server."""
 _LOST: Final = (1040, 1053, 1152, 1153, 1158, 1159, 1160, 1161, 1184, 1203, 1927, 3169, 4031)
@@ -35,22 +34,30 @@ def _code(error: BaseException) -> object:
     return error.args[0] if error.args else None
 
 
-class _SyncSession(Session):
-    """What the synchronous drivers share."""
+class _Base(Base):
+    """What the sessions of all drivers share."""
 
-    dialect = _DIALECT
+    dialect = DIALECTS["mariadb"]
     _looked = False
-
-    def is_closed(self) -> bool:
-        """The driver's own knowledge."""
-        return not self.connection.open
 
     def is_autocommit(self) -> bool:
         """The session's, as the server said."""
         return bool(self.connection.get_autocommit())
 
-    def _cursor(self) -> Any:
+    def _cursor_class(self) -> Any:
+        """Of plain rows."""
         raise NotImplementedError
+
+
+class _SyncSession(_Base, Session):
+    """What the synchronous drivers share."""
+
+    def is_closed(self) -> bool:
+        """The driver's own knowledge."""
+        return not self.connection.open
+
+    def _cursor(self) -> Any:
+        return self.connection.cursor(self._cursor_class())
 
     def _code(self, error: Exception) -> object:
         return _code(error)
@@ -84,12 +91,18 @@ class PyMySqlSession(_SyncSession):
         """By TCP, or by ?unix_socket=."""
         import pymysql
 
-        return cls(_connected(pymysql.connect, url))
+        made = _connected(pymysql.connect, url, read_timeout=CONNECT_S)
+        made._read_timeout = None  # that was for the greeting; a statement may take longer
+        return cls(made)
 
-    def _cursor(self) -> Any:
+    def fileno(self) -> int:
+        """See Session."""
+        return int(self.connection._sock.fileno())
+
+    def _cursor_class(self) -> Any:
         from pymysql.cursors import Cursor
 
-        return self.connection.cursor(Cursor)
+        return Cursor
 
 
 class MySqlClientSession(_SyncSession):
@@ -102,10 +115,10 @@ class MySqlClientSession(_SyncSession):
 
         return cls(_connected(MySQLdb.connect, url))
 
-    def _cursor(self) -> Any:
+    def _cursor_class(self) -> Any:
         from MySQLdb.cursors import Cursor
 
-        return self.connection.cursor(Cursor)
+        return Cursor
 
 
 class MariaDbSession(_SyncSession):
@@ -129,6 +142,10 @@ class MariaDbSession(_SyncSession):
         except Exception:
             return True
 
+    def fileno(self) -> int:
+        """See Session."""
+        return int(self.connection._get_socket())
+
     def _cursor(self) -> Any:
         return self.connection.cursor(named_tuple=False, dictionary=False)
 
@@ -136,18 +153,12 @@ class MariaDbSession(_SyncSession):
         return getattr(error, "errno", None)
 
 
-class _AsyncSession(AsyncSession):
+class _AsyncSession(_Base, AsyncSession):
     """What the asynchronous drivers share."""
 
-    dialect = _DIALECT
-    _looked = False
-
-    def is_autocommit(self) -> bool:
-        """The session's, as the server said."""
-        return bool(self.connection.get_autocommit())
-
-    def _cursor_class(self) -> Any:
-        raise NotImplementedError
+    def hang_up(self) -> None:
+        """See AsyncSession."""
+        self.connection.close()
 
     async def execute(self, statement: Statement) -> Result:
         """On a cursor of plain rows."""
@@ -198,9 +209,9 @@ class AiomysqlSession(_AsyncSession):
         return Cursor
 
 
-def _connected(connect: Any, url: str) -> Any:
+def _connected(connect: Any, url: str, **more: Any) -> Any:
     read = Url.parse(url, 3306)
-    given: dict[str, Any] = {"connect_timeout": _CONNECT_S, "autocommit": True}
+    given: dict[str, Any] = {"connect_timeout": CONNECT_S, "autocommit": True, **more}
     if read.user:
         given["user"] = read.user
     if read.password:
@@ -214,6 +225,6 @@ def _connected(connect: Any, url: str) -> Any:
     try:
         return connect(**given)
     except (TypeError, ValueError):
-        raise ConfigError("the URL of the database cannot be used; check the resource in cluster.yaml") from None
+        raise ConfigError(UNREADABLE) from None
     except Exception as error:
         raise _judged(error, getattr(error, "errno", _code(error))) from None

@@ -12,12 +12,11 @@ from typing import Any, Final, Self
 
 from raftcoord.errors import ConfigError
 from raftcoord.resources.dialects import DIALECTS
-from raftcoord.resources.session import AsyncSession, Session
+from raftcoord.resources.patience import CONNECT_S, shut_down
+from raftcoord.resources.session import AsyncSession, Base, Session
 from raftcoord.resources.steps import ConnectionLost, Result, SqlError, Statement
-from raftcoord.resources.urls import Url
+from raftcoord.resources.urls import UNREADABLE, Url
 
-_DIALECT: Final = DIALECTS["postgresql"]
-_CONNECT_S: Final = 5
 _LOST_CLASSES: Final = ("08",)
 _LOST_CODES: Final = ("57P01", "57P02", "57P03", "57P05", "25P03", "25P04")
 """Connection exceptions, and the server's announcements that it ends the session."""
@@ -26,15 +25,63 @@ _LOST_CODES: Final = ("57P01", "57P02", "57P03", "57P05", "25P03", "25P04")
 def _judged(error: Exception, code: object) -> SqlError | ConnectionLost:
     text = str(error).strip().partition("\n")[0]
     if not isinstance(code, str) or not code or code[:2] in _LOST_CLASSES or code in _LOST_CODES:
-        return ConnectionLost(f"the connection to PostgreSQL failed: {text}")
+        return ConnectionLost(f"the connection to PostgreSQL failed: {text or type(error).__name__}")
     return SqlError(code, text)
 
 
-class PsycopgSession(Session):
-    """psycopg 3."""
+class _Base(Base):
+    """What the sessions of all drivers but asyncpg's share."""
 
-    dialect = _DIALECT
+    dialect = DIALECTS["postgresql"]
     _switched = False
+
+    def is_closed(self) -> bool:
+        """Closed or broken."""
+        return bool(self.connection.closed)
+
+    def is_autocommit(self) -> bool:
+        """The driver's own setting."""
+        return bool(self.connection.autocommit)
+
+    def _must_switch(self, statement: Statement) -> bool:
+        """Whether the driver would begin a transaction before a statement that must not stand in one."""
+        return statement.outside and not self.connection.autocommit
+
+
+class _SyncSession(_Base, Session):
+    """What the synchronous drivers share."""
+
+    def clean(self) -> None:
+        """Roll back what is open, or what the driver takes for open; the caller's autocommit setting again."""
+        if not self.connection.autocommit:
+            self.connection.rollback()
+        if self._switched:
+            self.connection.autocommit = self._switched = False
+
+    def _step_outside(self, statement: Statement) -> None:
+        if self._must_switch(statement):
+            self.connection.autocommit = self._switched = True
+
+
+class _Psycopg(_Base):
+    """What libpq knows of a connection of psycopg 3."""
+
+    def is_failed(self) -> bool:
+        """As libpq knows."""
+        return self._status() == "INERROR"
+
+    def is_in_transaction(self) -> bool:
+        """As libpq knows."""
+        return self._status() != "IDLE"
+
+    def _status(self) -> str:
+        from psycopg.pq import TransactionStatus
+
+        return TransactionStatus(self.connection.info.transaction_status).name
+
+
+class PsycopgSession(_Psycopg, _SyncSession):
+    """psycopg 3."""
 
     @classmethod
     def connect(cls, url: str) -> Self:
@@ -42,87 +89,44 @@ class PsycopgSession(Session):
         import psycopg
 
         try:
-            return cls(psycopg.connect(url, autocommit=True, connect_timeout=_CONNECT_S))
+            return cls(psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_S))
         except psycopg.ProgrammingError:
-            raise ConfigError("the URL of the database cannot be read; check the resource in cluster.yaml") from None
+            raise ConfigError(UNREADABLE) from None
         except psycopg.Error as error:
             raise _judged(error, error.sqlstate) from None
-
-    def is_closed(self) -> bool:
-        """Closed or broken."""
-        return bool(self.connection.closed)
-
-    def is_autocommit(self) -> bool:
-        """The driver's own setting."""
-        return bool(self.connection.autocommit)
-
-    def is_failed(self) -> bool:
-        """As libpq knows."""
-        return _status(self.connection) == "INERROR"
-
-    def is_in_transaction(self) -> bool:
-        """As libpq knows."""
-        return _status(self.connection) != "IDLE"
 
     def execute(self, statement: Statement) -> Result:
         """On a cursor of plain rows."""
         import psycopg
         from psycopg.rows import tuple_row
 
-        conn = self.connection
         try:
-            if statement.outside and not conn.autocommit:
-                conn.autocommit = True
-                self._switched = True
-            with psycopg.Cursor(conn, row_factory=tuple_row) as cursor:
+            self._step_outside(statement)
+            with psycopg.Cursor(self.connection, row_factory=tuple_row) as cursor:
                 cursor.execute(statement.sql, prepare=False)
                 rows = cursor.fetchall() if cursor.description else []
                 return Result(rows, _tag(cursor.statusmessage), cursor.rowcount)
         except psycopg.Error as error:
             raise _judged(error, error.sqlstate) from None
 
-    def clean(self) -> None:
-        """Roll back what is open; the caller's autocommit setting again."""
-        if not self.connection.autocommit:
-            self.connection.rollback()
-        if self._switched:
-            self.connection.autocommit = False
-            self._switched = False
 
-
-class AsyncPsycopgSession(AsyncSession):
+class AsyncPsycopgSession(_Psycopg, AsyncSession):
     """psycopg 3's AsyncConnection."""
 
-    dialect = _DIALECT
-    _switched = False
-
-    def is_closed(self) -> bool:
-        """Closed or broken."""
-        return bool(self.connection.closed)
-
-    def is_autocommit(self) -> bool:
-        """The driver's own setting."""
-        return bool(self.connection.autocommit)
-
-    def is_failed(self) -> bool:
-        """As libpq knows."""
-        return _status(self.connection) == "INERROR"
-
-    def is_in_transaction(self) -> bool:
-        """As libpq knows."""
-        return _status(self.connection) != "IDLE"
+    def hang_up(self) -> None:
+        """See AsyncSession."""
+        shut_down(self.connection.fileno())
 
     async def execute(self, statement: Statement) -> Result:
         """On a cursor of plain rows."""
         import psycopg
         from psycopg.rows import tuple_row
 
-        conn = self.connection
         try:
-            if statement.outside and not conn.autocommit:
-                await conn.set_autocommit(True)
+            if self._must_switch(statement):
+                await self.connection.set_autocommit(True)
                 self._switched = True
-            async with psycopg.AsyncCursor(conn, row_factory=tuple_row) as cursor:
+            async with psycopg.AsyncCursor(self.connection, row_factory=tuple_row) as cursor:
                 await cursor.execute(statement.sql, prepare=False)
                 rows = await cursor.fetchall() if cursor.description else []
                 return Result(rows, _tag(cursor.statusmessage), cursor.rowcount)
@@ -143,11 +147,8 @@ class AsyncPsycopgSession(AsyncSession):
             await self.connection.close()
 
 
-class Psycopg2Session(Session):
+class Psycopg2Session(_SyncSession):
     """psycopg2. It does not see that PREPARE TRANSACTION has ended the transaction, and until ``clean`` begins no other."""
-
-    dialect = _DIALECT
-    _switched = False
 
     @classmethod
     def connect(cls, url: str) -> Self:
@@ -155,21 +156,13 @@ class Psycopg2Session(Session):
         import psycopg2
 
         try:
-            made = psycopg2.connect(url, connect_timeout=_CONNECT_S)
+            made = psycopg2.connect(url, connect_timeout=CONNECT_S)
             made.autocommit = True
         except psycopg2.ProgrammingError:
-            raise ConfigError("the URL of the database cannot be read; check the resource in cluster.yaml") from None
+            raise ConfigError(UNREADABLE) from None
         except psycopg2.Error as error:
             raise _judged(error, error.pgcode) from None
         return cls(made)
-
-    def is_closed(self) -> bool:
-        """Closed or broken."""
-        return bool(self.connection.closed)
-
-    def is_autocommit(self) -> bool:
-        """The driver's own setting."""
-        return bool(self.connection.autocommit)
 
     def is_failed(self) -> bool:
         """As libpq knows."""
@@ -183,37 +176,26 @@ class Psycopg2Session(Session):
 
         return bool(self.connection.status != psycopg2.extensions.STATUS_READY)
 
+    def _must_switch(self, statement: Statement) -> bool:
+        return super()._must_switch(statement) and not self.is_in_transaction()
+
     def execute(self, statement: Statement) -> Result:
         """On a cursor of plain rows."""
         import psycopg2
         import psycopg2.extensions
 
-        conn = self.connection
         try:
-            if statement.outside and not conn.autocommit and conn.status == psycopg2.extensions.STATUS_READY:
-                conn.autocommit = True
-                self._switched = True
-            with conn.cursor(cursor_factory=psycopg2.extensions.cursor) as cursor:
+            self._step_outside(statement)
+            with self.connection.cursor(cursor_factory=psycopg2.extensions.cursor) as cursor:
                 cursor.execute(statement.sql)
                 rows = cursor.fetchall() if cursor.description else []
                 return Result(rows, _tag(cursor.statusmessage), cursor.rowcount)
         except psycopg2.Error as error:
             raise _judged(error, error.pgcode) from None
 
-    def clean(self) -> None:
-        """Roll back what is open, or what the driver takes for open; the caller's autocommit setting again."""
-        if not self.connection.autocommit:
-            self.connection.rollback()
-        if self._switched:
-            self.connection.autocommit = False
-            self._switched = False
 
-
-class Pg8000Session(Session):
+class Pg8000Session(_SyncSession):
     """pg8000's DB-API connection. It shows no command tag."""
-
-    dialect = _DIALECT
-    _switched = False
 
     @classmethod
     def connect(cls, url: str) -> Self:
@@ -228,20 +210,17 @@ class Pg8000Session(Session):
                 host=read.host,
                 port=read.port,
                 database=read.database or None,
-                timeout=_CONNECT_S,
+                timeout=CONNECT_S,
             )
         except (pg8000.dbapi.Error, OSError) as error:
             raise _judged(error, _pg8000_code(error)) from None
         made.autocommit = True
+        made._usock.settimeout(None)  # that was for the greeting; a statement may take longer
         return cls(made)
 
     def is_closed(self) -> bool:
         """It forgets its socket when it closes."""
         return self.connection._usock is None
-
-    def is_autocommit(self) -> bool:
-        """The driver's own setting."""
-        return bool(self.connection.autocommit)
 
     def is_failed(self) -> bool:
         """As the server said last."""
@@ -251,16 +230,17 @@ class Pg8000Session(Session):
         """As the server said last; nothing at all before the first answer."""
         return self.connection._transaction_status not in (b"I", None)
 
+    def fileno(self) -> int:
+        """See Session."""
+        return int(self.connection._usock.fileno())
+
     def execute(self, statement: Statement) -> Result:
         """On a cursor."""
         import pg8000.dbapi
 
-        conn = self.connection
         try:
-            if statement.outside and not conn.autocommit:
-                conn.autocommit = True
-                self._switched = True
-            cursor = conn.cursor()
+            self._step_outside(statement)
+            cursor = self.connection.cursor()
             try:
                 cursor.execute(statement.sql)
                 rows = [tuple(row) for row in cursor.fetchall()] if cursor.description else []
@@ -268,23 +248,16 @@ class Pg8000Session(Session):
             finally:
                 cursor.close()
         except pg8000.dbapi.InterfaceError as error:  # a failed transaction, seen by the driver; or a lost connection
-            failed = conn._transaction_status == b"E" and not self.is_closed() and "network" not in str(error)
+            failed = self.is_failed() and not self.is_closed() and "network" not in str(error)
             raise _judged(error, "25P02" if failed else None) from None
         except (pg8000.dbapi.Error, OSError) as error:
             raise _judged(error, _pg8000_code(error)) from None
-
-    def clean(self) -> None:
-        """Roll back what is open; the caller's autocommit setting again."""
-        self.connection.rollback()
-        if self._switched:
-            self.connection.autocommit = False
-            self._switched = False
 
 
 class AsyncpgSession(AsyncSession):
     """asyncpg, also through its pool."""
 
-    dialect = _DIALECT
+    dialect = DIALECTS["postgresql"]
     _transaction: Any = None
 
     def is_closed(self) -> bool:
@@ -301,6 +274,10 @@ class AsyncpgSession(AsyncSession):
     def is_in_transaction(self) -> bool:
         """As the server said last."""
         return bool(self.connection.is_in_transaction())
+
+    def hang_up(self) -> None:
+        """See AsyncSession."""
+        self.connection.terminate()
 
     async def enter(self) -> None:
         """BEGIN."""
@@ -332,12 +309,6 @@ class AsyncpgSession(AsyncSession):
         """Hang up at once: a polite close would wait for what cannot be answered any more."""
         with contextlib.suppress(Exception):
             self.connection.terminate()
-
-
-def _status(connection: Any) -> str:
-    from psycopg.pq import TransactionStatus
-
-    return TransactionStatus(connection.info.transaction_status).name
 
 
 def _tag(status: str | None) -> str | None:

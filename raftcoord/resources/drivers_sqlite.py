@@ -58,6 +58,10 @@ class SqliteSession(Session):
             return True
         return False
 
+    def fileno(self) -> int:
+        """See Session."""
+        return -1
+
     def is_autocommit(self) -> bool:
         """isolation_level None, or autocommit=True."""
         return self.connection.isolation_level is None or getattr(self.connection, "autocommit", _LEGACY) is True

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final, Generic, Self, TypeVar, cast
 
 from raftcoord.errors import LocalProtocolError
+from raftcoord.resources.patience import within
 from raftcoord.resources.steps import ConnectionLost, Dialect, Result, SqlError, Statement, Steps
 from raftcoord.types import Branch
 
@@ -66,7 +67,13 @@ class Base(abc.ABC):
 
 
 class Session(Base):
-    """A synchronous one."""
+    """A synchronous one. ``answer_s``: how long a protocol may take on a connection of our own; None on the caller's."""
+
+    answer_s: float | None = None
+
+    def fileno(self) -> int:
+        """The connection's socket. Of a file -1: its own timeout bounds how long a lock is waited for."""
+        return int(self.connection.fileno())
 
     @classmethod
     def connect(cls, url: str) -> Self:
@@ -90,23 +97,28 @@ class Session(Base):
             self.connection.close()
 
     def run(self, steps: Steps[_T]) -> _T:
-        """Run a protocol; what it returns or raises."""
+        """Run a protocol; what it returns or raises. Interrupted, it is over, and the connection is to be closed."""
         driven = _Driven(steps)
-        while (statement := driven.next) is not None:
-            try:
-                result = self.execute(statement)
-            except (SqlError, ConnectionLost) as error:
-                driven.throw(error)
-            except BaseException:
-                steps.close()
-                raise
-            else:
-                driven.send(result)
+        with within(self, self.answer_s):
+            while (statement := driven.next) is not None:
+                try:
+                    result = self.execute(statement)
+                except (SqlError, ConnectionLost) as error:
+                    driven.throw(error)
+                except BaseException:
+                    steps.close()
+                    raise
+                else:
+                    driven.send(result)
         return driven.returned()
 
 
 class AsyncSession(Base):
     """An asynchronous one."""
+
+    @abc.abstractmethod
+    def hang_up(self) -> None:
+        """Make whatever waits for the database fail."""
 
     @abc.abstractmethod
     async def execute(self, statement: Statement) -> Result:
@@ -124,7 +136,7 @@ class AsyncSession(Base):
         """Close the connection, whatever state it is in."""
 
     async def run(self, steps: Steps[_T]) -> _T:
-        """Run a protocol; what it returns or raises."""
+        """As Session.run."""
         driven = _Driven(steps)
         while (statement := driven.next) is not None:
             try:

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import msgpack
 
+from raftcoord.errors import RaftcoordError
 from raftcoord.resources import gid as gids
 from raftcoord.resources.gid import Gid
 from raftcoord.resources.steps import (
@@ -94,7 +95,7 @@ class Sqlite:
                     "program or with: raftcoord resolver run"
                 )
             yield Statement(f"SAVEPOINT {_SAVEPOINT}")
-        except BaseException:
+        except RaftcoordError:
             yield from _roll_back()
             raise
         return True
@@ -172,18 +173,18 @@ class Sqlite:
         if work is None:
             return (yield from self.proof(gid))
         before = yield Statement("PRAGMA foreign_keys", reads=True, outside=True)
+        as_before = Statement(f"PRAGMA foreign_keys = {before.rows[0][0]}", outside=True)
         yield Statement(f"PRAGMA foreign_keys = {int(work.foreign_keys)}", outside=True)
         try:
             yield Statement("BEGIN IMMEDIATE", outside=True)
-            try:
-                if (yield from _work_of(gid)) is not None:
-                    yield from _replay(gid, work)
-                yield Statement("COMMIT")
-            except BaseException:
-                yield from _roll_back()
-                raise
-        finally:
-            yield Statement(f"PRAGMA foreign_keys = {before.rows[0][0]}", outside=True)
+            if (yield from _work_of(gid)) is not None:
+                yield from _replay(gid, work)
+            yield Statement("COMMIT")
+        except RaftcoordError:
+            yield from _roll_back()
+            yield as_before
+            raise
+        yield as_before
         return (yield from self.proof(gid))
 
     def rollback_prepared(self, gid: Gid) -> Steps[Effect]:
@@ -207,7 +208,7 @@ class Sqlite:
         try:
             yield from _make_tables()
             yield Statement("COMMIT")
-        except BaseException:
+        except RaftcoordError:
             yield from _roll_back()
             raise
 

@@ -5,7 +5,9 @@ it returns is what it found. So one text serves synchronous and asynchronous dri
 
 Owed by whoever runs one: each Statement is carried out once and in order; an error that the database answered is thrown in
 as SqlError with its SQLSTATE or error number; a connection that can no longer answer is ConnectionLost, and the Statement's
-fate is then unknown. Never: a judgement by the text of a message.
+fate is then unknown. A protocol that is interrupted (Ctrl-C, a cancellation) is closed, and its connection with it: it cleans
+up behind a RaftcoordError alone, because nobody would carry out what it still had to say. Never: a judgement by the text of a
+message.
 """
 
 from __future__ import annotations

@@ -6,10 +6,13 @@ Never: a password, or the URL itself, in an error.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Final, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from raftcoord.errors import ConfigError
+
+UNREADABLE: Final = "the URL of the database cannot be used; check the resource in cluster.yaml"
+"""What is said of one, without showing it."""
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from raftcoord import Client
 from raftcoord.config import Config
 from raftcoord.node.processes import LocalCluster, write_local_config
+
+from .banks import Bank, MariaDbBank, PostgreSqlBank, SqliteBank
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -48,3 +51,26 @@ def client(config: Config) -> Iterator[Client]:
     with Client.from_config(config) as made:
         made.cluster_id(timeout=20)
         yield made
+
+
+@pytest.fixture
+def bank(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bank]:
+    """Of the kind that the test's driver speaks to."""
+    kind = request.getfixturevalue("driver")[0]
+    made: Bank
+    if kind == "postgresql":
+        made = PostgreSqlBank(request.getfixturevalue("postgresql"))
+    elif kind == "mariadb":
+        made = MariaDbBank(request.getfixturevalue("mariadb"))
+    else:
+        made = SqliteBank(tmp_path / "bank.db")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[SqliteBank]:
+    """The second branch."""
+    made = SqliteBank(tmp_path / "other.db")
+    yield made
+    made.close()

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,69 +11,8 @@ import pytest
 from raftcoord import Aborted, AsyncClient, Client, LocalProtocolError
 from raftcoord.config import Config
 
-from .banks import Bank, MariaDbBank, PostgreSqlBank, SqliteBank
-
-
-def pg(bank: Bank) -> dict[str, Any]:
-    assert isinstance(bank, PostgreSqlBank)
-    return {"host": "127.0.0.1", "port": bank.server.port, "user": "postgres", "database": bank.database}
-
-
-def my(bank: Bank) -> dict[str, Any]:
-    assert isinstance(bank, MariaDbBank)
-    return {"host": "127.0.0.1", "port": bank.server.port, "user": "root"}
-
-
-def import_or_skip(name: str) -> Any:
-    """mysqlclient and mariadb need the C headers to be installed: where they are not, they are not tested."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        pytest.skip(f"the driver {name} is not installed: it was not tested")
-
-
-SYNC: dict[str, tuple[str, Callable[[Bank], Any]]] = {
-    "psycopg": ("postgresql", lambda bank: import_or_skip("psycopg").connect(bank.url)),
-    "psycopg2": ("postgresql", lambda bank: import_or_skip("psycopg2").connect(bank.url)),
-    "pg8000": ("postgresql", lambda bank: import_or_skip("pg8000.dbapi").connect(**pg(bank))),
-    "pymysql": ("mariadb", lambda bank: import_or_skip("pymysql").connect(database=bank.database, **my(bank))),
-    "mysqlclient": ("mariadb", lambda bank: import_or_skip("MySQLdb").connect(database=bank.database, **my(bank))),
-    "mariadb": ("mariadb", lambda bank: import_or_skip("mariadb").connect(database=bank.database, **my(bank))),
-    "sqlite3": ("sqlite", lambda bank: bank.connect()),
-}
-ASYNC: dict[str, tuple[str, Callable[[Bank], Any]]] = {
-    "psycopg": ("postgresql", lambda bank: import_or_skip("psycopg").AsyncConnection.connect(bank.url)),
-    "asyncpg": ("postgresql", lambda bank: import_or_skip("asyncpg").connect(**pg(bank))),
-    "asyncmy": ("mariadb", lambda bank: import_or_skip("asyncmy").connect(database=bank.database, **my(bank))),
-    "aiomysql": ("mariadb", lambda bank: import_or_skip("aiomysql").connect(db=bank.database, **my(bank))),
-    "sqlite3": ("sqlite", lambda bank: bank.connect()),
-}
-
-
-@pytest.fixture
-def bank(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bank]:
-    """Of the kind that the test's driver speaks to."""
-    kind = request.getfixturevalue("driver")[0]
-    made: Bank
-    if kind == "postgresql":
-        made = PostgreSqlBank(request.getfixturevalue("postgresql"))
-    elif kind == "mariadb":
-        made = MariaDbBank(request.getfixturevalue("mariadb"))
-    else:
-        made = SqliteBank(tmp_path / "bank.db")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def other(tmp_path: Path) -> Iterator[SqliteBank]:
-    """The second branch."""
-    made = SqliteBank(tmp_path / "other.db")
-    yield made
-    made.close()
-
-
-Made = tuple[str, Callable[[Bank], Any]]
+from .banks import Bank, SqliteBank
+from .connecting import ASYNC, SYNC, Made, add, commit, connected, finished
 
 
 class TestSynchronous:
@@ -251,35 +186,3 @@ class TestAsynchronous:
             async with asynchronous.transaction() as tx:
                 with pytest.raises(LocalProtocolError, match="is closed; connect anew"):
                     await tx.enlist(connection, "bank")
-
-
-@asynccontextmanager
-async def connected(driver: Made, bank: Bank) -> AsyncIterator[Any]:
-    connection = await finished(driver[1](bank))
-    try:
-        yield connection
-    finally:
-        with contextlib.suppress(Exception):
-            await finished(connection.close())
-
-
-async def finished(result: Any) -> Any:
-    """``result``, awaited if the driver is asynchronous here."""
-    return await result if inspect.isawaitable(result) else result
-
-
-async def add(connection: Any, amount: int) -> None:
-    sql = f"UPDATE accounts SET amount = amount + {amount} WHERE name = 'alice'"
-    if hasattr(connection, "fetchrow"):
-        await connection.execute(sql)
-        return
-    cursor = connection.cursor()
-    if inspect.isawaitable(cursor):
-        cursor = await cursor
-    await finished(cursor.execute(sql))
-    await finished(cursor.close())
-
-
-async def commit(connection: Any) -> None:
-    if not hasattr(connection, "fetchrow"):
-        await finished(connection.commit())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pymysql
@@ -28,13 +27,6 @@ CLUSTER = "00000000000000aa"
 @pytest.fixture
 def bank(mariadb: MariaDbServer) -> Iterator[MariaDbBank]:
     made = MariaDbBank(mariadb)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def other(tmp_path: Path) -> Iterator[SqliteBank]:
-    made = SqliteBank(tmp_path / "other.db")
     yield made
     made.close()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -27,13 +26,6 @@ CLUSTER = "00000000000000aa"
 @pytest.fixture
 def bank(postgresql: PostgreSqlServer) -> Iterator[PostgreSqlBank]:
     made = PostgreSqlBank(postgresql)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def other(tmp_path: Path) -> Iterator[SqliteBank]:
-    made = SqliteBank(tmp_path / "other.db")
     yield made
     made.close()
 

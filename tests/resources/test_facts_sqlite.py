@@ -31,13 +31,6 @@ def bank(tmp_path: Path) -> Iterator[SqliteBank]:
     made.close()
 
 
-@pytest.fixture
-def other(tmp_path: Path) -> Iterator[SqliteBank]:
-    made = SqliteBank(tmp_path / "other.db")
-    yield made
-    made.close()
-
-
 def begin(bank: SqliteBank) -> tuple[Gid, Session]:
     made = gid.make(CLUSTER, TxId.new(), "bank")
     session = drivers.session(bank.connect(), made.branch)
