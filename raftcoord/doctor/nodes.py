@@ -198,17 +198,28 @@ def directories(config: Config) -> list[Row]:
     measured_devices: set[int] = set()
     local = LocalCluster(config)
     for node in config.nodes:
-        subject, pid = f"node {node.name}", local.pid(node.name)
-        if not node.data_dir.exists() and pid is None:
-            what = f"{node.data_dir} is not on this machine, or the node was never started here; it was not looked at"
-            rows.append(Row(subject, "directory", Verdict.NOTE, what, "on the node's machine: raftcoord doctor"))
-            continue
-        device = node.data_dir.stat().st_dev if node.data_dir.exists() else -1
-        rows += disks.look(subject, node.data_dir, measure=device not in measured_devices)
-        measured_devices.add(device)
-        if pid is not None:
-            rows += disks.judge_process(subject, pid)
+        try:
+            rows += _directory(node, local, measured_devices)
+        except OSError as error:
+            what = f"{node.data_dir} cannot be looked at: {error.strerror}"
+            rows.append(
+                Row(f"node {node.name}", "directory", Verdict.WARNING, what, "run this as the user of the node")
+            )
     return rows
+
+
+def _directory(node: NodeConfig, local: LocalCluster, measured_devices: set[int]) -> list[Row]:
+    """``measured_devices``: whose fsync is known."""
+    subject, directory = f"node {node.name}", node.data_dir
+    pid = local.pid(node.name)
+    there = directory.exists()
+    if not there and pid is None:
+        what = f"{directory} is not on this machine, or the node was never started here; it was not looked at"
+        return [Row(subject, "directory", Verdict.NOTE, what, "on the node's machine: raftcoord doctor")]
+    device = directory.stat().st_dev if there else -1
+    rows = disks.look(subject, directory, measure=device not in measured_devices)
+    measured_devices.add(device)
+    return rows if pid is None else [*rows, *disks.judge_process(subject, pid)]
 
 
 def judge_resolver(config: Config) -> list[Row]:
