@@ -28,7 +28,12 @@ LEVELS = (
 )
 """DESIGN section 2: a room imports only from lower levels, and from itself."""
 
-PRINTS = {"raftcoord/node/main.py", "raftcoord/participants/serve.py", "raftcoord/drills/banks.py"}
+PRINTS = {
+    "raftcoord/node/main.py",
+    "raftcoord/participants/serve.py",
+    "raftcoord/drills/banks.py",
+    "raftcoord/drills/paying.py",
+}
 """Beside __main__.py: the line that says ready, which whoever started the process waits for."""
 
 SIDE_EFFECTS = {

@@ -83,15 +83,19 @@ class DatabaseBanks:
             cursor.close()
 
     def books(self) -> dict[Branch, Books]:
-        """What each bank holds and has been paid. Call it when nobody pays: it is read in two statements."""
+        """What each bank holds and has been paid. Call it when nobody pays: it is read in several statements.
+
+        What is prepared in the database stands in the books of its first bank: a branch does not say which it is about.
+        """
         balances: dict[str, dict[str, int]] = defaultdict(dict)
         finished: dict[str, dict[TxId, State]] = defaultdict(dict)
         for bank, account, cents in self.rows("SELECT bank, account, cents FROM accounts"):
             balances[bank][account] = int(cents)
         for bank, txid in self.rows("SELECT bank, txid FROM payments"):
             finished[bank][TxId.parse(txid)] = State.COMMITTED
-        prepared = tuple(self.prepared())
-        return {Branch(bank): Books(balances[bank], finished[bank], prepared) for bank in {**balances, **finished}}
+        banks = [Branch(bank) for bank in {**balances, **finished}]
+        prepared = {bank: tuple(self.prepared()) for bank in banks[:1]}
+        return {bank: Books(balances[bank], finished[bank], prepared.get(bank, ())) for bank in banks}
 
     def prepared(self) -> list[TxId]:
         """The transactions with a branch that is prepared on this server, of whatever cluster."""

@@ -95,7 +95,7 @@ def run_demo(options: DemoOptions, on_event: OnEvent = lambda event: None) -> De
 
     ConfigError for a file of orders that cannot be read. What was started is stopped, also on KeyboardInterrupt.
     """
-    orders = _orders(options)
+    orders = orders_for(options.orders, options.seed, options.count)
     opening = opening_for(orders)
     plan = Plan(options.nodes, opening, host_banks(opening, _OTHER_HOSTS), options.seed)
 
@@ -105,10 +105,11 @@ def run_demo(options: DemoOptions, on_event: OnEvent = lambda event: None) -> De
     return play(plan, scene, keep=lambda report: report.directory is not None)
 
 
-def _orders(options: DemoOptions) -> tuple[Order, ...]:
-    if options.orders is not None:
-        return order_files.load(options.orders)
-    return tuple(islice(Generated(options.seed, banks=_BANKS).orders(), options.count))
+def orders_for(file: Path | None, seed: int, count: int) -> tuple[Order, ...]:
+    """The orders in ``file``; without one, ``count`` of them made from ``seed``. ConfigError says what is wrong with it."""
+    if file is not None:
+        return order_files.load(file)
+    return tuple(islice(Generated(seed, banks=_BANKS).orders(), count))
 
 
 async def _demo(trial: Trial, orders: tuple[Order, ...], options: DemoOptions, banks: int) -> DemoReport:

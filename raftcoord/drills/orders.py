@@ -115,6 +115,18 @@ def parse(text: str, source: str) -> tuple[Order, ...]:
     return tuple(orders.values())
 
 
+def written(orders: Iterable[Order]) -> str:
+    """``orders`` as ``parse`` reads them."""
+    lines = ["\t".join(COLUMNS)]
+    for order in orders:
+        amount = f"{order.cents // 100}.{order.cents % 100:02d}"
+        letters = order.bank_to.removeprefix("bank-").upper()
+        lines.append(
+            "\t".join((str(order.order_id), order.account_from, letters, order.account_to, amount, order.purpose))
+        )
+    return "\n".join(lines) + "\n"
+
+
 def _parse_line(line: str) -> Order:
     if line.endswith("\r"):
         raise ValueError("the line ends with a carriage return (a file from Windows: convert it with `dos2unix`)")

@@ -18,6 +18,8 @@ from typing import Any, Final, TypeVar
 from raftcoord.drills.stage import Plan, Props, Stage
 
 T = TypeVar("T")
+P = TypeVar("P", bound=Props)
+S = TypeVar("S", bound=Stage)
 _ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -29,10 +31,22 @@ def play(
     The directory is kept if the scene fails (the error's note names it), or if ``keep`` of its result is true.
     ``fast``: see ``run``.
     """
+    return play_with(lambda directory: Props(directory, plan), lambda props: Stage(props, plan), scene, keep, fast=fast)
+
+
+def play_with(
+    set_up: Callable[[Path], P],
+    stage_of: Callable[[P], S],
+    scene: Callable[[S], Coroutine[Any, Any, T]],
+    keep: Callable[[T], bool],
+    *,
+    fast: bool = False,
+) -> T:
+    """As ``play``, with other props and another stage."""
     with _directory() as directory:
-        props = Props(directory, plan)
+        props = set_up(directory)
         try:
-            result = run(_act(props, plan, scene), fast=fast)
+            result = run(_act(props, stage_of, scene), fast=fast)
         finally:
             with _undisturbed():
                 props.end()
@@ -60,8 +74,8 @@ def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return new_loop
 
 
-async def _act(props: Props, plan: Plan, scene: Callable[[Stage], Coroutine[Any, Any, T]]) -> T:
-    stage = Stage(props, plan)
+async def _act(props: P, stage_of: Callable[[P], S], scene: Callable[[S], Coroutine[Any, Any, T]]) -> T:
+    stage = stage_of(props)
     try:
         async with stage.lit():
             return await scene(stage)

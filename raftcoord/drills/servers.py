@@ -79,13 +79,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+_LIBC = ctypes.CDLL(None)
+"""Looked up here, because between fork and exec nothing may be loaded when there are threads."""
+
+
 def _die_with_parent() -> None:
-    """A test run that is killed leaves no server behind (Linux)."""
+    """A test run that is killed leaves no server behind (Linux: when the thread ends that has started it)."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _children(parent: int) -> list[int]:
+def children_of(parent: int) -> list[int]:
+    """The processes that ``parent`` has started itself and that have not been reaped."""
     if not Path("/proc/self/stat").exists():
         listed = subprocess.run(["ps", "-axo", "pid=,ppid="], capture_output=True, text=True, check=False).stdout
         pairs = [line.split() for line in listed.splitlines()]
@@ -150,7 +155,7 @@ class Server:
         """kill -9 of all its processes: those that PostgreSQL has forked may go on alone, and then it does not start again."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)  # it forks no more
-        forked = _children(self._process.pid)
+        forked = children_of(self._process.pid)
         self._process.kill()
         for pid in forked:
             with contextlib.suppress(ProcessLookupError):

@@ -183,8 +183,12 @@ class Stage:
             left += [f"{node[what]} {what} at node {name}" for what in ("running", "open") if node[what]]
         if len({node["applied_index"] for node in shown.values()}) > 1:
             left.append("the nodes have not applied the same entries")
-        prepared = prepared_count(self._props.databases)
+        prepared = await self.prepared_count()
         return [*left, f"{prepared} branches prepared"] if prepared else left
+
+    async def prepared_count(self) -> int:
+        """How many branches are prepared now in all banks together."""
+        return prepared_count(self._props.databases)
 
     async def ledgers(self, txids: Iterable[TxId]) -> dict[str, dict[TxId, Row]]:
         """What each node's ledger says of ``txids``. Unavailable if one does not tell."""

@@ -1,0 +1,215 @@
+"""A program that pays orders from one database to another: ``python -m raftcoord.drills.paying --config cluster.yaml ...``.
+
+It does what a careful program does, and no more: each attempt at an order is one ``client.transaction()`` over two connections of
+its own; a new attempt is begun only when the one before it is known to be aborted, and after kill -9 its journal tells what
+it has to ask for first. It never looks into a database for the outcome of a transaction.
+
+It prints ``raftcoord program NAME ready`` on stdout. Exit codes: 0 all paid, 1 failed with one sentence on stderr, 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from raftcoord.client.synchronous import Client
+from raftcoord.config import Config
+from raftcoord.drills import orders as order_files
+from raftcoord.drills.database_banks import DatabaseBanks, Refused, pay
+from raftcoord.drills.history import Told
+from raftcoord.drills.journal import Begun, Journal, Reader, Stopped
+from raftcoord.drills.orders import Order
+from raftcoord.errors import Aborted, InDoubt, Overloaded, RaftcoordError, Unavailable
+from raftcoord.resources import drivers
+from raftcoord.types import Branch, Outcome, State, TxId, Verdict
+
+ATTEMPT_S: Final = 5.0
+"""What the program gives its transaction (seconds); several elections fit into it."""
+
+RESOLVE_S: Final = 2.0
+RETRY_S_MIN: Final = 0.02
+RETRY_S_MAX: Final = 0.5
+"""Bounds of the pause before the next attempt (seconds)."""
+
+
+class StoppingClient(Client):
+    """A client that holds the program for good between a decision to commit and the commits, once ``stop`` is there."""
+
+    stop: Path
+    journal: Journal
+
+    def decide(
+        self,
+        txid: TxId | str,
+        verdict: Verdict,
+        branches: Iterable[str] = (),
+        reason: str = "",
+        *,
+        timeout: float = ATTEMPT_S,
+    ) -> Outcome:
+        """See Client."""
+        outcome = super().decide(txid, verdict, branches, reason, timeout=timeout)
+        if outcome.committed and self.stop.exists():
+            self.journal.write(Stopped(outcome.txid))
+            while True:
+                signal.pause()
+        return outcome
+
+
+class Program:
+    """``client``: its number in the history; ``banks``: where the money comes from, and where it goes."""
+
+    def __init__(self, node: Client, journal: Journal, client: int, banks: tuple[DatabaseBanks, DatabaseBanks]) -> None:
+        self._node = node
+        self._journal = journal
+        self._client = client
+        self._banks = banks
+        self._connections: tuple[Any, ...] = ()
+
+    def pay(self, order: Order, begun: TxId | None) -> None:
+        """Pay ``order``, however long it takes. ``begun``: an earlier attempt whose outcome is not known."""
+        pause_s = RETRY_S_MIN
+        doubtful = begun
+        while True:
+            told = self._attempt(order) if doubtful is None else self._resolve(doubtful)
+            if told is not None:
+                self._journal.write(told)
+                if told.state is State.COMMITTED:
+                    return
+                doubtful = told.txid if told.certainty == "unknown" else None
+            time.sleep(pause_s * random.uniform(0.5, 1.5))
+            pause_s = min(2 * pause_s, RETRY_S_MAX)
+
+    def _attempt(self, order: Order) -> Told | None:
+        """None if a database is away, so that nothing was begun."""
+        if not self._is_connected():
+            return None
+        tx = self._node.transaction(timeout=ATTEMPT_S)
+        self._journal.write(Begun(tx.txid, order.order_id))
+        called_s = time.monotonic()
+        told = Told(tx.txid, self._client, "submit", called_s, called_s, "not attempted", None)
+        try:
+            with tx:
+                home, other = (
+                    tx.enlist(connection, bank.name)
+                    for connection, bank in zip(self._connections, self._banks, strict=True)
+                )
+                pay(order, tx.txid, home, other)
+        except Refused:
+            raise
+        except InDoubt as doubt:
+            told = told._replace(certainty="unknown", reason=doubt.why)
+        except (
+            Exception
+        ) as error:  # a driver's, from the work, or Aborted: rolled back on both sides, and never COMMITTED
+            told = told._replace(reason=str(error))
+            if isinstance(error, Aborted) and tx.outcome is not None:
+                told = told._replace(certainty="known", state=State.ABORTED)
+        else:
+            told = told._replace(certainty="known", state=State.COMMITTED)
+        if told.certainty == "known" and tx.outcome is not None:
+            told = told._replace(term=tx.outcome.term, index=tx.outcome.index)
+        if told.state is not State.COMMITTED:
+            self._disconnect()
+        return told._replace(returned_s=time.monotonic())
+
+    def _resolve(self, txid: TxId) -> Told:
+        called_s = time.monotonic()
+        told = Told(txid, self._client, "resolve", called_s, called_s, "unknown", None)
+        try:
+            answer = self._node.resolve(txid, timeout=RESOLVE_S)
+        except (Unavailable, Overloaded, InDoubt) as error:
+            told = told._replace(reason=str(error))
+        else:
+            if answer.final:
+                told = told._replace(certainty="known", state=answer.state, reason=answer.reason)
+                told = told._replace(term=answer.term, index=answer.index)
+        return told._replace(returned_s=time.monotonic())
+
+    def _is_connected(self) -> bool:
+        usable = [
+            not drivers.session(
+                connection, Branch(bank.name)
+            ).is_closed()  # as a branch ends that the resolver is to finish
+            for connection, bank in zip(self._connections, self._banks, strict=False)
+        ]
+        if usable != [True, True]:
+            self._disconnect()
+            try:
+                self._connections = tuple(bank.connect() for bank in self._banks)
+            except RaftcoordError:
+                return False
+        return True
+
+    def _disconnect(self) -> None:
+        for connection in self._connections:
+            with contextlib.suppress(Exception):
+                connection.close()
+        self._connections = ()
+
+
+def unfinished(journal: Path) -> tuple[set[int], dict[int, TxId]]:
+    """What an earlier program has left: the orders that it knows to be paid, and order -> transaction in doubt."""
+    order_of: dict[TxId, int] = {}
+    paid: set[int] = set()
+    doubtful: dict[int, TxId] = {}
+    for entry in Reader(journal).new():
+        match entry:
+            case Begun(txid, order_id):
+                order_of[txid] = order_id
+                doubtful[order_id] = txid
+            case Told() if entry.certainty != "unknown":
+                doubtful.pop(order_of[entry.txid], None)
+                if entry.state is State.COMMITTED:
+                    paid.add(order_of[entry.txid])
+    return paid, doubtful
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Pay; the process's exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m raftcoord.drills.paying", description="A program that pays orders."
+    )
+    for name in ("config", "orders", "journal", "stop"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    for name in ("name", "home", "other"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--number", type=int, required=True, help="this program's, from 0")
+    parser.add_argument("--of", type=int, required=True, help="how many programs share the orders")
+    parser.add_argument("--client", type=int, required=True, help="its number in the history")
+    parser.add_argument("--began", type=float, required=True, help="when order 0 is due (monotonic clock, seconds)")
+    parser.add_argument("--rate", type=float, required=True, help="orders that fall due per second, over all programs")
+    try:
+        _run(parser.parse_args(arguments))
+    except RaftcoordError as error:
+        print(f"raftcoord program: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(given: argparse.Namespace) -> None:
+    config = Config.load(given.config)
+    home, other = (DatabaseBanks(name, config.resource(name).url()) for name in (given.home, given.other))
+    orders = order_files.load(given.orders)
+    paid, doubtful = unfinished(given.journal)
+    journal = Journal(given.journal)
+    with StoppingClient.from_config(config, name=given.name) as node:
+        node.journal, node.stop = journal, given.stop
+        program = Program(node, journal, given.client, (home, other))
+        print(f"raftcoord program {given.name} ready", flush=True)
+        for index in range(given.number, len(orders), given.of):
+            order = orders[index]
+            if order.order_id not in paid:
+                time.sleep(max(0.0, given.began + index / given.rate - time.monotonic()))
+                program.pay(order, doubtful.get(order.order_id))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

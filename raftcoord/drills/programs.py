@@ -1,0 +1,179 @@
+"""The paying programs, seen by whoever started them: processes to kill, and journals that tell what they were told.
+
+It owes the history every line of every journal, in the order of the returns as far as a look every 20 ms shows it. It never asks
+a program: one that is killed cannot answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from raftcoord.drills.history import Told
+from raftcoord.drills.journal import Begun, Entry, Reader, Stopped
+from raftcoord.drills.link import eventually
+from raftcoord.drills.load import Load
+from raftcoord.drills.orders import Order, written
+from raftcoord.errors import RaftcoordError
+from raftcoord.node.local_process import LocalProcess
+from raftcoord.types import State, TxId
+
+STOP_TIMEOUT_S: Final = 30.0
+"""How long it may take until a program that is to stop in mid-commit has a decision (seconds)."""
+
+_LOOK_S: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the programs do. ``directory``: where their files are; ``resources``: the names of the paying and the other one.
+
+    ``rate_per_s``: how many orders fall due per second, over all programs.
+    """
+
+    directory: Path
+    config: Path
+    orders: Sequence[Order]
+    resources: tuple[str, str]
+    rate_per_s: float
+
+
+class Program:
+    """One program. ``at_stop``: the transaction in whose commit it waits to be killed."""
+
+    def __init__(self, work: Work, number: int, of: int) -> None:
+        self.name = f"program-{number + 1}"
+        self.at_stop: TxId | None = None
+        self.has_open = False
+        self._number = number
+        self._of = of
+        self._starts = 0
+        self._work = work
+        directory = work.directory
+        self.journal = directory / f"{self.name}.journal"
+        self.stop = directory / f"{self.name}.stop"
+        self.process = LocalProcess(
+            f"program {self.name}", [], directory / f"{self.name}.log", directory / f"{self.name}.pid"
+        )
+
+    def start(self, began_s: float) -> None:
+        """Start it, for the first time or after a kill; it is ready when this returns. Blocks."""
+        home, other = self._work.resources
+        given = {
+            "config": self._work.config,
+            "orders": self._work.directory / "orders.tsv",
+            "journal": self.journal,
+            "stop": self.stop,
+            "name": self.name,
+            "home": home,
+            "other": other,
+            "number": self._number,
+            "of": self._of,
+            "client": self._number + self._of * self._starts,
+            "began": began_s,
+            "rate": self._work.rate_per_s,
+        }
+        self._starts += 1
+        self.at_stop = None
+        self.stop.unlink(missing_ok=True)
+        options = [part for name, value in given.items() for part in (f"--{name}", str(value))]
+        self.process.command = [sys.executable, "-m", "raftcoord.drills.paying", *options]
+        self.process.start()
+        self.process.wait_ready()
+
+
+class Programs:
+    """``programs`` at work on ``work``; ``load`` is told what they do, as if it did it itself."""
+
+    def __init__(self, work: Work, programs: Sequence[Program], load: Load) -> None:
+        self.programs = programs
+        self.load = load
+        self.began_s = 0.0
+        self._orders = {order.order_id: order for order in work.orders}
+        self._readers = [(program, Reader(program.journal)) for program in programs]
+        self._shares = [list(self._orders)[number :: len(programs)] for number in range(len(programs))]
+        self._paid: set[int] = set()
+        (work.directory / "orders.tsv").write_text(written(work.orders), encoding="utf-8")
+
+    @contextlib.asynccontextmanager
+    async def at_work(self) -> AsyncIterator[None]:
+        """They run inside. On the way out what is left of them is killed, and all of their journals has been read."""
+        self.began_s = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.TaskGroup() as group:  # a journal that cannot be read ends what happens inside
+                following = group.create_task(self._follow())
+                try:
+                    await asyncio.gather(*(self.start(program) for program in self.programs))
+                    yield
+                finally:
+                    following.cancel()
+        finally:
+            for program in self.programs:
+                await asyncio.to_thread(program.process.kill)
+        self._read()
+
+    async def start(self, program: Program) -> None:
+        """Start ``program`` on what it has left."""
+        await asyncio.to_thread(program.start, self.began_s)
+
+    async def kill_in_mid_commit(self, program: Program) -> TxId:
+        """kill -9 of ``program`` with a decision to commit, and neither side committed; the transaction."""
+        program.stop.touch()
+
+        async def is_there() -> bool:
+            return program.at_stop is not None
+
+        if not await eventually(is_there, STOP_TIMEOUT_S) or program.at_stop is None:
+            raise RaftcoordError(
+                f"{program.name} has decided nothing for {STOP_TIMEOUT_S:g} s, and so was not killed; look at its log"
+            )
+        await asyncio.to_thread(program.process.kill)
+        return program.at_stop
+
+    def unpaid(self) -> list[Order]:
+        """The orders that no program knows to be paid."""
+        return [order for order_id, order in self._orders.items() if order_id not in self._paid]
+
+    def fallen(self) -> list[str]:
+        """Programs that have ended although there are orders of theirs to pay."""
+        return [
+            program.name
+            for number, program in enumerate(self.programs)
+            if program.process.pid is None and not self._paid.issuperset(self._shares[number])
+        ]
+
+    async def _follow(self) -> None:
+        while True:
+            self._read()
+            await asyncio.sleep(_LOOK_S)
+
+    def _read(self) -> None:
+        """Tell the history what the journals have gained."""
+        told: list[Told] = []
+        for program, reader in self._readers:
+            for entry in reader.new():
+                self._note(program, entry)
+                if isinstance(entry, Told):
+                    told.append(entry)
+        for each in sorted(told, key=lambda each: each.returned_s):
+            self.load.history.add(each)
+            if each.state is State.COMMITTED:
+                self._paid.add(self.load.history.attempts[each.txid].order_id)
+        self.load.paid = len(self._paid)
+        self.load.in_flight = sum(program.has_open for program in self.programs)
+        self.load.exhausted = len(self._paid) == len(self._orders)
+
+    def _note(self, program: Program, entry: Entry) -> None:
+        match entry:
+            case Begun(txid, order_id):
+                self.load.history.begin(txid, self._orders[order_id])
+                program.has_open = True
+            case Stopped(txid):
+                program.at_stop = txid
+            case Told():
+                program.has_open = False
