@@ -40,7 +40,8 @@ class AsyncTransaction:
     def __init__(self, client: TransactionRequests, timeout: float) -> None:
         self.txid = client._mint()
         self._client = client
-        self._committing = Committing(self.txid, checks.timeout(timeout), asyncio.get_running_loop().time)
+        now = asyncio.get_running_loop().time
+        self._committing = Committing(self.txid, checks.timeout(timeout), now, client.resources)
         self._entered = False
 
     @property
@@ -115,6 +116,7 @@ class AsyncTransaction:
 class TransactionRequests:
     """The part of AsyncClient that is about transactions over the caller's own connections."""
 
+    resources: frozenset[str]
     _cluster: ClusterIdentity
     _completing: set[asyncio.Task[None]]
 

@@ -43,13 +43,18 @@ class AsyncClient(DamageRequests, TransactionRequests):
         cluster_name: str = "",
         name: str = "client",
         env: Env | None = None,
+        resources: Iterable[str] = (),
     ) -> None:
-        """``cluster_name``: refuse nodes of any other. ``name``: for the nodes' logs. ``env``: a simulator's, else the real."""
+        """``cluster_name``: refuse nodes of any other. ``name``: for the nodes' logs. ``env``: a simulator's, else the real.
+
+        ``resources``: the names that connections may be enlisted by, because a resolver looks after them; none: by any.
+        """
         if not endpoints:
             raise ConfigError("a client without an address; give at least one node's host:port")
         self._endpoints = tuple(endpoints)
         self._cluster = ClusterIdentity(cluster_name)
         self._name = name
+        self.resources = frozenset(resources)
         self._simulated = env is not None
         env = env or Env.real()
         self._rng = env.rng
@@ -68,7 +73,7 @@ class AsyncClient(DamageRequests, TransactionRequests):
 
         read = config if isinstance(config, Config) else Config.load(config)
         endpoints = [Endpoint(node.client.host, node.client.port, node.name) for node in read.nodes]
-        return cls(endpoints, cluster_name=read.cluster, name=name)
+        return cls(endpoints, cluster_name=read.cluster, name=name, resources=[each.name for each in read.resources])
 
     @classmethod
     def from_addresses(cls, addresses: Iterable[str], *, name: str = "client") -> Self:

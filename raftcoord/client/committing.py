@@ -111,12 +111,16 @@ class Enlisted:
 
 
 class Committing:
-    """One transaction. ``now``: the time that ``timeout`` (s) runs by. ``outcome``: what stands in the ledger, once known."""
+    """One transaction. ``now``: the time that ``timeout`` (s) runs by. ``outcome``: what stands in the ledger, once known.
 
-    def __init__(self, txid: TxId, timeout: float, now: Callable[[], float]) -> None:
+    ``resources``: the names that branches may have; none: any.
+    """
+
+    def __init__(self, txid: TxId, timeout: float, now: Callable[[], float], resources: frozenset[str]) -> None:
         self.txid = txid
         self.outcome: Outcome | None = None
         self._timeout = timeout
+        self._resources = resources
         self._now = now
         self._deadline = now() + timeout
         self._branches: list[Enlisted] = []
@@ -131,8 +135,14 @@ class Committing:
         return max(self.left(), 0.0) + limits.BRANCH_GRACE_MS / 1000
 
     def check_enlistment(self, connection: Any, branch: object) -> Branch:
-        """Raise LocalProtocolError unless ``connection`` may be enlisted as ``branch``; the name, checked."""
+        """Raise LocalProtocolError or ConfigError unless ``connection`` may be enlisted as ``branch``; the name, checked."""
         name = checked_branch(branch)
+        if self._resources and name not in self._resources:
+            known = ", ".join(sorted(self._resources))
+            raise ConfigError(
+                f"cluster.yaml names no resource {name!r}, so no resolver would finish that branch after a crash; its resources "
+                f"are {known}"
+            )
         if self._is_over:
             raise LocalProtocolError(f"transaction {self.txid} is over; begin a new one")
         if len(self._branches) >= limits.BRANCHES_MAX:

@@ -152,6 +152,11 @@ class Client:
         """See AsyncClient.acknowledge."""
         return self._run(lambda: self._client.acknowledge(txid, branch, who, timeout=timeout))
 
+    @property
+    def resources(self) -> frozenset[str]:
+        """See AsyncClient."""
+        return self._client.resources
+
     def _complete_later(self, txid: TxId, branches: tuple[str, ...]) -> None:
         with self._lock:
             if not self._closed:

@@ -30,6 +30,10 @@ _T = TypeVar("_T")
 class Decides(Protocol):
     """What a transaction needs of a client; its methods are Client's."""
 
+    @property
+    def resources(self) -> frozenset[str]:
+        """See AsyncClient."""
+
     def cluster_id(self, *, timeout: float) -> str:
         """See AsyncClient.cluster_id."""
 
@@ -53,7 +57,7 @@ class Transaction:
         self.txid = TxId.new()
         self._client = client
         self._complete_later = complete_later
-        self._committing = Committing(self.txid, checks.timeout(timeout), time.monotonic)
+        self._committing = Committing(self.txid, checks.timeout(timeout), time.monotonic, client.resources)
         self._entered = False
 
     @property

@@ -45,6 +45,7 @@ _E = TypeVar("_E", bound=Engine | sa_asyncio.AsyncEngine)
 _DRIVERS: Final = {
     *("psycopg", "psycopg_async", "psycopg2", "pg8000", "asyncpg"),
     *("pymysql", "mysqldb", "mariadbconnector", "asyncmy", "aiomysql"),
+    "pysqlite",
 }
 """SQLAlchemy's names of the drivers that are known."""
 
@@ -217,6 +218,7 @@ class _InGreenlet:
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
+        self.resources = client.resources
 
     def cluster_id(self, *, timeout: float) -> str:
         return await_only(self._client.cluster_id(timeout=timeout))
@@ -240,8 +242,13 @@ def _branch_of(dialect: Dialect, bind: Engine | Connection) -> Branch:
 
 @event.listens_for(Session, "after_begin", insert=True)
 def _after_begin(session: Session, transaction: SessionTransaction, connection: Connection) -> None:
-    if transaction.parent is None:
+    if transaction.parent is not None:
+        return
+    try:
         session._atomic.enlist(connection)
+    except BaseException:
+        connection.invalidate()  # SQLAlchemy has it already: nothing may go over it until the session is rolled back
+        raise
 
 
 @event.listens_for(Session, "after_transaction_create", insert=True)

@@ -49,9 +49,12 @@ class _PooledBase(Session):
         """As the driver says."""
         return self._inner.is_failed()
 
-    def is_in_transaction(self) -> bool:
-        """Not looked at: what a pool's listener or ping may have begun, SQLAlchemy itself goes on with."""
-        return False
+    def check_fit(self) -> None:
+        """By the driver's own rule. What a listener or a ping of the pool has begun in PostgreSQL goes on as the branch's."""
+        if self.dialect.name == "postgresql":
+            super().check_fit()
+        else:
+            self._inner.check_fit()
 
     def work(self) -> bytes:
         """What a SQLite branch has done."""
@@ -69,8 +72,9 @@ class _Pooled(_PooledBase):
     _inner: Session
 
     def enter(self) -> None:
-        """As the driver needs it."""
+        """As the driver needs it. SQLAlchemy works on what is recorded, where the driver's session records (SQLite)."""
         self._inner.enter()
+        self._lend(self._inner.given)
 
     def execute(self, statement: Statement) -> Result:
         """By the driver's session."""
@@ -78,7 +82,18 @@ class _Pooled(_PooledBase):
 
     def clean(self) -> None:
         """By the driver's session."""
+        self._lend(self.connection)
         self._inner.clean()
+
+    def close(self) -> None:
+        """As any; first the driver's own connection again."""
+        self._lend(self.connection)
+        super().close()
+
+    def _lend(self, connection: Any) -> None:
+        if not self._outer.closed and not self._outer.invalidated:
+            pooled: Any = self._outer.connection
+            pooled.dbapi_connection = connection
 
 
 class _PooledAsync(_PooledBase):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from resources.conftest import client, config, pytest_pyfunc_call
 
+from raftcoord import Client
 from raftcoord.config import Config
 from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
 
@@ -29,11 +30,11 @@ def the_shop(
 
 
 @pytest.fixture
-def shop(the_shop: Shop) -> Iterator[Shop]:
-    """Empty."""
-    the_shop.clear()
+def shop(the_shop: Shop, client: Client) -> Iterator[Shop]:
+    """Empty, and nothing prepared in it."""
+    the_shop.clear(client)
     yield the_shop
-    the_shop.clear()
+    the_shop.clear(client)
 
 
 @pytest.fixture

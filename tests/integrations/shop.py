@@ -8,11 +8,11 @@ from typing import Any
 from sqlalchemy import create_engine
 from sqlalchemy.orm import sessionmaker
 
-from raftcoord import AsyncClient, Client, Outcome, TxId, Verdict
+from raftcoord import ABORT, AsyncClient, Client, InDoubt, Outcome, TxId, Verdict
 from raftcoord.integrations.sqlalchemy import Session, attach
 
 from .tutorial import Address, User, create, url
-from .world import Banks
+from .world import Astray, Banks
 
 
 class Shop(Banks):
@@ -48,11 +48,12 @@ class Shop(Banks):
         options = {"timeout": 60, "client": client, **options}
         return sessionmaker(class_=Session, binds={User: ledger, Address: orders}, **options)
 
-    def clear(self) -> None:
-        """No rows, and no connection of an earlier test."""
+    def clear(self, client: Client) -> None:
+        """No rows, no connection of an earlier test, and nothing that it has left prepared."""
         for engine in self._engines:
             engine.dispose()
         self._engines.clear()
+        self.resolve(client)
         self.ledger.sql("DELETE FROM user_account")
         self.orders.sql("DELETE FROM address")
 
@@ -60,6 +61,21 @@ class Shop(Banks):
 def spongebob() -> User:
     """A user with an address: one row on each side."""
     return User(name="spongebob", fullname="Spongebob Squarepants", addresses=[Address(email_address="s@example.org")])
+
+
+def in_doubt(txid: TxId) -> None:
+    """For ``after`` of a client astray."""
+    raise InDoubt(txid, "no node has answered")
+
+
+def abort_once(astray: Astray) -> None:
+    """Somebody else has the next transaction aborted, just before it is to be committed."""
+
+    def abort(txid: TxId) -> None:
+        del astray.before
+        astray.decide(txid, ABORT)
+
+    astray.before = abort  # type: ignore[method-assign]
 
 
 class AsyncAstray(AsyncClient):

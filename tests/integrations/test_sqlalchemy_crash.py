@@ -51,11 +51,11 @@ def roll_back_blindly(shop: Shop) -> None:
     until(finish)
 
 
-def test_with_twophase_true_alone_the_two_sides_diverge(shop: Shop) -> None:
+def test_with_twophase_true_alone_the_two_sides_diverge(shop: Shop, client: Client) -> None:
     """Killed between the two commits: one side has the row, and the other side's is rolled back."""
     diverged = []
     for stop in PLAIN_STOPS:
-        shop.clear()
+        shop.clear(client)
         shop.kill_at("signing_up.py", "plain", stop)
         until(lambda: not unfinished(shop))
         roll_back_blindly(shop)

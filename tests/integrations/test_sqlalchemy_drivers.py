@@ -15,7 +15,7 @@ from raftcoord import ABORT, Aborted, Client, InDoubt, State, TxId
 from raftcoord.config import Config
 from raftcoord.integrations.sqlalchemy import AsyncSession, attach
 
-from .shop import AsyncAstray, Shop, spongebob
+from .shop import AsyncAstray, Shop, abort_once, in_doubt, spongebob
 from .tutorial import Address, User, url
 from .world import Astray
 
@@ -34,10 +34,6 @@ def installed(*drivers: str) -> None:
     for driver in drivers:
         if importlib.util.find_spec(MODULES.get(driver, driver)) is None:
             pytest.skip(f"{driver} is not installed")
-
-
-def in_doubt(txid: TxId) -> None:
-    raise InDoubt(txid, "no node has answered")
 
 
 def count() -> Any:
@@ -93,7 +89,7 @@ def test_all_ends_of_a_transaction_on_the_same_connections(shop: Shop, client: C
 def test_an_abort_that_stands_is_rolled_back_and_the_session_goes_on(shop: Shop, astray: Astray, engines: Any) -> None:
     with shop.sessions(astray, engines)() as session:
         session.add(spongebob())
-        astray.before = lambda txid: setattr(astray, "before", lambda txid: None) or astray.decide(txid, ABORT)
+        abort_once(astray)
         with pytest.raises(Aborted):
             session.commit()
         assert not session.outcome.committed
