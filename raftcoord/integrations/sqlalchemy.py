@@ -59,7 +59,8 @@ def attach(engine: _E, name: str) -> _E:
     It then works as before, and in a Session of this module. Raises LocalProtocolError for a driver that cannot take part.
     """
     branch = checked_branch(name)
-    dialect = (engine.sync_engine if isinstance(engine, sa_asyncio.AsyncEngine) else engine).dialect
+    sync_engine = engine.sync_engine if isinstance(engine, sa_asyncio.AsyncEngine) else engine
+    dialect = sync_engine.dialect
     if dialect.driver not in _DRIVERS:
         raise LocalProtocolError(
             f"engine {name!r}: {dialect.name}+{dialect.driver} cannot take part; the drivers are {', '.join(sorted(_DRIVERS))}"
@@ -70,6 +71,7 @@ def attach(engine: _E, name: str) -> _E:
     if standing is None:
         setattr(dialect, _NAME, branch)
         _replace_steps(dialect)
+        event.listen(sync_engine, "reset", sqlalchemy_branches.refuse_open)
     return engine
 
 

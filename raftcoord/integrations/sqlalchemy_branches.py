@@ -7,15 +7,28 @@ greenlet, so that one text serves both kinds.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.engine import Connection
+from sqlalchemy.pool import ManagesConnection, PoolResetState
 from sqlalchemy.util import await_only
 
+from raftcoord.errors import LocalProtocolError
 from raftcoord.resources import drivers
 from raftcoord.resources.session import AsyncSession, Session
 from raftcoord.resources.steps import ConnectionLost, Result, SqlError, Statement
 from raftcoord.types import Branch
+
+_OPEN: Final = "raftcoord branch"
+"""In the ``info`` of a pool's connection while a branch is open on it."""
+
+
+def refuse_open(connection: object, record: ManagesConnection, state: PoolResetState) -> None:
+    """For the event "reset": a connection that is given back with its branch open is closed by its pool, and that is logged."""
+    if _OPEN in record.info and not state.terminate_only:
+        raise LocalProtocolError(
+            f"a connection came back to its pool with branch {record.info[_OPEN]!r} open, and is closed; close() the session"
+        )
 
 
 def session(connection: Connection, branch: Branch) -> Session:
@@ -36,6 +49,19 @@ class _PooledBase(Session):
         self.dialect = inner.dialect
         self._outer = outer
         self._inner = inner
+        self._info = outer.connection.info
+
+    def enter(self) -> None:
+        """From here to ``clean`` the pool refuses the connection."""
+        self._info[_OPEN] = self.branch
+
+    def clean(self) -> None:
+        """As the kind does it."""
+        self._clean()
+        self._info.pop(_OPEN, None)
+
+    def _clean(self) -> None:
+        raise NotImplementedError
 
     def is_closed(self) -> bool:
         """Also when SQLAlchemy has given it up."""
@@ -73,6 +99,7 @@ class _Pooled(_PooledBase):
 
     def enter(self) -> None:
         """As the driver needs it. SQLAlchemy works on what is recorded, where the driver's session records (SQLite)."""
+        super().enter()
         self._inner.enter()
         self._lend(self._inner.given)
 
@@ -80,8 +107,7 @@ class _Pooled(_PooledBase):
         """By the driver's session."""
         return self._inner.execute(statement)
 
-    def clean(self) -> None:
-        """By the driver's session."""
+    def _clean(self) -> None:
         self._lend(self.connection)
         self._inner.clean()
 
@@ -97,7 +123,7 @@ class _Pooled(_PooledBase):
 
 
 class _PooledAsync(_PooledBase):
-    """Over an asynchronous driver."""
+    """Over an asynchronous driver, which begins a transaction by itself."""
 
     _inner: AsyncSession
 
@@ -106,8 +132,7 @@ class _PooledAsync(_PooledBase):
         result: Result = await_only(self._inner.execute(statement))
         return result
 
-    def clean(self) -> None:
-        """By the driver's session."""
+    def _clean(self) -> None:
         await_only(self._inner.clean())
 
 
@@ -135,9 +160,8 @@ class _PooledAsyncpg(_PooledAsync):
             cursor.close()
         return Result([], None, -1)
 
-    def clean(self) -> None:
-        """SQLAlchemy's transaction object has not seen the end: for the server this is a ROLLBACK of nothing."""
-        self._adapted.rollback()
+    def _clean(self) -> None:
+        self._adapted.rollback()  # its object has not seen the end: for the server, a ROLLBACK of nothing
 
     @property
     def _adapted(self) -> Any:
