@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,9 +11,10 @@ from sqlalchemy.orm import sessionmaker
 
 from raftcoord import ABORT, AsyncClient, Client, InDoubt, Outcome, TxId, Verdict
 from raftcoord.integrations.sqlalchemy import Session, attach
+from raftcoord.resources.steps import SqlError
 
 from .tutorial import Address, User, create, url
-from .world import Astray, Banks
+from .world import Astray, Banks, until
 
 
 class Shop(Banks):
@@ -53,9 +55,26 @@ class Shop(Banks):
         for engine in self._engines:
             engine.dispose()
         self._engines.clear()
+        for side in (0, 1):
+            self.cut(side)
         self.resolve(client)
         self.ledger.sql("DELETE FROM user_account")
         self.orders.sql("DELETE FROM address")
+
+    def cut(self, side: int) -> None:
+        """End all sessions on one side, as an administrator would; they have gone when this returns."""
+        if side == 0:
+            others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            self.ledger.sql(f"SELECT pg_terminate_backend(pid) {others}")
+            until(lambda: not self.ledger.sql(f"SELECT 1 {others}"))
+        else:
+            others = (
+                f"FROM information_schema.processlist WHERE db = '{self.orders.database}' AND id <> connection_id()"
+            )
+            for (number,) in self.orders.sql(f"SELECT id {others}"):
+                with contextlib.suppress(SqlError):  # it has gone meanwhile
+                    self.orders.sql(f"KILL {number}")
+            until(lambda: not self.orders.sql(f"SELECT 1 {others}"))
 
 
 def spongebob() -> User:
