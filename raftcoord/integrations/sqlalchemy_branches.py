@@ -97,6 +97,10 @@ class _Pooled(_PooledBase):
 
     _inner: Session
 
+    def fileno(self) -> int:
+        """See Session."""
+        return self._inner.fileno()
+
     def enter(self) -> None:
         """As the driver needs it. SQLAlchemy works on what is recorded, where the driver's session records (SQLite)."""
         super().enter()

@@ -49,7 +49,7 @@ class Node:
         self._server: Server | None = None
         self._alarms = Alarms()
         self.consensus = consensus
-        self.sessions = Sessions()
+        self.sessions = Sessions(resource.name for resource in config.resources)
         self.completion = Completion(self.consensus, self._alarms)
         self.delivery = Delivery(self.consensus, self.sessions, self.completion, self._alarms, env)
         self.transactions = Transactions(self.consensus, self.sessions, self.delivery, self._alarms, env, on_halt)

@@ -1,16 +1,17 @@
 """The participants that are connected to this node.
 
-Owed: ``pick`` gives a live session of that name or None; whoever waits for a name is told when it connects. Several instances
+Owed: no participant bears the name of a resource, whose branches the resolver finishes; ``pick`` gives a live session of that name or None; whoever waits for a name is told when it connects. Several instances
 may serve one name when they share its state, and the one with the least to do is picked. Never: what is asked of a participant.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from raftcoord import limits
+from raftcoord.errors import LocalProtocolError
 from raftcoord.rpc.connection import Connection
 
 log: Final = logging.getLogger("raftcoord.node")
@@ -33,15 +34,24 @@ class Session:
 
 
 class Sessions:
-    """All sessions of this node, by participant."""
+    """All sessions of this node, by participant. ``resources``: the names of those in this node's cluster.yaml."""
 
-    def __init__(self) -> None:
+    def __init__(self, resources: Iterable[str] = ()) -> None:
+        self._resources = frozenset(resources)
         self._by_name: dict[str, list[Session]] = {}
         self.on_connected: list[Callable[[str], None]] = []
         """Called with a participant's name whenever an instance of it has connected."""
 
     def add(self, name: str, instance: str, conn: Connection) -> Session:
-        """An instance has said hello. An older session of the same instance is half dead and is closed."""
+        """An instance has said hello. An older session of the same instance is half dead and is closed.
+
+        Raises LocalProtocolError if that is the name of a resource: both would finish its branches.
+        """
+        if name in self._resources:
+            raise LocalProtocolError(
+                f"{name!r} is a resource of this node's cluster.yaml, which the resolver finishes; give the participant "
+                "another name, or rename the resource on every node and start the nodes again"
+            )
         made = Session(name, instance, conn)
         sessions = self._by_name.setdefault(name, [])
         for old in [old for old in sessions if old.instance == instance]:
@@ -52,6 +62,15 @@ class Sessions:
         for listener in self.on_connected:
             listener(name)
         return made
+
+    def check_participant(self, name: str) -> None:
+        """Raise LocalProtocolError if ``name`` is that of a resource, which is asked for no vote here."""
+        if name in self._resources:
+            raise LocalProtocolError(
+                f"{name!r} is a resource of cluster.yaml and no participant: submit() asks participants alone. Work on a "
+                f"database over your own connection: with client.transaction() as tx: tx.enlist(connection, {name!r}). "
+                "Nothing was attempted"
+            )
 
     def remove(self, session: Session, reason: str) -> None:
         """Its connection has ended."""

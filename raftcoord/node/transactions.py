@@ -91,11 +91,12 @@ class Transactions:
         sessions.on_connected.append(self._connected)
 
     def submit(self, asked: Asked) -> None:
-        """Run it. Raises Overloaded when nothing was attempted. The txid must not be running."""
+        """Run it. Raises Overloaded or LocalProtocolError when nothing was attempted. The txid must not be running."""
         if len(self.running) >= limits.TRANSACTIONS_RUNNING_MAX:
             raise Overloaded(f"this node runs {len(self.running)} transactions, its most; try again in a moment")
         connected = []
         for branch in asked.payloads:
+            self.sessions.check_participant(branch)
             session = self.sessions.pick(branch)
             if session is not None:
                 if session.busy:

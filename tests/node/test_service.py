@@ -408,6 +408,25 @@ async def test_a_participant_is_not_admitted_before_the_cluster_is_founded() -> 
         assert len((await client.ask("node"))["cluster"]) == 16
 
 
+async def test_a_participant_by_the_name_of_a_resource_is_refused_and_the_others_are_served() -> None:
+    async with serving(Log("n1"), resources=("ledger",)) as (served,):
+        client, bank = await Caller.of(served), await Bank("bank").join(served)
+        with pytest.raises(LocalProtocolError, match=r"'ledger' is a resource of this node's cluster.yaml.*another name"):
+            await Bank("ledger").join(served)
+        assert (await client.ask("node"))["participants"] == ["bank"]
+        assert (await client.submit(new_txid(), "bank"))[0] == State.COMMITTED
+        assert bank.conns[0].closed is False
+
+
+async def test_submit_to_a_resource_says_what_to_use_instead_and_attempts_nothing() -> None:
+    async with serving(Log("n1"), resources=("ledger",)) as (served,):
+        client, bank, txid = await Caller.of(served), await Bank("bank").join(served), new_txid()
+        error = await client.refused("submit", txid, {"bank": "pay", "ledger": "pay"}, 5000, "decided")
+        assert (error.code, "tx.enlist(connection, 'ledger')" in error.message) == ("bad_request", True)
+        assert bank.heard == []
+        assert served.decision(txid) is None
+
+
 @pytest.mark.parametrize(
     ("role", "details"),
     [

@@ -15,10 +15,11 @@ from raftcoord.config import Address, Config, NodeConfig
 from raftcoord.core.ledger import Decision
 from raftcoord.env import Env
 from raftcoord.node.node import Node
+from raftcoord.resource_config import ResourceConfig
 from raftcoord.rpc.codes import RpcError
 from raftcoord.rpc.connection import Connection
 from raftcoord.rpc.dial import connect
-from raftcoord.types import NodeName, State, TxId, Verdict
+from raftcoord.types import Branch, NodeName, State, TxId, Verdict
 
 NOW_MS = 1_750_000_000_000
 YES, NO, READ_ONLY = [1, ""], [0, "sold out"], [2, ""]
@@ -53,13 +54,14 @@ def new_txid(ms: int = NOW_MS) -> TxId:
 class Served:
     """One running node and its parts."""
 
-    def __init__(self, consensus: LocalConsensus, clock: Clock) -> None:
+    def __init__(self, consensus: LocalConsensus, clock: Clock, resources: tuple[str, ...] = ()) -> None:
         name = consensus.name
         address = NodeConfig(NodeName(name), Address("127.0.0.1", 1), Address("127.0.0.1", 0), Path("unused") / name)
         self.consensus = consensus
         self.clock = clock
         self.halted: list[Exception] = []
-        config = Config("test", (address,))
+        databases = tuple(ResourceConfig(Branch(each), "postgresql://db/shop") for each in resources)
+        config = Config("test", (address,), resources=databases)
         env = Env(clock, random.Random(7))
         self.node = Node(config, name, consensus, consensus, env, on_halt=self.halted.append)
 
@@ -71,10 +73,12 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(log: Log, *, clock: Clock | None = None) -> AsyncIterator[list[Served]]:
-    """Every node of ``log``, on loopback."""
+async def serving(
+    log: Log, *, clock: Clock | None = None, resources: tuple[str, ...] = ()
+) -> AsyncIterator[list[Served]]:
+    """Every node of ``log``, on loopback. ``resources``: the names of those in cluster.yaml."""
     clock = clock or Clock()
-    served = [Served(consensus, clock) for consensus in log.nodes]
+    served = [Served(consensus, clock, resources) for consensus in log.nodes]
     for one in served:
         await one.node.start()
     try:
