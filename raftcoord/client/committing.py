@@ -307,6 +307,8 @@ class Committing:
                 f"branch {name!r} of transaction {self.txid}: {error}. The other branches were rolled back; what the block "
                 "itself has committed stands"
             )
+        if isinstance(error, ConnectionLost):
+            return Aborted(self.txid, f"{error}. Nothing was committed; try the transaction again", name)
         return Aborted(self.txid, str(error), name)
 
 

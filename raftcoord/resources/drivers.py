@@ -35,6 +35,20 @@ _KNOWN: Final = (
     "psycopg, psycopg2, pg8000, PyMySQL, mysqlclient, mariadb and sqlite3 (synchronous), psycopg, asyncpg, asyncmy and "
     "aiomysql (asynchronous)"
 )
+_INSTEAD: Final = {
+    "aiosqlite": "enlist a connection of sqlite3, which AsyncClient.transaction() takes too",
+    "pg8000.native": "connect with pg8000.dbapi.connect()",
+    "mysql": "connect with PyMySQL, mysqlclient or mariadb",
+    "psycopg_pool": "enlist a connection that the pool has given, inside pool.connection()",
+    "psycopg2.pool": "enlist a connection that getconn() has given",
+    "asyncpg.pool.Pool": "enlist a connection that acquire() has given",
+    "aiomysql.pool": "enlist a connection that acquire() has given",
+    "asyncmy.pool": "enlist a connection that acquire() has given",
+    "mariadb.connectionpool": "enlist a connection that get_connection() has given",
+    "sqlalchemy": "use raftcoord.integrations.sqlalchemy, whose Session enlists by itself",
+    "django": "use raftcoord.integrations.django, whose atomic() enlists by itself",
+}
+"""What is often tried, by the beginning of its type's name, and what to do instead."""
 _URLS: Final = {
     "postgresql": ("psycopg", "psycopg2", "pg8000"),
     "mysql": ("pymysql", "MySQLdb", "mariadb"),
@@ -91,7 +105,9 @@ def connect(url: str) -> Session:
 
 
 def _driver_of(connection: Any) -> str:
-    """The driver's top-level module, also for a subclass of its connection that the program has made."""
+    """The driver's top-level module, also for a subclass of its connection that the program has made; "" if there is none."""
+    if _instead(connection):
+        return ""
     for base in type(connection).__mro__:
         top = base.__module__.partition(".")[0]
         top = {"_sqlite3": "sqlite3", "_mysql": "MySQLdb"}.get(top, top)
@@ -117,6 +133,11 @@ def _unknown(connection: Any, branch: str, is_the_other_kind: bool, rule: str) -
     what = f"branch {branch!r}: {kind.__module__}.{kind.__qualname__}"
     if is_the_other_kind:
         return LocalProtocolError(f"{what} is a connection of the other kind: {rule}")
-    return LocalProtocolError(
-        f"{what} is no connection that is known here; enlist one of {_KNOWN}, and not its wrapper"
-    )
+    instead = _instead(connection) or f"enlist one of {_KNOWN}, and not its wrapper"
+    return LocalProtocolError(f"{what} is no connection that is known here; {instead}. Nothing was changed")
+
+
+def _instead(connection: Any) -> str:
+    """What to do with what is often tried and is no connection of a driver; empty for anything else."""
+    name = f"{type(connection).__module__}.{type(connection).__qualname__}."
+    return next((advice for beginning, advice in _INSTEAD.items() if name.startswith(f"{beginning}.")), "")

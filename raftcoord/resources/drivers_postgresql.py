@@ -14,7 +14,7 @@ from raftcoord.errors import ConfigError
 from raftcoord.resources.dialects import DIALECTS
 from raftcoord.resources.patience import CONNECT_S, shut_down
 from raftcoord.resources.session import AsyncSession, Base, Session
-from raftcoord.resources.steps import ConnectionLost, Result, SqlError, Statement
+from raftcoord.resources.steps import POOLED, BranchEnded, ConnectionLost, Result, SqlError, Statement
 from raftcoord.resources.urls import UNREADABLE, Url
 
 _LOST_CLASSES: Final = ("08",)
@@ -295,6 +295,8 @@ class AsyncpgSession(AsyncSession):
                 return Result(rows, None, len(rows))
             status = await self.connection.execute(statement.sql)
         except Exception as error:
+            if _is_released(self.connection):
+                raise BranchEnded(POOLED) from None
             raise _judged(error, getattr(error, "sqlstate", None)) from None
         tag, _, number = status.rpartition(" ")
         return Result([], _tag(status), int(number)) if number.isdigit() else Result([], _tag(tag + " " + number), -1)
@@ -309,6 +311,11 @@ class AsyncpgSession(AsyncSession):
         """Hang up at once: a polite close would wait for what cannot be answered any more."""
         with contextlib.suppress(Exception):
             self.connection.terminate()
+
+
+def _is_released(connection: Any) -> bool:
+    """Whether it is a connection of asyncpg's pool that was given back, and answers to nothing any more."""
+    return type(connection).__name__ == "PoolConnectionProxy" and connection._con is None
 
 
 def _tag(status: str | None) -> str | None:

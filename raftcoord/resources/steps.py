@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Generator
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from raftcoord.errors import RaftcoordError
 from raftcoord.resources.gid import Gid
@@ -72,6 +72,10 @@ class Occupied(NotPossible):
 
 class BranchEnded(RaftcoordError):
     """Somebody else ended the branch's transaction: commit() or rollback() inside the block, or a pool that got it back."""
+
+
+POOLED: Final = "its connection was given back to the pool inside the block; return it after the block"
+"""What BranchEnded says when that is known."""
 
 
 class Effect(enum.Enum):

@@ -411,7 +411,9 @@ async def test_a_participant_is_not_admitted_before_the_cluster_is_founded() -> 
 async def test_a_participant_by_the_name_of_a_resource_is_refused_and_the_others_are_served() -> None:
     async with serving(Log("n1"), resources=("ledger",)) as (served,):
         client, bank = await Caller.of(served), await Bank("bank").join(served)
-        with pytest.raises(LocalProtocolError, match=r"'ledger' is a resource of this node's cluster.yaml.*another name"):
+        with pytest.raises(
+            LocalProtocolError, match=r"'ledger' is a resource of this node's cluster.yaml.*another name"
+        ):
             await Bank("ledger").join(served)
         assert (await client.ask("node"))["participants"] == ["bank"]
         assert (await client.submit(new_txid(), "bank"))[0] == State.COMMITTED
