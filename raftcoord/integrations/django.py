@@ -129,6 +129,11 @@ class _Held:
             raise LocalProtocolError(
                 f"{what}: Django's backend {self.wrapper.vendor} is not supported here; {', '.join(_VENDORS)} are"
             )
+        if getattr(getattr(self.wrapper, "pool", None), "close_returns", False):
+            raise LocalProtocolError(
+                f"{what}: its pool has close_returns, with which nobody can close a connection that is in doubt; set it to "
+                "False in OPTIONS. Nothing was changed"
+            )
         if self.wrapper.in_atomic_block:
             raise LocalProtocolError(
                 f"{what} stands in a transaction of Django's already, which cannot become part of this one. If it is "

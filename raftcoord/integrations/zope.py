@@ -114,14 +114,13 @@ class DataManager:
         """Nothing: done in the vote."""
 
     def tpc_abort(self, current: Any) -> None:
-        """Roll back, unless it is over; after the vote it is."""
+        """As abort."""
         self.abort(current)
 
     def abort(self, current: Any) -> None:
-        """Roll back, unless it is over."""
-        if not self.is_over:
-            self.is_over = True
-            self._transaction.__exit__(transaction.interfaces.TransactionError)
+        """Roll back what has not ended; after the vote everything has, and the connections are the caller's."""
+        self.is_over = True
+        self._transaction.__exit__(transaction.interfaces.TransactionError)
 
     def should_retry(self, error: Exception) -> bool:
         """For ``manager.attempts()``: true if it is certain that nothing stands; hence not for InDoubt."""

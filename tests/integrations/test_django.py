@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -313,6 +314,18 @@ def test_a_connection_without_autocommit_is_refused(client: Client, site: Site) 
         atomic(client).__enter__()
     transaction.rollback()
     transaction.set_autocommit(True)
+
+
+def test_a_pool_that_takes_back_what_is_closed_is_refused(
+    client: Client, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from django.db import connections
+
+    with monkeypatch.context() as patch:
+        pool = SimpleNamespace(close_returns=True)
+        patch.setattr(type(connections["default"]), "pool", pool, raising=False)  # Django 4.2 has no pools
+        with pytest.raises(LocalProtocolError, match="its pool has close_returns"):
+            atomic(client).__enter__()
 
 
 def test_a_second_alias_that_is_refused_leaves_the_first_as_it_was(client: Client, site: Site) -> None:
