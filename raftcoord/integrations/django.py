@@ -23,7 +23,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-from django.db import Error, connections
+from django.db import connections
 from django.db.transaction import TransactionManagementError
 
 from raftcoord.client.synchronous import Client
@@ -199,13 +199,13 @@ class _Held:
             return hooks
         try:
             wrapper.set_autocommit(True)
-        except Error:
+        except Exception:
             self._drop()
         return hooks
 
     def _drop(self) -> None:
         """Django connects anew at the next use."""
-        with contextlib.suppress(Error):
+        with contextlib.suppress(Exception):
             self.wrapper.close()
 
 
