@@ -6,15 +6,32 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from resources.banks import Bank, MariaDbBank, PostgreSqlBank
 from sqlalchemy import create_engine
 from sqlalchemy.orm import sessionmaker
+from sqlalchemy.schema import CreateTable
 
 from raftcoord import ABORT, AsyncClient, Client, InDoubt, Outcome, TxId, Verdict
 from raftcoord.integrations.sqlalchemy import Session, attach
 from raftcoord.resources.steps import SqlError
 
-from .tutorial import Address, User, create, url
+from .recipes.model import Address, Base, User
 from .world import Astray, Banks, until
+
+
+def create(engine: Any, model: type[Base]) -> None:
+    """The table, without foreign keys: the other table is in another database."""
+    with engine.begin() as connection:
+        connection.execute(CreateTable(model.__table__, include_foreign_key_constraints=[]))  # type: ignore[arg-type]
+
+
+def url(bank: Bank, driver: str) -> str:
+    """As SQLAlchemy writes it."""
+    if isinstance(bank, PostgreSqlBank):
+        return f"postgresql+{driver}://postgres@127.0.0.1:{bank.server.port}/{bank.database}"
+    assert isinstance(bank, MariaDbBank)
+    kind = "mariadb" if driver == "mariadbconnector" else "mysql"
+    return f"{kind}+{driver}://root@127.0.0.1:{bank.server.port}/{bank.database}"
 
 
 class Shop(Banks):

@@ -14,9 +14,9 @@ from sqlalchemy import create_engine, event
 from sqlalchemy import orm as sa_orm
 from sqlalchemy.orm import sessionmaker
 
+from integrations.recipes.model import Address, User
 from integrations.shop import spongebob
 from integrations.stopping import STOPS, stop_before
-from integrations.tutorial import Address, User
 from raftcoord import Client, TxId
 from raftcoord.integrations.sqlalchemy import Session, attach
 

@@ -17,8 +17,9 @@ from raftcoord import Aborted, Client, ConfigError, InDoubt, LocalProtocolError,
 from raftcoord.config import Config
 from raftcoord.integrations.sqlalchemy import Session, attach
 
+from . import cookbook
+from .recipes.model import Address, User
 from .shop import Shop, abort_once, in_doubt, spongebob
-from .tutorial import Address, User
 from .world import Astray, until
 
 
@@ -150,6 +151,19 @@ def test_the_programs_own_two_phase_transactions_go_the_old_way(shop: Shop, engi
         begun.commit()
     with engines[0].begin() as connection:
         connection.execute(text("INSERT INTO user_account (name) VALUES ('x')"))
+    assert shop.rows() == (1, 1)
+
+
+def test_the_first_example_of_the_docs_runs_as_it_stands(
+    shop: Shop, config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cookbook.shown("first")
+    ran = cookbook.run("first", monkeypatch, config, shop, ("psycopg", "pymysql"))
+    ran.client.close()
+    ran.ledger.dispose()
+    ran.orders.dispose()
+    assert capsys.readouterr().out.startswith(str(ran.session.txid))
+    assert ran.session.outcome.committed
     assert shop.rows() == (1, 1)
 
 

@@ -15,8 +15,8 @@ from raftcoord import ABORT, Aborted, Client, InDoubt, State, TxId
 from raftcoord.config import Config
 from raftcoord.integrations.sqlalchemy import AsyncSession, attach
 
-from .shop import AsyncAstray, Shop, abort_once, in_doubt, spongebob
-from .tutorial import Address, User, url
+from .recipes.model import Address, User
+from .shop import AsyncAstray, Shop, abort_once, in_doubt, spongebob, url
 from .world import Astray
 
 MODULES = {"mysqldb": "MySQLdb", "mariadbconnector": "mariadb"}

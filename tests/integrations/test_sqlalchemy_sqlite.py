@@ -16,8 +16,8 @@ from raftcoord import Aborted, Client, InDoubt, LocalProtocolError
 from raftcoord.integrations.sqlalchemy import Session, attach
 from raftcoord.resources.steps import Effect
 
-from .shop import Shop, abort_once, in_doubt, spongebob
-from .tutorial import User, create
+from .recipes.model import User
+from .shop import Shop, abort_once, create, in_doubt, spongebob
 from .world import Astray
 
 

@@ -1,13 +1,9 @@
-"""The model of SQLAlchemy's ORM tutorial as it stands there, with users in PostgreSQL and their addresses in MariaDB."""
+"""The model of SQLAlchemy's ORM tutorial, as it stands there."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from resources.banks import Bank, MariaDbBank, PostgreSqlBank
 from sqlalchemy import ForeignKey, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
-from sqlalchemy.schema import CreateTable
 
 
 class Base(DeclarativeBase):
@@ -34,18 +30,3 @@ class Address(Base):
 
     def __repr__(self) -> str:
         return f"Address(id={self.id!r}, email_address={self.email_address!r})"
-
-
-def create(engine: Any, model: type[Base]) -> None:
-    """The table, without foreign keys: the other table is in another database."""
-    with engine.begin() as connection:
-        connection.execute(CreateTable(model.__table__, include_foreign_key_constraints=[]))  # type: ignore[arg-type]
-
-
-def url(bank: Bank, driver: str) -> str:
-    """As SQLAlchemy writes it."""
-    if isinstance(bank, PostgreSqlBank):
-        return f"postgresql+{driver}://postgres@127.0.0.1:{bank.server.port}/{bank.database}"
-    assert isinstance(bank, MariaDbBank)
-    kind = "mariadb" if driver == "mariadbconnector" else "mysql"
-    return f"{kind}+{driver}://root@127.0.0.1:{bank.server.port}/{bank.database}"
