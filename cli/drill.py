@@ -27,7 +27,9 @@ def ls(output: Output) -> None:
 
     drills = [{"name": name, "summary": drill.summary} for name, drill in DRILLS.items()]
     width = max(len(each["name"]) for each in drills)
-    output.result({"drills": drills}, "\n".join(f"{each['name']:<{width}}  {each['summary']}" for each in drills))
+    lines = [f"{each['name']:<{width}}  {each['summary']}" for each in drills]
+    more = "Over PostgreSQL, MariaDB and SQLite: raftcoord drill databases crashes, raftcoord drill databases transfers"
+    output.result({"drills": drills}, "\n".join([*lines, "", more]))
 
 
 @drill.command()

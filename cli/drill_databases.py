@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -53,6 +54,42 @@ def crashes(output: Output, **given: Any) -> int:
         untested = [click.style(f"not tested: {each}", fg="yellow") for each in report.not_tested]
         parts = [figures_text(report.figures), *untested, *report.wrong[:10], verdict_text(report.held, report.verdict)]
         click.echo("\n".join(parts))
+    return 0 if report.held else BROKEN
+
+
+@databases.command()
+@click.option("--transfers", type=click.IntRange(1), help="How many orders are paid. [default: 2000]")
+@click.option("--workers", type=click.IntRange(1), help="Programs that pay, at a time. [default: 8]")
+@click.option(
+    "--orders",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A file of payment orders, tab-separated, used again until there are enough; without it orders are generated.",
+)
+@click.option("--seed", type=int, help="Chooses the orders, the victims and the times. [default: 1]")
+@click.option("--nodes", type=int, help="3 or 5. [default: 3]")
+@click.option("--keep", is_flag=True, help="Keep the files and logs also when every promise held.")
+@with_output
+def transfers(output: Output, **given: Any) -> int:
+    """Orders between PostgreSQL and MariaDB while programs, nodes and the resolver are killed.
+
+    Half of the commits are left to the resolver. Then the audit: every order is paid exactly once, on both sides, to the cent,
+    and nothing is left prepared. Exit code 0: HELD; 6: BROKEN.
+    """
+    from raftcoord.drills.crashes_transfers import TransferOptions, run
+
+    from .telling import Teller, figures_text, verdict_text, violations_text
+
+    options = TransferOptions(**{name: value for name, value in given.items() if value is not None})
+    with Teller(output) as teller:
+        report = run(options, teller)
+    killed = ", ".join(f"{count} x {what}" for what, count in report.killed.items())
+    parts = [
+        figures_text(report.figures),
+        f"  killed: {killed}",
+        violations_text(report.violations),
+        verdict_text(report.held, report.verdict),
+    ]
+    output.result(report.to_json(), "\n".join(part for part in parts if part))
     return 0 if report.held else BROKEN
 
 

@@ -76,7 +76,14 @@ def test_the_commands_of_the_design_are_there() -> None:
         *("demo", "up", "down", "status", "top", "participant run", "submit", "txn ls", "txn show", "txn resolve"),
         *("txn acknowledge", "resolver run", "resource init", "resource ls", "doctor"),
         *(f"node {verb}" for verb in ("start", "stop", "kill", "pause", "resume", "logs", "run", "replace")),
-        *("drill ls", "drill run", "drill databases crashes", "bench decide", "bench transfer"),
+        *(
+            "drill ls",
+            "drill run",
+            "drill databases crashes",
+            "drill databases transfers",
+            "bench decide",
+            "bench transfer",
+        ),
         *("bench databases", "bench failover"),
         *("sim run", "sim replay", "sim faults"),
     }

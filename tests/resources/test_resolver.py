@@ -288,8 +288,11 @@ def test_a_branch_rolled_back_by_hand_is_damage_recorded_once_and_in_nobodys_way
     assert nodes.state(gid.txid) == "COMMITTED"
 
 
-def test_one_look_is_not_enough_for_damage(pg: Bank, nodes: Nodes, looking: Look) -> None:
+def test_one_look_is_not_enough_for_damage(
+    pg: Bank, nodes: Nodes, looking: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A commit that is on its way is, for a moment, neither listed nor marked."""
+    monkeypatch.setattr(limits, "RESOLVER_DAMAGE_MS", 60_000)
     gid = nodes.gid(new_name())
     nodes.client.decide(gid.txid, COMMIT, [gid.branch])
     resolver = looking(pg, gid.branch)
