@@ -41,7 +41,7 @@ LOCKS_TIMEOUT_S: Final = 30.0
 
 
 class DatabaseProps(Props):
-    """``programs``: how many pay, and at which rate they are to."""
+    """``opening``: of all banks. The servers and programs are not here before somebody has raised them."""
 
     def __init__(self, directory: Path, plan: Plan, opening: Opening) -> None:
         super().__init__(directory, plan)
@@ -56,13 +56,13 @@ class DatabaseProps(Props):
         with self._raising:
             for name, kind in KINDS.items():
                 try:
-                    self.servers[name] = server = kind(durable=True)
-                    server.start()
+                    self.servers[name] = kind(durable=True)
+                    self.servers[name].start()
                 except NotHere as error:
                     raise ConfigError(str(error)) from None
                 except RuntimeError as error:
                     raise RaftcoordError(f"{CALLED[name]} cannot be started for the demo: {error}") from None
-                self.banks[name] = raise_banks(server, name)
+                self.banks[name] = raise_banks(self.servers[name], name)
             others = {bank: accounts for bank, accounts in self.opening.items() if bank != HOME_BANK}
             self.banks[LEDGER].open({HOME_BANK: self.opening[HOME_BANK]})
             self.banks[ORDERS].open(others)

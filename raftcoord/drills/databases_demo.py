@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,6 @@ from raftcoord.drills.audit import Violation
 from raftcoord.drills.database_stage import CALLED, LEDGER, ORDERS, DatabaseProps, DatabaseStage
 from raftcoord.drills.demo import NODES_ALLOWED, DemoReport, orders_for
 from raftcoord.drills.faults import Fault, Injected, KillLeader, Target
-from raftcoord.drills.load import wait_until
 from raftcoord.drills.orders import ORDERS_MAX, Opening, Order, opening_for, text_of
 from raftcoord.drills.play import play_with
 from raftcoord.drills.programs import Program, Programs, Work
@@ -155,21 +154,24 @@ class KillServer(Fault):
         await self._stage.start_server(self._resource)
         since_s = asyncio.get_running_loop().time()
         left = await asyncio.to_thread(self._stage.prepared, self._resource)
+        came_back = f"{CALLED[self._resource]} started again"
+        if not left:
+            return f"{came_back}; no branch was left prepared there"
         held_s = await self._stage.freed(left, since_s)
-        found = f"{len(left)} prepared branches it came back with" if left else "no prepared branch it came back with"
-        return (
-            f"{CALLED[self._resource]} started again; {found}{f', all finished within {held_s:.2f} s' if left else ''}"
-        )
+        return f"{came_back}; the branches left prepared there, {len(left)}, were finished within {held_s:.2f} s"
 
 
-def strikes(stage: DatabaseStage, programs: Programs) -> tuple[tuple[float, Fault, float], ...]:
-    """What goes wrong: what part of the orders is paid when it strikes, and for how many seconds it is held."""
+def strikes(stage: DatabaseStage, programs: Programs, seed: int) -> tuple[tuple[float, Fault, float], ...]:
+    """What goes wrong: what part of the orders is paid when it strikes, and for how many seconds it is held.
+
+    An odd ``seed`` kills MariaDB, an even one PostgreSQL.
+    """
     first, second = programs.programs[:2]
     return (
         (0.08, KillLeader(), _LEADER_HOLD_S),
         (0.3, KillProgram(stage, programs, first), 0.0),
         (0.5, KillResolver(stage, programs, second), _HOLD_S),
-        (0.72, KillServer(stage, stage.choose((LEDGER, ORDERS))), _HOLD_S),
+        (0.72, KillServer(stage, (LEDGER, ORDERS)[seed % 2]), _HOLD_S),
     )
 
 
@@ -184,10 +186,10 @@ async def _demo(
     work = Work(stage.directory, stage.config, orders, (LEDGER, ORDERS), len(orders) / SPAN_S)
     programs = Programs(work, stage.raise_programs(options.programs, work), trial.load)
     async with programs.at_work(), trial.told_progress():
-        for part, fault, hold_s in strikes(stage, programs):
-            await wait_until(_reached(programs, part * len(orders)), GIVE_UP_S)
+        for part, fault, hold_s in strikes(stage, programs, options.seed):
+            await programs.have_paid(part * len(orders), GIVE_UP_S)
             await trial.strike(fault, hold_s)
-        await wait_until(_reached(programs, len(orders)), GIVE_UP_S)
+        await programs.have_paid(len(orders), GIVE_UP_S)
         for name in programs.fallen():
             trial.broken.append(Violation("program fell", None, f"{name} has ended by itself; look at its log"))
     paid_in_s = trial.now_s()
@@ -211,10 +213,6 @@ async def _demo(
     return DemoReport(held, verdict, violations, trial.faults, figures, did, _NEXT_STEPS, directory)
 
 
-def _reached(programs: Programs, paid: float) -> Callable[[], bool]:
-    return lambda: programs.load.paid >= paid or bool(programs.fallen())
-
-
 def _did(
     figures: Mapping[str, int | float], faults: list[FaultRecord], options: DatabasesDemoOptions
 ) -> tuple[str, ...]:
@@ -235,7 +233,7 @@ def _did(
 
 
 _NEXT_STEPS: Final = (
-    "raftcoord demo --databases --seed 2        the other server is killed, other orders",
-    "raftcoord resource init --help             your own databases, with docs/databases.md",
-    "raftcoord doctor                           what they still need",
+    "raftcoord demo --databases --seed 2     # other orders, and the PostgreSQL server is killed",
+    "raftcoord resource init --help          # your own databases; docs/databases.md tells how",
+    "raftcoord drill run kill-all",
 )

@@ -135,6 +135,14 @@ class Programs:
         await asyncio.to_thread(program.process.kill)
         return program.at_stop
 
+    async def have_paid(self, orders: float, seconds: float) -> None:
+        """Wait until so many orders are paid, for at most ``seconds``, and no longer if a program falls."""
+
+        async def is_so() -> bool:
+            return self.load.paid >= orders or bool(self.fallen())
+
+        await eventually(is_so, seconds)
+
     def unpaid(self) -> list[Order]:
         """The orders that no program knows to be paid."""
         return [order for order_id, order in self._orders.items() if order_id not in self._paid]
