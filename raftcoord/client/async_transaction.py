@@ -7,16 +7,16 @@ Owed and never: as transaction.py. What was committed is reported complete behin
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from raftcoord.client import blocks, checks
 from raftcoord.client.committing import Clean, Close, Committing, Complete, Decide, Enter, Move, Moves, Run
+from raftcoord.client.completing import Completing
 from raftcoord.client.damages import TIMEOUT_S
 from raftcoord.client.effort import Ask
-from raftcoord.errors import RaftcoordError, Unavailable
+from raftcoord.errors import Unavailable
 from raftcoord.resources import drivers
 from raftcoord.resources.patience import within_loop
 from raftcoord.resources.session import AsyncSession, Base
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from raftcoord.client.link import ClusterIdentity
 
 _T = TypeVar("_T")
-
-CLOSE_S: Final = 1.0
-"""How long closing a client waits until what was committed is reported complete (s); the resolver reports the rest."""
 
 
 class AsyncTransaction:
@@ -118,7 +115,7 @@ class TransactionRequests:
 
     resources: frozenset[str]
     _cluster: ClusterIdentity
-    _completing: set[asyncio.Task[None]]
+    _completing: Completing
 
     async def _ask(self, ask: Ask, timeout: float) -> Any:
         raise NotImplementedError
@@ -161,21 +158,7 @@ class TransactionRequests:
 
     def _complete_later(self, txid: TxId, branches: tuple[str, ...]) -> None:
         """Report ``branches`` complete while the caller goes on."""
-        task = asyncio.get_running_loop().create_task(self._complete_quietly(txid, branches), name=f"complete {txid}")
-        self._completing.add(task)
-        task.add_done_callback(self._completing.discard)
-
-    async def _complete_quietly(self, txid: TxId, branches: tuple[str, ...]) -> None:
-        with contextlib.suppress(RaftcoordError):  # the ledger still calls them open, and the resolver looks
-            await self.complete(txid, branches)
-
-    async def _completed(self) -> None:
-        """Wait a little for what is being reported."""
-        waiting = set(self._completing)
-        if waiting:
-            await asyncio.wait(waiting, timeout=CLOSE_S)
-        for task in waiting:
-            task.cancel()
+        self._completing.add(txid, branches)
 
 
 async def _awaited(session: Any, result: Any) -> Any:

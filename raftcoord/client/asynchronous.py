@@ -16,6 +16,7 @@ from raftcoord import limits
 from raftcoord.client import answers, checks
 from raftcoord.client.answers import Row, UnreadableAnswer
 from raftcoord.client.async_transaction import TransactionRequests
+from raftcoord.client.completing import Completing
 from raftcoord.client.damages import TIMEOUT_S, DamageRequests
 from raftcoord.client.deadlines import Deadlines
 from raftcoord.client.effort import PATIENCE_S, Ask, Effort, Lost, share_of
@@ -63,7 +64,6 @@ class AsyncClient(DamageRequests, TransactionRequests):
         self._links: list[Link] = []
         self._deadlines: Deadlines
         self._sticky: Link
-        self._completing = set()
         self._closed = False
 
     @classmethod
@@ -92,7 +92,8 @@ class AsyncClient(DamageRequests, TransactionRequests):
 
     async def close(self) -> None:
         """Hang up. Calls that are open end at once, as InDoubt if they may have been carried out."""
-        await self._completed()
+        if self._loop is not None:
+            await self._completing.close()
         self._closed = True
         if self._loop is None:
             return
@@ -343,6 +344,7 @@ class AsyncClient(DamageRequests, TransactionRequests):
             raise LocalProtocolError("this client belongs to another event loop; make one for each loop")
         self._loop = loop
         self._deadlines = Deadlines(loop)
+        self._completing = Completing(loop, self.complete)
         self._links = [Link(endpoint, self._cluster, self._deadlines, self._name) for endpoint in self._endpoints]
         self._sticky = self._rng.choice(self._links)
         return loop

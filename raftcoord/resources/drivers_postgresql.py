@@ -45,7 +45,7 @@ class _Base(Base):
 
     def _must_switch(self, statement: Statement) -> bool:
         """Whether the driver would begin a transaction before a statement that must not stand in one."""
-        return statement.outside and not self.connection.autocommit
+        return statement.outside and not statement.ahead and not self.connection.autocommit
 
 
 class _SyncSession(_Base, Session):
@@ -65,6 +65,8 @@ class _SyncSession(_Base, Session):
 
 class _Psycopg(_Base):
     """What libpq knows of a connection of psycopg 3."""
+
+    at_once = True
 
     def is_failed(self) -> bool:
         """As libpq knows."""
@@ -96,16 +98,22 @@ class PsycopgSession(_Psycopg, _SyncSession):
             raise _judged(error, error.sqlstate) from None
 
     def execute(self, statement: Statement) -> Result:
-        """On a cursor of plain rows."""
+        """In the simple protocol, which takes several statements; on a cursor of plain rows if rows are wanted."""
         import psycopg
         from psycopg.rows import tuple_row
 
+        conn = self.connection
         try:
             self._step_outside(statement)
-            with psycopg.Cursor(self.connection, row_factory=tuple_row) as cursor:
-                cursor.execute(statement.sql, prepare=False)
+            if not statement.reads:
+                return _read(conn.wait(_said(conn, statement)), len(statement.ahead))
+            with psycopg.Cursor(conn, row_factory=tuple_row) as cursor:
+                cursor.execute("; ".join((*statement.ahead, statement.sql)), prepare=False)
+                tags = [_tag(cursor.statusmessage)]
+                while cursor.nextset():
+                    tags.append(_tag(cursor.statusmessage))
                 rows = cursor.fetchall() if cursor.description else []
-                return Result(rows, _tag(cursor.statusmessage), cursor.rowcount)
+                return Result(rows, tags[-1], cursor.rowcount, tuple(tags[:-1]))
         except psycopg.Error as error:
             raise _judged(error, error.sqlstate) from None
 
@@ -118,18 +126,24 @@ class AsyncPsycopgSession(_Psycopg, AsyncSession):
         shut_down(self.connection.fileno())
 
     async def execute(self, statement: Statement) -> Result:
-        """On a cursor of plain rows."""
+        """In the simple protocol, which takes several statements; on a cursor of plain rows if rows are wanted."""
         import psycopg
         from psycopg.rows import tuple_row
 
+        conn = self.connection
         try:
             if self._must_switch(statement):
                 await self.connection.set_autocommit(True)
                 self._switched = True
-            async with psycopg.AsyncCursor(self.connection, row_factory=tuple_row) as cursor:
-                await cursor.execute(statement.sql, prepare=False)
+            if not statement.reads:
+                return _read(await conn.wait(_said(conn, statement)), len(statement.ahead))
+            async with psycopg.AsyncCursor(conn, row_factory=tuple_row) as cursor:
+                await cursor.execute("; ".join((*statement.ahead, statement.sql)), prepare=False)
+                tags = [_tag(cursor.statusmessage)]
+                while cursor.nextset():
+                    tags.append(_tag(cursor.statusmessage))
                 rows = await cursor.fetchall() if cursor.description else []
-                return Result(rows, _tag(cursor.statusmessage), cursor.rowcount)
+                return Result(rows, tags[-1], cursor.rowcount, tuple(tags[:-1]))
         except psycopg.Error as error:
             raise _judged(error, error.sqlstate) from None
 
@@ -316,6 +330,39 @@ class AsyncpgSession(AsyncSession):
 def _is_released(connection: Any) -> bool:
     """Whether it is a connection of asyncpg's pool that was given back, and answers to nothing any more."""
     return type(connection).__name__ == "PoolConnectionProxy" and connection._con is None
+
+
+def _said(conn: Any, statement: Statement) -> Any:
+    """Have psycopg send the statements in one string, behind the BEGIN that it would send by itself, and read the answers."""
+    from psycopg import errors, generators
+    from psycopg.pq import ExecStatus, TransactionStatus
+
+    begins = not conn.autocommit and conn.pgconn.transaction_status == TransactionStatus.IDLE
+    conn.pgconn.send_query("; ".join((*([_begin(conn)] if begins else []), *statement.ahead, statement.sql)).encode())
+    results = yield from generators.execute(conn.pgconn)
+    for result in results:
+        if result.status == ExecStatus.FATAL_ERROR:
+            raise errors.error_from_result(result, encoding=conn.info.encoding)
+    return results
+
+
+def _begin(conn: Any) -> str:
+    """As psycopg begins a transaction, with the connection's own settings."""
+    words = ["BEGIN"]
+    if conn.isolation_level is not None:
+        words += ["ISOLATION LEVEL", conn.isolation_level.name.replace("_", " ")]
+    if conn.read_only is not None:
+        words.append("READ ONLY" if conn.read_only else "READ WRITE")
+    if conn.deferrable is not None:
+        words.append("DEFERRABLE" if conn.deferrable else "NOT DEFERRABLE")
+    return " ".join(words)
+
+
+def _read(results: Any, ahead: int) -> Result:
+    """The last of psycopg's results, and the tags of those ``ahead`` of it."""
+    tags = [_tag((result.command_status or b"").decode()) for result in results[-ahead - 1 :]]
+    touched = results[-1].command_tuples
+    return Result([], tags[-1], -1 if touched is None else touched, tuple(tags[:-1]))
 
 
 def _tag(status: str | None) -> str | None:

@@ -4,7 +4,8 @@ Theory of operation. What must not be believed:
     PREPARE TRANSACTION in a failed transaction answers ROLLBACK and no error, and so does COMMIT. So a statement that a
         failed transaction refuses comes first, the command tag is read, and the gid is looked for in pg_prepared_xacts.
     The transaction on the connection may not be the branch: the block may have committed, or a pool handed the connection
-        on. So the branch bears its gid in a setting that ends with the transaction (SET LOCAL), and is asked for it.
+        on. So the branch bears its gid in a setting that ends with the transaction (SET LOCAL), and one that does not bear
+        it fails at the statement that comes first.
     42704 (no such gid) at COMMIT PREPARED is a question: committed before, or rolled back by hand. The mark answers it.
 
 The marks are optional here: without them a branch that is gone is Effect.UNKNOWN. Sources: PostgreSQL 15 documentation, PREPARE
@@ -32,6 +33,7 @@ from raftcoord.resources.steps import (
 from raftcoord.types import TxId, checked_cluster_id, first_txid_of
 
 FAILED_TRANSACTION: Final = "25P02"
+NEGATIVE_LENGTH: Final = "22011"
 UNDEFINED_OBJECT: Final = "42704"
 NOT_SUPPORTED: Final = "0A000"
 NOT_IN_STATE: Final = "55000"
@@ -75,13 +77,15 @@ class PostgreSql:
 
     def begin(self, gid: Gid, *, checked: bool) -> Steps[bool]:
         """One statement in the caller's transaction, which names the branch."""
+        name = f"SET LOCAL raftcoord.branch = '{gid}'"
         try:
-            yield Statement(f"SET LOCAL raftcoord.branch = '{gid}'")
             if checked:
+                yield Statement(name)
                 return True
             shown = yield Statement(
                 "SELECT current_setting('max_prepared_transactions')::int, to_regclass('raftcoord.marks') IS NOT NULL",
                 reads=True,
+                ahead=(name,),
             )
         except SqlError as error:
             raise _impossible(error) from None
@@ -92,14 +96,13 @@ class PostgreSql:
 
     def prepare(self, gid: Gid, *, marks: bool, work: bytes = b"") -> Steps[None]:
         """Ask the transaction for its name, mark it, prepare it, and see that it is prepared."""
+        preparing, listing = f"PREPARE TRANSACTION '{gid}'", f"SELECT 1 FROM pg_prepared_xact() WHERE gid = '{gid}'"
         try:
-            yield from _named(gid, marks)
-            done = yield Statement(f"PREPARE TRANSACTION '{gid}'")
+            listed = yield Statement(listing, outside=True, ahead=(_named(gid, marks), preparing))
         except SqlError as error:
             raise _impossible(error) from None
-        if done.tag not in (None, "PREPARE TRANSACTION"):
-            raise NotPossible(f"PREPARE TRANSACTION was answered with {done.tag}: {_SWALLOWED}")
-        if not (yield from _listed(gid)):
+        _check_tag("PREPARE TRANSACTION", listed.ahead[-1])
+        if listed.touched != 1:
             raise NotPossible("PREPARE TRANSACTION was answered with success, and the server lists nothing prepared")
 
     def commit_prepared_here(self, gid: Gid) -> Steps[Effect]:
@@ -109,12 +112,10 @@ class PostgreSql:
     def commit_one_phase(self, gid: Gid) -> Steps[None]:
         """COMMIT, after the transaction has said that it is the branch and has not failed."""
         try:
-            yield from _named(gid, marks=False)
-            done = yield Statement("COMMIT")
+            done = yield Statement("COMMIT", ahead=(_named(gid, marks=False),))
         except SqlError as error:
             raise _impossible(error) from None
-        if done.tag not in (None, "COMMIT"):
-            raise NotPossible(f"COMMIT was answered with {done.tag}: {_SWALLOWED}")
+        _check_tag("COMMIT", done.tag)
 
     def rollback(self, gid: Gid, *, touched: bool) -> Steps[None]:
         """ROLLBACK; without a transaction it is a warning. Then ROLLBACK PREPARED, whether it was or not."""
@@ -254,14 +255,20 @@ def _by_version(number: int) -> Iterator[Finding]:
         yield Finding(what, f"update it to {major}.{mended} or later", False)
 
 
-def _named(gid: Gid, marks: bool) -> Steps[None]:
-    """The transaction says that it is the branch: an error 25P02 if it has failed, no row if it is another one."""
-    if marks:
-        mark = f"INSERT INTO raftcoord.marks (gid) SELECT '{gid}' WHERE {_IN_FORCE} = '{gid}'"
-    else:
-        mark = f"SELECT 1 WHERE {_IN_FORCE} = '{gid}'"
-    if (yield Statement(mark)).touched != 1:
-        raise BranchEnded(_ENDED)
+def _named(gid: Gid, marks: bool) -> str:
+    """What the branch's transaction carries out, and with ``marks`` is marked by.
+
+    An error 25P02 in a transaction that has failed, and 22011 (negative substring length) in one that does not bear the name.
+    """
+    asked = (
+        f"CASE WHEN {_IN_FORCE} = '{gid}' THEN '{gid}' ELSE substr('', 1, - 1 - length(coalesce({_IN_FORCE}, ''))) END"
+    )
+    return f"INSERT INTO raftcoord.marks (gid) VALUES ({asked})" if marks else f"SELECT {asked}"
+
+
+def _check_tag(wanted: str, tag: str | None) -> None:
+    if tag not in (None, wanted):
+        raise NotPossible(f"{wanted} was answered with {tag}: {_SWALLOWED}")
 
 
 def _listed(gid: Gid) -> Steps[bool]:
@@ -276,10 +283,12 @@ def _bounds(cluster: str, before: TxId) -> tuple[str, str]:
     return head, f"{head}{first_txid_of(before.ms).hex()}"
 
 
-def _impossible(error: SqlError) -> NotPossible:
+def _impossible(error: SqlError) -> NotPossible | BranchEnded:
     """What a refusal before the prepare means. The codes: PostgreSQL documentation, Appendix A."""
     if error.code == FAILED_TRANSACTION:
         return NotPossible(_SWALLOWED)
+    if error.code == NEGATIVE_LENGTH:
+        return BranchEnded(_ENDED)
     if error.code == NOT_SUPPORTED:
         return NotPossible(
             f"{error}; LISTEN, NOTIFY, temporary objects and held cursors cannot be prepared: keep them out of it"

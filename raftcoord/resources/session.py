@@ -21,9 +21,13 @@ NO_BRANCH: Final = Branch("resource")
 
 
 class Base(abc.ABC):
-    """What synchronous and asynchronous sessions share. ``connection``: the caller's; ``given``: what the caller works on."""
+    """What synchronous and asynchronous sessions share. ``connection``: the caller's; ``given``: what the caller works on.
+
+    ``at_once``: the driver can send several statements in one round trip and show the command tag of each.
+    """
 
     dialect: Dialect
+    at_once = False
 
     def __init__(self, connection: Any, branch: Branch = NO_BRANCH) -> None:
         self.connection = connection
@@ -82,7 +86,7 @@ class Session(Base):
 
     @abc.abstractmethod
     def execute(self, statement: Statement) -> Result:
-        """Carry out one statement. Raises SqlError or ConnectionLost."""
+        """Carry out one statement; with those ahead of it, if ``at_once``. Raises SqlError or ConnectionLost."""
 
     def enter(self) -> None:
         """Prepare the connection for a branch, before its first statement."""
@@ -102,7 +106,7 @@ class Session(Base):
         with within(self, self.answer_s):
             while (statement := driven.next) is not None:
                 try:
-                    result = self.execute(statement)
+                    result = self._carry_out(statement)
                 except (SqlError, ConnectionLost) as error:
                     driven.throw(error)
                 except BaseException:
@@ -111,6 +115,12 @@ class Session(Base):
                 else:
                     driven.send(result)
         return driven.returned()
+
+    def _carry_out(self, statement: Statement) -> Result:
+        if self.at_once or not statement.ahead:
+            return self.execute(statement)
+        tags = tuple(self.execute(Statement(sql)).tag for sql in statement.ahead)
+        return self.execute(statement._replace(ahead=()))._replace(ahead=tags)
 
 
 class AsyncSession(Base):
@@ -122,7 +132,7 @@ class AsyncSession(Base):
 
     @abc.abstractmethod
     async def execute(self, statement: Statement) -> Result:
-        """Carry out one statement. Raises SqlError or ConnectionLost."""
+        """Carry out one statement; with those ahead of it, if ``at_once``. Raises SqlError or ConnectionLost."""
 
     async def enter(self) -> None:
         """Prepare the connection for a branch, before its first statement."""
@@ -140,7 +150,7 @@ class AsyncSession(Base):
         driven = _Driven(steps)
         while (statement := driven.next) is not None:
             try:
-                result = await self.execute(statement)
+                result = await self._carry_out(statement)
             except (SqlError, ConnectionLost) as error:
                 driven.throw(error)
             except BaseException:
@@ -149,6 +159,12 @@ class AsyncSession(Base):
             else:
                 driven.send(result)
         return driven.returned()
+
+    async def _carry_out(self, statement: Statement) -> Result:
+        if self.at_once or not statement.ahead:
+            return await self.execute(statement)
+        tags = [(await self.execute(Statement(sql))).tag for sql in statement.ahead]
+        return (await self.execute(statement._replace(ahead=())))._replace(ahead=tuple(tags))
 
 
 class _Driven(Generic[_T]):

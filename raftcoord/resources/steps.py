@@ -3,11 +3,11 @@
 A protocol is a generator. It yields a Statement and is sent its Result, or has SqlError or ConnectionLost thrown in; what
 it returns is what it found. So one text serves synchronous and asynchronous drivers, and the resolver as well as the client.
 
-Owed by whoever runs one: each Statement is carried out once and in order; an error that the database answered is thrown in
-as SqlError with its SQLSTATE or error number; a connection that can no longer answer is ConnectionLost, and the Statement's
-fate is then unknown. A protocol that is interrupted (Ctrl-C, a cancellation) is closed, and its connection with it: it cleans
-up behind a RaftcoordError alone, because nobody would carry out what it still had to say. Never: a judgement by the text of a
-message.
+Owed by whoever runs one: each Statement is carried out once and in order, and nothing after one that was refused; an error that
+the database answered is thrown in as SqlError with its SQLSTATE or error number; a connection that can no longer answer is
+ConnectionLost, and the Statement's fate is then unknown. A protocol that is interrupted (Ctrl-C, a cancellation) is closed, and
+its connection with it: it cleans up behind a RaftcoordError alone, because nobody would carry out what it still had to say.
+Never: a judgement by the text of a message.
 """
 
 from __future__ import annotations
@@ -25,24 +25,27 @@ class Statement(NamedTuple):
     """One statement. ``params``: SQLite only, for ``?``; elsewhere what is put into SQL is checked text.
 
     ``reads``: its rows are wanted; otherwise only ``tag`` and ``touched`` are. ``outside``: must not stand inside a transaction
-    (COMMIT PREPARED), so that a driver that begins one by itself must be kept from it.
+    (COMMIT PREPARED), so that a driver that begins one by itself must be kept from it. ``ahead``: statements that go before it,
+    in the same round trip where the driver can: the order is the same, and an error of any of them is the error of all.
     """
 
     sql: str
     params: tuple[Any, ...] | dict[str, Any] = ()
     reads: bool = False
     outside: bool = False
+    ahead: tuple[str, ...] = ()
 
 
 class Result(NamedTuple):
     """What came of it. ``tag``: the server's command tag, None from a driver that does not show it.
 
-    ``touched``: rows that were found or written, -1 if that is not told.
+    ``touched``: rows that were found or written, -1 if that is not told. ``ahead``: the tags of the statements that went ahead.
     """
 
     rows: list[tuple[Any, ...]]
     tag: str | None
     touched: int
+    ahead: tuple[str | None, ...] = ()
 
 
 class SqlError(RaftcoordError):

@@ -15,7 +15,7 @@ from raftcoord.drills.servers import NotHere, PostgreSqlServer
 from raftcoord.resources import drivers, gid
 from raftcoord.resources.dialects import DIALECTS
 from raftcoord.resources.gid import Gid
-from raftcoord.resources.steps import Effect, NotPossible, Result, SqlError
+from raftcoord.resources.steps import Effect, NotPossible, Result, SqlError, Statement, Steps
 
 from .banks import PostgreSqlBank, SqliteBank
 
@@ -57,6 +57,10 @@ def test_the_server_takes_a_prepare_in_a_failed_transaction_and_prepares_nothing
         connection.tpc_prepare()
         assert not bank.sql("SELECT gid FROM pg_prepared_xacts WHERE database = current_database()")
         connection.close()
+
+
+def _saying(statement: Statement) -> Steps[Result]:
+    return (yield statement)
 
 
 @pytest.mark.parametrize("marks", [True, False], ids=["marks", "no marks"])
@@ -101,13 +105,41 @@ def test_without_the_question_the_tag_still_tells(bank: PostgreSqlBank, steps: A
     with pytest.raises(psycopg.Error):
         session.connection.execute("SELECT 1/0")
     running = steps(made, marks=False) if word != "COMMIT" else steps(made)
-    next(running)
-    ending = running.send(Result([], None, 1))
-    assert ending.sql.startswith(word)
-    answered = session.execute(ending)
-    assert answered.tag == "ROLLBACK"
+    statement = next(running)
+    _question, ending, *after = (*statement.ahead, statement.sql)
+    assert ending.startswith(word)
+    tag = session.execute(Statement(ending)).tag
+    assert tag == "ROLLBACK"
     with pytest.raises(NotPossible, match=f"{word} was answered with ROLLBACK"):
-        running.send(answered)
+        running.send(Result([], "SELECT", 1, (None, tag)) if after else Result([], tag, -1, (None,)))
+    session.close()
+
+
+@pytest.mark.parametrize("connect", [psycopg.connect, psycopg2.connect], ids=["at once", "one by one"])
+def test_what_the_question_refuses_is_prepared_by_no_later_statement(bank: PostgreSqlBank, connect: Any) -> None:
+    """The first guard alone, also when all go in one round trip: another's transaction is not even told to prepare."""
+    made = new_gid()
+    session = drivers.session(connect(bank.url), made.branch)
+    session.run(PG.begin(made, checked=False))
+    session.connection.commit()
+    bank.add(session.connection, 1)
+    statement = next(PG.prepare(made, marks=True))
+    with pytest.raises(SqlError, match="22011"):
+        session.run(_saying(statement))
+    assert not bank.prepared()
+    session.close()
+    assert bank.balance() == 100
+
+
+@pytest.mark.parametrize("connect", [psycopg.connect, psycopg2.connect], ids=["at once", "one by one"])
+def test_what_goes_ahead_shows_its_tags_in_order(bank: PostgreSqlBank, connect: Any) -> None:
+    session = drivers.session(connect(bank.url), new_gid().branch)
+    many = Statement("SELECT 1 FROM accounts", ahead=("UPDATE accounts SET amount = 7", "SAVEPOINT a"))
+    assert session.run(_saying(many)) == Result(
+        [(1,)] if not session.at_once else [], "SELECT", 1, ("UPDATE", "SAVEPOINT")
+    )
+    assert bank.balance() == 100
+    session.clean()
     session.close()
 
 
@@ -115,12 +147,10 @@ def test_without_the_tag_and_the_question_the_list_still_tells(bank: PostgreSqlB
     """The last guard alone: a driver that shows no tag, and a server that answered with nothing but success."""
     made = new_gid()
     steps = PG.prepare(made, marks=False)
-    next(steps)
-    steps.send(Result([], None, 1))
-    listing = steps.send(Result([], None, -1))
-    assert "pg_prepared_xacts" in listing.sql
+    listing = next(steps)._replace(ahead=())
+    assert "pg_prepared_xact()" in listing.sql
     with pytest.raises(NotPossible, match="lists nothing prepared"):
-        steps.send(bank.other.execute(listing))
+        steps.send(bank.other.execute(listing)._replace(ahead=(None, None)))
 
 
 @pytest.mark.parametrize(
