@@ -36,15 +36,14 @@ def judge(clocks: Mapping[str, Clock], retention_ms: int) -> list[Row]:
     """A row for each node, against the middle one of the nodes, and one for this machine."""
     if not clocks:
         return []
-    middle = statistics.median_low(clock.ahead_ms for clock in clocks.values())
-    slack = max(clock.error_ms for clock in clocks.values())
+    middle = statistics.median_low(clocks.values())
     rows = [_node(name, clock, middle) for name, clock in clocks.items()]
-    return [*rows, _here(-middle, slack, retention_ms)]
+    return [*rows, _here(-middle.ahead_ms, middle.error_ms, retention_ms)]
 
 
-def _node(name: str, clock: Clock, middle: float) -> Row:
-    subject, apart = f"node {name}", clock.ahead_ms - middle
-    certain = abs(apart) - clock.error_ms
+def _node(name: str, clock: Clock, middle: Clock) -> Row:
+    subject, apart = f"node {name}", clock.ahead_ms - middle.ahead_ms
+    certain = abs(apart) - clock.error_ms - middle.error_ms
     if certain <= APART_MS:
         what = (
             f"{_span(abs(clock.ahead_ms))} {_side(clock.ahead_ms)} this machine's, give or take {_span(clock.error_ms)}"

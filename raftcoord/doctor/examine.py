@@ -65,7 +65,7 @@ class _Examination:
     async def _nodes(self, looks: list[asyncio.Task[Looked]]) -> list[Row]:
         reachable, unknown = await self._waits("the nodes' hosts", nodes.endpoints(self._config))
         rows: list[Row] = []
-        found: Damages | RaftcoordError = Unavailable("no node answers")
+        found: Damages | RaftcoordError = Unavailable("no node of a founded cluster answers")
         states: dict[TxId, State | None] = {}
         cluster, looked = "", []
         said: dict[str, dict[str, Any] | RaftcoordError] = dict(unknown)
@@ -127,6 +127,9 @@ class _Examination:
         except TimeoutError:
             what = f"the data directories did not answer within {DISK_S:g} s: their file system hangs"
             return [Row(clocks.HERE, "directory", Verdict.ERROR, what, "look at dmesg, and at the mount")]
+        except OSError as error:
+            what = f"what runs on this machine cannot be seen: {error.strerror}: {error.filename}"
+            return [Row(clocks.HERE, "directory", Verdict.WARNING, what, "run this as the user that runs the nodes")]
 
     def _here(self) -> list[Row]:
         return [*nodes.directories(self._config), *nodes.judge_resolver(self._config)]
