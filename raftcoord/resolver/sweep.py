@@ -34,7 +34,8 @@ _COMMITTED_AGAINST_ABORT: Final = "the ledger says ABORTED, and the mark of this
 _STUCK: Final = "told to {0}, it stays prepared: the session that prepared it may be alive still; end that session"
 _NO_MARKS: Final = (
     "committed in the ledger and not prepared here, and there are no marks that tell whether it was committed: compare it with "
-    "the other branches; make them for the next time: raftcoord resource init {0}"
+    "the other branches. To close it: raftcoord resource init {0} makes the marks for the next time and has it listed as damage "
+    "(raftcoord txn ls --heuristic), which raftcoord txn acknowledge TXID {0} --as NAME ends"
 )
 
 

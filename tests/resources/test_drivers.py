@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raftcoord import Aborted, AsyncClient, Client, LocalProtocolError
+from raftcoord import Aborted, AsyncClient, Client, LocalProtocolError, resources
 from raftcoord.config import Config
 
 from .banks import Bank, SqliteBank
@@ -186,3 +188,10 @@ class TestAsynchronous:
             async with asynchronous.transaction() as tx:
                 with pytest.raises(LocalProtocolError, match="is closed; connect anew"):
                     await tx.enlist(connection, "bank")
+
+
+def test_no_driver_is_asked_for_two_phase_commit_of_its_own() -> None:
+    """FACTS: tpc_prepare() returns though nothing is prepared, and mariadb's tpc_commit() cannot finish from a new connection."""
+    for source in Path(resources.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text())):
+            assert not (isinstance(node, ast.Attribute) and node.attr.startswith("tpc_")), source

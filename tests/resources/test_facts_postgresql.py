@@ -14,7 +14,7 @@ from raftcoord import Aborted, Client, ConfigError, LocalProtocolError, State, T
 from raftcoord.drills.servers import NotHere, PostgreSqlServer
 from raftcoord.resources import drivers, gid
 from raftcoord.resources.dialects import DIALECTS
-from raftcoord.resources.gid import Gid
+from raftcoord.resources.gid import POSTGRESQL_BYTES_MAX, Gid
 from raftcoord.resources.steps import Effect, NotPossible, Result, SqlError, Statement, Steps
 
 from .banks import PostgreSqlBank, SqliteBank
@@ -296,3 +296,60 @@ def test_rows_of_the_programs_own_kind_do_not_confuse_it(
         other.add(tx.enlist(other.connect(), "other"), -1)
     assert client.status(tx.txid).state is State.COMMITTED
     connection.close()
+
+
+# -- the facts themselves, as the server tells them ---------------------------------------------------------------
+
+
+def refused(bank: PostgreSqlBank, sql: str) -> str:
+    """The SQLSTATE with which the server refuses ``sql``."""
+    with pytest.raises(SqlError) as raised:
+        bank.other.execute(Statement(sql, outside=True))
+    return raised.value.code
+
+
+def test_a_second_commit_and_a_rollback_behind_a_commit_are_42704(bank: PostgreSqlBank) -> None:
+    made = prepared(bank)
+    bank.sql(f"COMMIT PREPARED '{made}'")
+    assert refused(bank, f"COMMIT PREPARED '{made}'") == "42704"
+    assert refused(bank, f"ROLLBACK PREPARED '{made}'") == "42704"
+    assert bank.balance() == 101
+
+
+def test_another_user_may_not_end_it_and_a_superuser_may(bank: PostgreSqlBank) -> None:
+    bank.sql(f"CREATE ROLE clerk_{bank.database} LOGIN")
+    mine = prepared(bank)
+    clerk = drivers.connect(bank.url.replace("postgres@", f"clerk_{bank.database}@"))
+    with pytest.raises(SqlError) as raised:
+        clerk.run(PG.commit_prepared(mine))
+    assert raised.value.code == "42501"
+    assert bank.other.run(PG.proof(mine)) is Effect.PREPARED
+    theirs = new_gid()
+    for sql in ("BEGIN", f"PREPARE TRANSACTION '{theirs}'"):
+        clerk.execute(Statement(sql))
+    assert bank.other.run(PG.rollback_prepared(theirs)) is Effect.ABSENT
+    assert bank.other.run(PG.commit_prepared(mine)) is Effect.COMMITTED
+    clerk.close()
+
+
+def test_a_gid_has_fewer_than_200_bytes(bank: PostgreSqlBank) -> None:
+    longest = "g" * POSTGRESQL_BYTES_MAX
+    for sql in ("BEGIN", f"PREPARE TRANSACTION '{longest}'", f"ROLLBACK PREPARED '{longest}'", "BEGIN"):
+        bank.other.execute(Statement(sql))
+    assert refused(bank, f"PREPARE TRANSACTION '{longest}g'") == "22023"
+    bank.other.execute(Statement("ROLLBACK"))
+
+
+@pytest.mark.parametrize("what", ["LISTEN news", "CREATE TEMPORARY TABLE t (x int)"])
+def test_listen_and_temporary_tables_are_0a000_at_the_prepare(bank: PostgreSqlBank, what: str) -> None:
+    for sql in ("BEGIN", what):
+        bank.other.execute(Statement(sql))
+    assert refused(bank, f"PREPARE TRANSACTION '{new_gid()}'") == "0A000"
+    assert not bank.prepared()
+
+
+def test_a_commit_in_another_database_is_0a000(bank: PostgreSqlBank, postgresql: PostgreSqlServer) -> None:
+    made, elsewhere = prepared(bank), PostgreSqlBank(postgresql)
+    assert refused(elsewhere, f"COMMIT PREPARED '{made}'") == "0A000"
+    elsewhere.close()
+    assert bank.other.run(PG.rollback_prepared(made)) is Effect.ABSENT

@@ -311,7 +311,7 @@ def test_a_mark_that_contradicts_the_ledger_is_damage(bank: Bank, nodes: Nodes, 
     assert "it was committed" in damage.what
 
 
-def test_without_marks_nothing_is_inferred_of_a_branch_that_is_gone(
+def test_without_marks_nothing_is_inferred_of_a_branch_that_is_gone_until_a_person_says_so(
     postgresql: PostgreSqlServer, nodes: Nodes, looking: Look
 ) -> None:
     bank = PostgreSqlBank(postgresql, marks=False)
@@ -323,6 +323,10 @@ def test_without_marks_nothing_is_inferred_of_a_branch_that_is_gone(
     assert f"raftcoord resource init {gid.branch}" in left.why
     assert nodes.outstanding(gid.txid) == (gid.branch,)
     assert not [each for each in nodes.damages() if each.txid == gid.txid]
+    bank.other.run(bank.dialect.create_marks())  # as resource init does, and as that message says
+    resolver.until(lambda: resolver.total.damaged)
+    nodes.client.acknowledge(gid.txid, gid.branch, "ann")
+    assert nodes.outstanding(gid.txid) == ()
     bank.close()
 
 
