@@ -9,7 +9,8 @@ bear our gid) and in the ledger (the decision). For each point at which it may s
     COMMIT stands                   success, whatever happens next; what could not be committed here is the resolver's
     ABORT stands                    somebody resolved it before: roll back, Aborted
 
-One branch alone is committed by its own database, with nothing on the ledger; none at all is nothing.
+One branch alone is committed by its own database, with nothing on the ledger; none at all is nothing. Ctrl-C and a cancellation
+go on as they are, at any of these points, with a note that says which it was.
 
 Owed: each connection ends clean or closed. ``Moves`` is driven by transaction.py, which carries each move out and sends back
 its result or throws in its error. Never: I/O, a clock of its own.
@@ -121,6 +122,7 @@ class Committing:
         self.outcome: Outcome | None = None
         self._timeout = timeout
         self._resources = resources
+        self._told = "it is not committed, and what was prepared of it the resolver rolls back"
         self._now = now
         self._deadline = now() + timeout
         self._branches: list[Enlisted] = []
@@ -183,6 +185,10 @@ class Committing:
             elif self._branches:
                 yield from self._prepare_all()
                 yield from self._finish((yield from self._decide()))
+        except BaseException as error:
+            if not isinstance(error, RaftcoordError):
+                error.add_note(f"transaction {self.txid}: {self._told}")
+            raise
         finally:
             yield from self._close_all()
 
@@ -204,6 +210,7 @@ class Committing:
         session = branch.session
         try:
             self._check_time()
+            self._told = f"its only branch {branch.gid.branch!r} may or may not be committed; look into that database"
             yield Run(session, session.dialect.commit_one_phase(branch.gid))
         except ConnectionLost as error:
             raise ConnectionLost(
@@ -234,8 +241,10 @@ class Committing:
         try:
             seconds = self.left() + limits.CLIENT_GRACE_MS / 1000
             names = tuple(branch.gid.branch for branch in self._branches)
+            before, self._told = self._told, "whether it is committed is not known; resolve it, which tells"
             self.outcome = yield Decide(Verdict.COMMIT, names, "", max(seconds, 1.0))
         except (Unavailable, Overloaded) as error:
+            self._told = before
             yield from self._roll_back_all()
             raise Aborted(self.txid, f"no node took the decision, and it was rolled back: {error}") from None
         except InDoubt:
@@ -247,8 +256,10 @@ class Committing:
 
     def _finish(self, outcome: Outcome) -> Moves[None]:
         if not outcome.committed:
+            self._told = "it is aborted, and what is prepared of it the resolver rolls back"
             yield from self._roll_back_all()
             raise Aborted(self.txid, outcome.reason, outcome.branch)
+        self._told = "it is committed, and what was not carried out of it the resolver does"
         done = []
         for branch in self._branches:
             if (yield from self._commit_one(branch)):

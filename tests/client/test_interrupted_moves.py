@@ -1,0 +1,162 @@
+"""Ctrl-C and cancellation at every move of a commit: it goes on, says what stands, and every connection ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import pytest
+
+from raftcoord.client.committing import Clean, Close, Committing, Complete, Decide, Enter, Move, Moves, Run
+from raftcoord.errors import Aborted, RaftcoordError
+from raftcoord.resources.session import Session
+from raftcoord.resources.steps import Effect, NotPossible, Result, Statement
+from raftcoord.types import Branch, Outcome, TxId
+
+CLUSTER = "00000000000000aa"
+
+
+class Book:
+    """A dialect whose protocols are their names."""
+
+    name = "book"
+
+    def __getattr__(self, what: str) -> Callable[..., str]:
+        return lambda gid, **_: what
+
+
+class Spoken(Session):
+    """A session that notes nothing: the moves are what is looked at."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(object(), Branch(name))
+        self.dialect = Book()  # type: ignore[assignment]
+
+    def is_closed(self) -> bool:
+        return False
+
+    def is_autocommit(self) -> bool:
+        return False
+
+    def execute(self, statement: Statement) -> Result:
+        raise AssertionError
+
+    def clean(self) -> None:
+        raise AssertionError
+
+
+class Play:
+    """Carries moves out by what ``answers`` says of each, and breaks in at the ``at``-th of the commit (from 1; 0: never)."""
+
+    def __init__(self, names: tuple[str, ...], *, decided: bool = True, refused: bool = False, at: int = 0) -> None:
+        self.committing = Committing(TxId.new(), 10.0, lambda: 0.0, frozenset())
+        self.sessions = [Spoken(name) for name in names]
+        self.done: list[Move] = []
+        self.broken_at: Move | None = None
+        self._decided, self._refused, self._left = decided, refused, -1
+        for session in self.sessions:
+            self.drive(self.committing.enlist(session, CLUSTER, True))
+        self.done, self._left = [], at
+
+    def drive(self, moves: Moves[Any], interrupt: BaseException | None = None) -> None:
+        try:
+            move = next(moves)
+            while True:
+                self._left -= 1
+                self.done.append(move)
+                if self._left == 0 and interrupt is not None:
+                    self.broken_at = move
+                    move = moves.throw(interrupt)
+                    continue
+                try:
+                    result = self._answer(move)
+                except RaftcoordError as error:
+                    move = moves.throw(error)
+                else:
+                    move = moves.send(result)
+        except StopIteration:
+            return
+
+    def _answer(self, move: Move) -> Any:
+        match move:
+            case Run(_, "begin"):
+                return True
+            case Run(session, "prepare") if self._refused and session is self.sessions[-1]:
+                raise NotPossible("it cannot be")
+            case Run(_, "commit_prepared_here"):
+                return Effect.COMMITTED
+            case Decide(verdict):
+                return Outcome(self.committing.txid, bool(verdict) and self._decided, "resolved", 1, 1)
+        return None
+
+    def endings(self, session: Spoken) -> list[type]:
+        return [type(move) for move in self.done if isinstance(move, (Clean, Close)) and move.session is session]
+
+
+def points() -> Iterator[Any]:
+    """Each move of each course that a commit can take."""
+    courses: dict[str, tuple[tuple[str, ...], dict[str, bool]]] = {
+        "committed": (("a", "b", "c"), {}),
+        "alone": (("a",), {}),
+        "resolved to abort": (("a", "b"), {"decided": False}),
+        "refused": (("a", "b"), {"refused": True}),
+    }
+    for course, (names, options) in courses.items():
+        whole = Play(names, **options)
+        try:
+            whole.drive(whole.committing.commit())
+        except Aborted:
+            assert course in ("resolved to abort", "refused")
+        for at in range(1, len(whole.done) + 1):
+            yield pytest.param(names, options, at, id=f"{course}-{at}")
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, asyncio.CancelledError, SystemExit])
+@pytest.mark.parametrize(("names", "options", "at"), list(points()))
+def test_an_interruption_goes_on_with_a_note_and_every_connection_ends_once(
+    names: tuple[str, ...], options: dict[str, bool], at: int, kind: type[BaseException]
+) -> None:
+    play = Play(names, at=at, **options)
+    with pytest.raises(kind) as raised:
+        play.drive(play.committing.commit(), kind())
+    (note,) = raised.value.__notes__
+    assert note.startswith(f"transaction {play.committing.txid}: ")
+    assert truth(play) in note
+    for session in play.sessions:
+        assert len(play.endings(session)) == 1
+    behind = play.done[at:]
+    assert all(isinstance(move, Close) for move in behind), "nothing is said to a database behind an interruption"
+
+
+def truth(play: Play) -> str:
+    """What may be said, from what was done: nothing else would be true."""
+    told = [move for move in play.done if isinstance(move, Decide) and move.verdict]
+    if len(play.sessions) == 1:
+        return "may or may not be committed"
+    if not told:
+        return "it is not committed"
+    if play.broken_at is told[0]:
+        return "is not known; resolve it"
+    return (
+        "it is committed"
+        if play.committing.outcome is not None and play.committing.outcome.committed
+        else "it is aborted"
+    )
+
+
+def test_the_courses_go_through_every_kind_of_move() -> None:
+    """So that no move is forgotten above."""
+    seen = {type(play.done[-1]) for play in _played()}
+    assert seen >= {Run, Clean, Decide, Complete}
+    assert Enter not in seen  # enlisting has a test on real databases
+
+
+def _played() -> Generator[Play, None, None]:
+    for parameters in points():
+        names, options, at = parameters.values
+        play = Play(names, at=at, **options)
+        with pytest.raises(KeyboardInterrupt):
+            play.drive(play.committing.commit(), KeyboardInterrupt())
+        play.done = play.done[:at]
+        yield play
