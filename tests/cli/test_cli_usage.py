@@ -84,7 +84,7 @@ def test_the_commands_of_the_design_are_there() -> None:
             "bench decide",
             "bench transfer",
         ),
-        *("bench databases", "bench failover", "doctor"),
+        *("bench databases", "bench failover"),
         *("sim run", "sim replay", "sim faults"),
     }
     assert {" ".join(path) for path in leaves()} == expected
