@@ -36,6 +36,8 @@ FAILED_TRANSACTION: Final = "25P02"
 NEGATIVE_LENGTH: Final = "22011"
 UNDEFINED_OBJECT: Final = "42704"
 NOT_SUPPORTED: Final = "0A000"
+ROLLED_BACK_CLASS: Final = "40"
+"""Serialization failures and deadlocks."""
 NOT_IN_STATE: Final = "55000"
 BUSY: Final = "55006"
 TABLE_IS_MISSING: Final = ("42P01", "3F000")
@@ -293,6 +295,8 @@ def _impossible(error: SqlError) -> NotPossible | BranchEnded:
         return NotPossible(
             f"{error}; LISTEN, NOTIFY, temporary objects and held cursors cannot be prepared: keep them out of it"
         )
+    if error.code.startswith(ROLLED_BACK_CLASS):
+        return NotPossible(f"{error}; try the transaction again")
     if error.code == NOT_IN_STATE:
         return NotSetUp(f"{error}; {_MAX_PREPARED}")
     return NotPossible(str(error))

@@ -353,3 +353,29 @@ def test_a_commit_in_another_database_is_0a000(bank: PostgreSqlBank, postgresql:
     assert refused(elsewhere, f"COMMIT PREPARED '{made}'") == "0A000"
     elsewhere.close()
     assert bank.other.run(PG.rollback_prepared(made)) is Effect.ABSENT
+
+
+def test_a_serialization_failure_at_the_prepare_says_to_try_again(
+    client: Client, bank: PostgreSqlBank, other: SqliteBank
+) -> None:
+    bank.sql("INSERT INTO accounts VALUES ('bob', 100)")
+    mine, rival = bank.connect(), bank.connect()
+    for connection in (mine, rival):
+        connection.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+
+    def block() -> None:
+        with client.transaction() as tx:
+            other.add(tx.enlist(other.connect(), "other"), -1)
+            tx.enlist(mine, "bank")
+            mine.execute("SELECT sum(amount) FROM accounts WHERE name = 'bob'")
+            bank.add(mine, 1)
+            rival.execute("SELECT sum(amount) FROM accounts WHERE name = 'alice'")
+            rival.execute("UPDATE accounts SET amount = amount + 1 WHERE name = 'bob'")
+            rival.commit()
+
+    with pytest.raises(Aborted, match=r"\(40001\); try the transaction again"):
+        block()
+    assert (bank.balance(), other.balance()) == (100, 100)
+    assert not bank.prepared()
+    mine.close()
+    rival.close()
