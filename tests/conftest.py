@@ -8,29 +8,43 @@ from typing import Any
 import pytest
 
 from raftcoord.drills.servers import MariaDbServer, NotHere, PostgreSqlServer, Server
+from raftcoord.errors import ConfigError
 
 NOT_TESTED = "NOT TESTED: "
 
 
-def not_tested(what: str) -> None:
-    """Skip this test, with a line of its own in front of pytest's summary."""
-    pytest.skip(f"{NOT_TESTED}{what}")
+def _skipping() -> Iterator[Any]:
+    """A server that is not here skips the test, also where what is tested has made a ConfigError of it."""
+    try:
+        return (yield)
+    except (NotHere, ConfigError) as error:
+        absent = error if isinstance(error, NotHere) else error.__context__
+        if not isinstance(absent, NotHere):
+            raise
+        pytest.skip(f"{NOT_TESTED}{absent.server}: {absent}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[Any]:
+    """See above."""
+    return (yield from _skipping())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[Any]:
+    """See above."""
+    return (yield from _skipping())
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """One line for each kind of server that was not tested, however many tests wanted it."""
+    """One line in front of the summary for each kind of server that was not tested, however many tests wanted it."""
     reasons = [str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", ())]
     found = [reason.removeprefix("Skipped: ") for reason in reasons]
     for line in sorted({line for line in found if line.startswith(NOT_TESTED)}):
         terminalreporter.write_line(line, yellow=True)
 
 
-def _running(kind: type[Server], what: str) -> Iterator[Any]:
-    try:
-        server = kind()
-    except NotHere as error:
-        not_tested(f"{what}: {error}")
-        raise
+def _running(server: Server) -> Iterator[Any]:
     try:
         server.start()
         yield server
@@ -41,10 +55,10 @@ def _running(kind: type[Server], what: str) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSqlServer]:
     """A PostgreSQL without fsync."""
-    yield from _running(PostgreSqlServer, "PostgreSQL")
+    yield from _running(PostgreSqlServer())
 
 
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[MariaDbServer]:
     """A MariaDB without fsync."""
-    yield from _running(MariaDbServer, "MariaDB")
+    yield from _running(MariaDbServer())

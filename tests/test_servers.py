@@ -22,6 +22,19 @@ AT_WORK = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%generate_series%' A
 WITHOUT_MARIADB = """
 def test_that_needs_it(mariadb): raise AssertionError
 def test_that_needs_it_too(mariadb): raise AssertionError
+def test_that_starts_one_itself():
+    from raftcoord.drills.servers import MariaDbServer
+    MariaDbServer()
+def test_of_what_refuses_to_run_without_it():
+    from raftcoord.drills.servers import MariaDbServer, NotHere
+    from raftcoord.errors import ConfigError
+    try:
+        MariaDbServer()
+    except NotHere as error:
+        raise ConfigError("not possible here") from None
+def test_that_fails_for_another_reason():
+    from raftcoord.errors import ConfigError
+    raise ConfigError("wrong")
 def test_that_does_not(): pass
 """
 
@@ -88,9 +101,10 @@ def test_what_was_not_tested_is_one_line_before_the_summary_and_the_summary_coun
         command, capture_output=True, text=True, check=False, env={**os.environ, "PATH": str(tmp_path)}, cwd=tmp_path
     )
     lines = done.stdout.splitlines()
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert lines[-1].startswith("1 passed, 2 skipped")
-    assert lines[-2].startswith("NOT TESTED: MariaDB: no MariaDB server was found (apt-get install ")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert lines[-1].startswith("1 failed, 1 passed, 4 skipped")
+    (line,) = [line for line in lines[-5:] if "NOT TESTED" in line]
+    assert line.startswith("NOT TESTED: MariaDB: no MariaDB server was found (apt-get install ")
     assert sum("NOT TESTED" in line for line in lines) == 1
 
 

@@ -59,7 +59,7 @@ class DatabasesDemoOptions:
             raise ConfigError(f"{self.count} orders cannot be generated; give 1 to {ORDERS_MAX}")
         if not 2 <= self.programs <= PROGRAMS_MAX:
             raise ConfigError(
-                f"{self.programs} programs cannot pay: one of them is killed on the way; give 2 to {PROGRAMS_MAX}"
+                f"{self.programs} programs is out of range: two of them are killed on the way; give 2 to {PROGRAMS_MAX}"
             )
 
 

@@ -33,7 +33,11 @@ GET_MARIADB = "apt-get install mariadb-server-core mariadb-client-core, which st
 
 
 class NotHere(Exception):
-    """The binaries are not installed."""
+    """The binaries of ``server`` are not installed."""
+
+    def __init__(self, what: str, server: str = "a database server") -> None:
+        super().__init__(what)
+        self.server = server
 
 
 def find_postgresql() -> Path:
@@ -48,7 +52,7 @@ def find_postgresql() -> Path:
     for place in places:
         if all((place / name).exists() for name in ("postgres", "initdb", "pg_isready")):
             return place
-    raise NotHere(f"no PostgreSQL server was found ({GET_POSTGRESQL})")
+    raise NotHere(f"no PostgreSQL server was found ({GET_POSTGRESQL})", "PostgreSQL")
 
 
 def find_mariadb() -> tuple[str, str]:
@@ -57,7 +61,7 @@ def find_mariadb() -> tuple[str, str]:
     server = shutil.which("mariadbd", path=path) or shutil.which("mysqld", path=path)
     install = shutil.which("mariadb-install-db")
     if not server or not install:
-        raise NotHere(f"no MariaDB server was found ({GET_MARIADB})")
+        raise NotHere(f"no MariaDB server was found ({GET_MARIADB})", "MariaDB")
     return server, install
 
 
@@ -196,7 +200,9 @@ def _somebody() -> str:
     for name in ("postgres", "nobody"):
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name).pw_name
-    raise NotHere("PostgreSQL refuses to run as root, and there is neither a user postgres nor a user nobody")
+    raise NotHere(
+        "PostgreSQL refuses to run as root, and there is neither a user postgres nor a user nobody", "PostgreSQL"
+    )
 
 
 class PostgreSqlServer(Server):
@@ -229,7 +235,9 @@ class PostgreSqlServer(Server):
             package = self.bin.parent.parent
             libraries = package.with_name(f"{package.name}.libs")
             if not libraries.exists():
-                raise NotHere(f"{self.bin} cannot be read by the user {self.user} ({GET_POSTGRESQL})") from None
+                raise NotHere(
+                    f"{self.bin} cannot be read by the user {self.user} ({GET_POSTGRESQL})", "PostgreSQL"
+                ) from None
             copy = self.directory / package.name / self.bin.parent.name
             shutil.copytree(self.bin.parent, copy, symlinks=True)
             shutil.copytree(libraries, self.directory / libraries.name, symlinks=True)

@@ -28,21 +28,9 @@ def temp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@contextlib.contextmanager
-def servers() -> Iterator[None]:
-    """What is inside needs servers: without them it is not tested."""
-    try:
-        yield
-    except ConfigError as error:
-        if "is installed" not in str(error):
-            raise
-        pytest.skip(f"NOT TESTED: {error}")
-
-
 @pytest.fixture
 def bank() -> Iterator[Bank]:
-    with servers():
-        made = Bank(PostgreSqlServer)
+    made = Bank(PostgreSqlServer)
     with contextlib.closing(made):
         yield made
 
@@ -50,8 +38,7 @@ def bank() -> Iterator[Bank]:
 def test_both_kinds_transfer_over_a_pair_and_leave_nothing_behind(temp: Path) -> None:
     told: list[Compared] = []
     options = DatabasesOptions(pairs=("mixed",), workers=(1, 3), seconds=0.3, processes=2, nodes=1)
-    with servers():
-        report = bench_databases.databases(options, told.append)
+    report = bench_databases.databases(options, told.append)
     assert report.results == tuple(told)
     assert [(each.pair, each.workers, each.processes) for each in told] == [("mixed", 1, 1), ("mixed", 3, 2)]
     for each in told:
@@ -79,9 +66,11 @@ def test_a_bank_whose_books_do_not_agree_is_no_rate(bank: Bank, spoil: list[str]
         bank.count()
 
 
-def test_a_transfer_that_fails_is_an_error_and_no_rate(temp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transfer_that_fails_is_an_error_and_no_rate(
+    postgresql: PostgreSqlServer, temp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(transfers, "TABLES", (transfers.TABLES[0], "CREATE TABLE orders (name TEXT, amount BIGINT)"))
-    with servers(), pytest.raises(RaftcoordError, match=r'a transfer failed: .*column "account"'):
+    with pytest.raises(RaftcoordError, match=r'a transfer failed: .*column "account"'):
         bench_databases.databases(DatabasesOptions(pairs=("postgresql",), workers=(1,), seconds=0.1, nodes=1))
 
 
