@@ -81,7 +81,7 @@ def databases(output: Output, **given: Any) -> None:
     """Transfers between two databases, coordinated and plain.
 
     Real servers with their syncs on, each in a temporary directory; a throwaway cluster; all on this machine. A transfer is an
-    UPDATE of an account and an INSERT of the order, in both databases.
+    UPDATE of an account and an INSERT of the payment, in both databases.
 
     plain: BEGIN, these statements, PREPARE in both, then COMMIT PREPARED in both (XA for MariaDB), as raw SQL. Nothing is
     recorded, nothing is looked up: after a crash nobody knows what became of it.
@@ -90,8 +90,8 @@ def databases(output: Output, **given: Any) -> None:
     replicated and synced by the nodes before the first commit.
 
     The same threads and connections (psycopg 3, PyMySQL) do both, in turns of about a second: plain, coordinated, coordinated,
-    plain. ratio: coordinated transfers/s to plain ones; the range is that of single turns. Afterwards money, orders and lists of
-    prepared transactions are compared with what was counted.
+    plain. ratio: coordinated transfers/s to plain ones; the range is that of single turns. Afterwards money, payments and lists
+    of prepared transactions are compared with what was counted.
     """
     from raftcoord.drills import bench_databases
     from raftcoord.drills.bench_databases import DatabasesOptions

@@ -2,7 +2,7 @@
 
 It owes a fair comparison: the same processes, threads, connections and statements (transfers.py), the two kinds in turn
 (plain, coordinated, coordinated, plain), so that a machine that drifts weighs on both alike; and true counts: afterwards the
-money, the orders and the lists of prepared transactions must agree with what was counted. Each database is a server of its
+money, the payments and the lists of prepared transactions must agree with what was counted. Each database is a server of its
 own, with its syncs on, and the nodes are processes of a throwaway cluster. It never counts the warm-up.
 """
 
@@ -22,15 +22,14 @@ from typing import Any, Final
 
 from raftcoord.drills import transfers
 from raftcoord.drills.bench import SECONDS_MAX
+from raftcoord.drills.database_banks import raise_banks
 from raftcoord.drills.history import percentile
 from raftcoord.drills.play import play
 from raftcoord.drills.report import rounded
 from raftcoord.drills.servers import MariaDbServer, NotHere, PostgreSqlServer, Server
 from raftcoord.drills.stage import Plan, Stage
 from raftcoord.errors import ConfigError, RaftcoordError
-from raftcoord.resources import drivers
-from raftcoord.resources.session import Session
-from raftcoord.resources.steps import Statement
+from raftcoord.types import Branch
 
 PAIRS: Final[dict[str, tuple[type[Server], type[Server]]]] = {
     "postgresql": (PostgreSqlServer, PostgreSqlServer),
@@ -45,7 +44,7 @@ _ROUND_S: Final = 1.0
 """About how long one kind runs until it is the other's turn (seconds)."""
 _IN_TURN: Final = (transfers.PLAIN, transfers.COORDINATED, transfers.COORDINATED, transfers.PLAIN)
 _STALL_S: Final = 120.0
-_ROWS: Final = 500
+_CENTS: Final = 10**9
 _LINE_BYTES_MAX: Final = 1 << 28
 
 
@@ -125,7 +124,8 @@ def databases(
         results = []
         for pair in options.pairs:
             async with contextlib.AsyncExitStack() as stack:
-                banks = [await stack.enter_async_context(_running(kind)) for kind in PAIRS[pair]]
+                kinds = zip(PAIRS[pair], transfers.BRANCHES, strict=True)
+                banks = [await stack.enter_async_context(_running(kind, branch)) for kind, branch in kinds]
                 for workers in options.workers:
                     results.append(await _compare(stage, options, pair, workers, banks))
                     on_result(results[-1])
@@ -135,23 +135,17 @@ def databases(
 
 
 class Bank:
-    """A database with accounts and orders, on a server of its own. Everything here blocks."""
+    """A bank in a database on a server of its own. Everything here blocks."""
 
-    def __init__(self, kind: type[Server]) -> None:
+    def __init__(self, kind: type[Server], branch: str) -> None:
         try:
             self._server = kind(durable=True)
         except NotHere as error:
             raise ConfigError(f"{error}; or choose other pairs with --pairs") from None
         try:
             self._server.start()
-            self.url = self._made_url()
-            with self._session() as session:
-                session.run(session.dialect.create_marks())
-                for sql in transfers.TABLES:
-                    session.execute(Statement(sql, outside=True))
-                for first in range(0, transfers.ACCOUNTS, _ROWS):
-                    rows = ", ".join(f"({account}, {transfers.OPENING})" for account in range(first, first + _ROWS))
-                    session.execute(Statement(f"INSERT INTO accounts VALUES {rows}", outside=True))
+            self.banks = raise_banks(self._server, branch)
+            self.banks.open({Branch(branch): {str(account): _CENTS for account in range(transfers.ACCOUNTS)}})
         except BaseException:
             self.close()
             raise
@@ -161,40 +155,21 @@ class Bank:
         self._server.stop()
 
     def count(self) -> tuple[int, int]:
-        """The orders that were carried out, and what they moved. Raises RaftcoordError if the accounts say otherwise."""
-        with self._session() as session:
-            opened = transfers.ACCOUNTS * transfers.OPENING
-            ((orders, moved, money),) = session.execute(
-                Statement(
-                    f"SELECT count(*), coalesce(sum(amount), 0), (SELECT sum(amount) - {opened} FROM accounts) FROM orders",
-                    reads=True,
-                    outside=True,
-                )
-            ).rows
-            prepared = session.run(session.dialect.list_prepared(None))
-        if moved != money or prepared:
+        """The payments that were made, and the cents that they moved. Raises RaftcoordError if the accounts say otherwise."""
+        ((payments, moved),) = self.banks.rows("SELECT count(*), coalesce(sum(cents), 0) FROM payments")
+        gained, prepared = self.banks.cents() - transfers.ACCOUNTS * _CENTS, self.banks.prepared()
+        if moved != gained or prepared:
             raise RaftcoordError(
-                f"the orders moved {moved}, the accounts {money}, and {len(prepared)} branches are prepared: that is a bug in "
+                f"the payments moved {moved} cents, the accounts {gained}, and {len(prepared)} branches are prepared: a bug in "
                 "raftcoord; please report it"
             )
-        return int(orders), int(moved)
-
-    def _made_url(self) -> str:
-        if isinstance(self._server, PostgreSqlServer):
-            return self._server.url()
-        assert isinstance(self._server, MariaDbServer)
-        with contextlib.closing(drivers.connect(self._server.url())) as session:
-            session.execute(Statement("CREATE DATABASE bank", outside=True))
-        return self._server.url("bank")
-
-    def _session(self) -> contextlib.closing[Session]:
-        return contextlib.closing(drivers.connect(self.url))
+        return int(payments), int(moved)
 
 
 @contextlib.asynccontextmanager
-async def _running(kind: type[Server]) -> AsyncIterator[Bank]:
+async def _running(kind: type[Server], branch: str) -> AsyncIterator[Bank]:
     """A bank; whoever is interrupted while it starts waits until it can be stopped."""
-    starting = asyncio.ensure_future(asyncio.to_thread(Bank, kind))
+    starting = asyncio.ensure_future(asyncio.to_thread(Bank, kind, branch))
     try:
         bank = await asyncio.shield(starting)
     except asyncio.CancelledError:
@@ -237,7 +212,7 @@ class _Workers:
 @contextlib.asynccontextmanager
 async def _started(stage: Stage, threads: Sequence[int], name: str, banks: Sequence[Bank]) -> AsyncIterator[_Workers]:
     """Workers; they are killed on the way out: what they were doing was finished or is an error."""
-    config, urls = str(stage.directory / "cluster.yaml"), [bank.url for bank in banks]
+    config, urls = str(stage.directory / "cluster.yaml"), [bank.banks.url for bank in banks]
     processes: list[Process] = []
     try:
         for number, share in enumerate(threads):
@@ -298,7 +273,9 @@ async def _compare(stage: Stage, options: DatabasesOptions, pair: str, workers: 
                 measured[kind].add(found)
     counted = sum(warm_up) + sum(len(each.took_ms) for each in measured.values())
     if await asyncio.to_thread(_counted, banks) - before != counted:
-        raise RaftcoordError("the databases have other orders than were counted: a bug in raftcoord; please report it")
+        raise RaftcoordError(
+            "the databases have other payments than were counted: a bug in raftcoord; please report it"
+        )
     plain, coordinated = measured[transfers.PLAIN].to_rate(), measured[transfers.COORDINATED].to_rate()
     ratio = _ratio(coordinated.rate_per_s, plain.rate_per_s)
     return Compared(pair, workers, processes, plain, coordinated, ratio, min(ratios), max(ratios))
@@ -306,13 +283,13 @@ async def _compare(stage: Stage, options: DatabasesOptions, pair: str, workers: 
 
 def _counted(banks: Sequence[Bank]) -> int:
     """The transfers that both banks have. Raises RaftcoordError if one has what the other has not."""
-    (orders, moved), (others, received) = (bank.count() for bank in banks)
-    if orders != others or moved + received:
+    (paid, moved), (received, gained) = (bank.count() for bank in banks)
+    if paid != received or moved + gained:
         raise RaftcoordError(
-            f"one database has {orders} orders of {moved} in all, the other {others} of {received}: that is a bug in raftcoord; "
-            "please report it"
+            f"one database has {paid} payments of {moved} cents in all, the other {received} of {gained}: that is a bug in "
+            "raftcoord; please report it"
         )
-    return orders
+    return paid
 
 
 def _ratio(coordinated: float, plain: float) -> float:

@@ -6,7 +6,7 @@ Each thread has a connection to each database and makes one transfer after the o
                   is recorded and no proof is asked for: after a crash nobody knows what became of it
     coordinated   the same statements inside ``client.transaction()``, with its marks and its proofs and a replicated decision
 
-``python -m raftcoord.drills.transfers CONFIG THREADS NAME URL URL``. It reads lines ``KIND SECONDS`` from stdin and answers each
+``python -m raftcoord.drills.transfers CONFIG THREADS SEED URL URL``. It reads lines ``KIND SECONDS`` from stdin and answers each
 with a line of JSON: the milliseconds that each transfer took.
 
 Owed: a transfer counts only if it was committed in both; anything else ends the process with the reason on stderr.
@@ -14,55 +14,46 @@ Owed: a transfer counts only if it was committed in both; anything else ends the
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
 from raftcoord.client.synchronous import Client
-from raftcoord.errors import ConfigError, RaftcoordError
-from raftcoord.resources.urls import Url
+from raftcoord.drills.database_banks import DatabaseBanks, pay_side
+from raftcoord.types import TxId
 
 PLAIN, COORDINATED = "plain", "coordinated"
 BRANCHES: Final = ("first", "second")
 ACCOUNTS: Final = 1_000
-OPENING: Final = 1_000_000
-TABLES: Final = (
-    "CREATE TABLE accounts (id INT PRIMARY KEY, amount BIGINT NOT NULL)",
-    "CREATE TABLE orders (name VARCHAR(40) PRIMARY KEY, account INT NOT NULL, amount BIGINT NOT NULL)",
-)
 _TIMEOUT_S: Final = 60.0
 
 
 class Desk:
     """A connection to one database. ``sign``: what its side of a transfer does to the amount."""
 
-    def __init__(self, connection: Any, sign: int) -> None:
-        self.connection = connection
+    def __init__(self, branch: str, url: str, sign: int) -> None:
+        self.branch = branch
+        self.connection = DatabaseBanks(branch, url).connect()
         self._sign = sign
-        self._cursor = connection.cursor()
+        self._cursor = self.connection.cursor()
 
-    def pay(self, name: str, account: int, amount: int) -> None:
-        """The statements of the transfer: the account, and the order that says why."""
-        amount *= self._sign
-        self._cursor.execute("UPDATE accounts SET amount = amount + %s WHERE id = %s", (amount, account))
-        if self._cursor.rowcount != 1:
-            raise RaftcoordError(f"there is no account {account}")
-        self._cursor.execute("INSERT INTO orders (name, account, amount) VALUES (%s, %s, %s)", (name, account, amount))
+    def pay(self, txid: TxId, account: int, cents: int) -> None:
+        """The statements of the transfer: the account, and the payment that says why."""
+        pay_side(self.connection, account, txid, self.branch, str(account), self._sign * cents)
 
-    def begin(self, name: str) -> None:
+    def begin(self, txid: TxId) -> None:
         """Begin a plain branch."""
         raise NotImplementedError
 
-    def prepare(self, name: str) -> None:
+    def prepare(self, txid: TxId) -> None:
         """Prepare it."""
         raise NotImplementedError
 
-    def commit(self, name: str) -> None:
+    def commit(self, txid: TxId) -> None:
         """Commit it."""
         raise NotImplementedError
 
@@ -70,62 +61,48 @@ class Desk:
 class PostgreSqlDesk(Desk):
     """psycopg 3, which begins a transaction by itself."""
 
-    @classmethod
-    def connect(cls, url: str, sign: int) -> Desk:
-        """Out of autocommit, as a program has it."""
-        import psycopg
-
-        return cls(psycopg.connect(url), sign)
-
-    def begin(self, name: str) -> None:
+    def begin(self, txid: TxId) -> None:
         """The driver does it."""
 
-    def prepare(self, name: str) -> None:
+    def prepare(self, txid: TxId) -> None:
         """PREPARE TRANSACTION."""
-        self._cursor.execute(f"PREPARE TRANSACTION '{name}'", prepare=False)
+        self._cursor.execute(f"PREPARE TRANSACTION '{txid}'", prepare=False)
 
-    def commit(self, name: str) -> None:
+    def commit(self, txid: TxId) -> None:
         """COMMIT PREPARED, which must stand outside a transaction."""
         self.connection.autocommit = True
-        self._cursor.execute(f"COMMIT PREPARED '{name}'", prepare=False)
+        self._cursor.execute(f"COMMIT PREPARED '{txid}'", prepare=False)
         self.connection.autocommit = False
 
 
 class MariaDbDesk(Desk):
     """PyMySQL."""
 
-    @classmethod
-    def connect(cls, url: str, sign: int) -> Desk:
-        """Out of autocommit, as a program has it."""
-        import pymysql
-
-        read = Url.parse(url, 3306)
-        connection = pymysql.connect(host=read.host, port=read.port, user=read.user, database=read.database)
-        return cls(connection, sign)
-
-    def begin(self, name: str) -> None:
+    def begin(self, txid: TxId) -> None:
         """XA START."""
-        self._cursor.execute(f"XA START '{name}'")
+        self._cursor.execute(f"XA START '{txid}'")
 
-    def prepare(self, name: str) -> None:
+    def prepare(self, txid: TxId) -> None:
         """XA END, XA PREPARE."""
-        self._cursor.execute(f"XA END '{name}'")
-        self._cursor.execute(f"XA PREPARE '{name}'")
+        self._cursor.execute(f"XA END '{txid}'")
+        self._cursor.execute(f"XA PREPARE '{txid}'")
 
-    def commit(self, name: str) -> None:
+    def commit(self, txid: TxId) -> None:
         """XA COMMIT."""
-        self._cursor.execute(f"XA COMMIT '{name}'")
+        self._cursor.execute(f"XA COMMIT '{txid}'")
 
 
 class Teller:
-    """One thread's two desks. ``name``: no other teller has it."""
+    """One thread's two desks."""
 
-    def __init__(self, client: Client, urls: tuple[str, str], name: str) -> None:
+    def __init__(self, client: Client, urls: tuple[str, str], seed: str) -> None:
         self._client = client
-        self._desks = tuple(_desk(url, sign) for url, sign in zip(urls, (-1, +1), strict=True))
-        self._rng = random.Random(name)
-        self._names = (f"{name}-{number}" for number in itertools.count())
-        self._kinds: dict[str, Callable[[str, int, int], None]] = {PLAIN: self._plain, COORDINATED: self._coordinated}
+        self._desks = tuple(
+            (PostgreSqlDesk if url.startswith("postgresql:") else MariaDbDesk)(branch, url, sign)
+            for branch, url, sign in zip(BRANCHES, urls, (-1, +1), strict=True)
+        )
+        self._rng = random.Random(seed)
+        self._kinds: dict[str, Callable[[int, int], None]] = {PLAIN: self._plain, COORDINATED: self._coordinated}
 
     def measure(self, kind: str, seconds: float) -> list[float]:
         """Transfer for ``seconds``: what each transfer took (ms)."""
@@ -133,32 +110,25 @@ class Teller:
         took = []
         end_s = perf_counter() + seconds
         while (began_s := perf_counter()) < end_s:
-            transfer(next(self._names), self._rng.randrange(ACCOUNTS), self._rng.randint(1, 9))
+            transfer(self._rng.randrange(ACCOUNTS), self._rng.randint(1, 9))
             took.append((perf_counter() - began_s) * 1000)
         return took
 
-    def _plain(self, name: str, account: int, amount: int) -> None:
+    def _plain(self, account: int, cents: int) -> None:
+        txid = TxId.new()
         for desk in self._desks:
-            desk.begin(name)
-            desk.pay(name, account, amount)
+            desk.begin(txid)
+            desk.pay(txid, account, cents)
         for desk in self._desks:
-            desk.prepare(name)
+            desk.prepare(txid)
         for desk in self._desks:
-            desk.commit(name)
+            desk.commit(txid)
 
-    def _coordinated(self, name: str, account: int, amount: int) -> None:
+    def _coordinated(self, account: int, cents: int) -> None:
         with self._client.transaction(timeout=_TIMEOUT_S) as tx:
-            for desk, branch in zip(self._desks, BRANCHES, strict=True):
-                tx.enlist(desk.connection, branch)
-                desk.pay(name, account, amount)
-
-
-def _desk(url: str, sign: int) -> Desk:
-    made: type[PostgreSqlDesk | MariaDbDesk] = PostgreSqlDesk if url.startswith("postgresql:") else MariaDbDesk
-    try:
-        return made.connect(url, sign)
-    except ImportError as error:
-        raise ConfigError(f"the driver {error.name} is not installed: pip install 'psycopg[binary]' PyMySQL") from None
+            for desk in self._desks:
+                tx.enlist(desk.connection, desk.branch)
+                desk.pay(tx.txid, account, cents)
 
 
 def _asked() -> Iterator[tuple[str, float]]:
@@ -167,11 +137,11 @@ def _asked() -> Iterator[tuple[str, float]]:
         yield kind, float(seconds)
 
 
-def main(config: str, threads: str, name: str, *urls: str) -> None:
+def main(config: str, threads: str, seed: str, *urls: str) -> None:
     """Transfer until stdin ends."""
     first, second = urls
     with Client.from_config(config) as client, ThreadPoolExecutor(int(threads)) as pool:
-        tellers = [Teller(client, (first, second), f"{name}-{number}") for number in range(int(threads))]
+        tellers = [Teller(client, (first, second), f"{seed}-{number}") for number in range(int(threads))]
         for kind, seconds in _asked():
             running = [pool.submit(teller.measure, kind, seconds) for teller in tellers]
             took = [each for measured in running for each in measured.result()]

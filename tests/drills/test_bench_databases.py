@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from raftcoord.drills import bench_databases, transfers
+from raftcoord.drills import bench_databases
 from raftcoord.drills.bench_databases import Bank, Compared, DatabasesOptions, DatabasesReport, Rate
 from raftcoord.drills.servers import NotHere, PostgreSqlServer, Server
 from raftcoord.errors import ConfigError, RaftcoordError
-from raftcoord.resources import drivers
 from raftcoord.resources.steps import Statement
 from raftcoord.types import TxId
 
@@ -30,7 +29,7 @@ def temp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def bank() -> Iterator[Bank]:
-    made = Bank(PostgreSqlServer)
+    made = Bank(PostgreSqlServer, "first")
     with contextlib.closing(made):
         yield made
 
@@ -51,26 +50,26 @@ def test_both_kinds_transfer_over_a_pair_and_leave_nothing_behind(temp: Path) ->
 @pytest.mark.parametrize(
     "spoil",
     [
-        ["UPDATE accounts SET amount = amount + 1 WHERE id = 7"],
-        ["INSERT INTO orders VALUES ('nobody', 7, 1)"],
-        ["BEGIN", "DELETE FROM orders", f"PREPARE TRANSACTION 'rc1.00000000000000aa.{TxId.new()}.first'"],
+        ["UPDATE accounts SET cents = cents + 1 WHERE account = '7'"],
+        ["INSERT INTO payments VALUES (1, 'nobody', 'first', '7', 1)"],
+        ["BEGIN", "DELETE FROM payments", f"PREPARE TRANSACTION 'rc1.00000000000000aa.{TxId.new()}.first'"],
     ],
-    ids=["money without an order", "an order without money", "a branch left prepared"],
+    ids=["money without a payment", "a payment without money", "a branch left prepared"],
 )
 def test_a_bank_whose_books_do_not_agree_is_no_rate(bank: Bank, spoil: list[str]) -> None:
     assert bank.count() == (0, 0)
-    with contextlib.closing(drivers.connect(bank.url)) as session:
+    with bank.banks.outside() as session:
         for sql in spoil:
             session.execute(Statement(sql, outside=True))
-    with pytest.raises(RaftcoordError, match="the orders moved"):
+    with pytest.raises(RaftcoordError, match="the payments moved"):
         bank.count()
 
 
 def test_a_transfer_that_fails_is_an_error_and_no_rate(
     postgresql: PostgreSqlServer, temp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfers, "TABLES", (transfers.TABLES[0], "CREATE TABLE orders (name TEXT, amount BIGINT)"))
-    with pytest.raises(RaftcoordError, match=r'a transfer failed: .*column "account"'):
+    monkeypatch.setattr(bench_databases, "_CENTS", 0)
+    with pytest.raises(RaftcoordError, match=r"a transfer failed: Refused: .* would be overdrawn"):
         bench_databases.databases(DatabasesOptions(pairs=("postgresql",), workers=(1,), seconds=0.1, nodes=1))
 
 
@@ -80,7 +79,7 @@ def test_a_server_that_is_not_installed_is_said_with_what_to_install(monkeypatch
 
     monkeypatch.setattr(PostgreSqlServer, "__init__", absent)
     with pytest.raises(ConfigError, match=r"apt-get install postgresql.*--pairs"):
-        Bank(PostgreSqlServer)
+        Bank(PostgreSqlServer, "first")
 
 
 @pytest.mark.parametrize(
