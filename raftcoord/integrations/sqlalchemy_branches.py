@@ -76,7 +76,12 @@ class _PooledBase(Session):
         return self._inner.is_failed()
 
     def check_fit(self) -> None:
-        """By the driver's own rule. What a listener or a ping of the pool has begun in PostgreSQL goes on as the branch's."""
+        """By the driver's own rule. What a listener or a ping of the pool has begun in PostgreSQL goes on as the branch's.
+
+        A pool that gives one connection to two sessions would put the work of both into one branch.
+        """
+        if _OPEN in self._info:
+            raise self.unfit("is in another session's transaction", "use a pool that gives each its own")
         if self.dialect.name == "postgresql":
             super().check_fit()
         else:

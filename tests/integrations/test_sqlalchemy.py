@@ -12,6 +12,7 @@ from sqlalchemy import Engine, create_engine, event, select, text, update
 from sqlalchemy import orm as sa_orm
 from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidRequestError, OperationalError
 from sqlalchemy.orm import scoped_session, sessionmaker
+from sqlalchemy.pool import StaticPool
 
 from raftcoord import Aborted, Client, ConfigError, InDoubt, LocalProtocolError, State, Unavailable
 from raftcoord.config import Config
@@ -375,6 +376,20 @@ def test_one_engine_twice_is_refused(shop: Shop, client: Client) -> None:
         with pytest.raises(LocalProtocolError, match="a branch 'ledger' is enlisted already"):
             session.scalars(select(Address))
     engine.dispose()
+
+
+def test_a_connection_of_two_sessions_is_refused(shop: Shop, client: Client, engines: Any) -> None:
+    """The work of the first would be committed with the second, and not with its own other side."""
+    shared = attach(create_engine(shop.urls[0], poolclass=StaticPool), "ledger")
+    made = shop.sessions(client, (shared, engines[1]))
+    with made() as first, made() as second:
+        first.add(User(name="first"))
+        first.flush()
+        second.add(User(name="second"))
+        with pytest.raises(LocalProtocolError, match="another session's transaction"):
+            second.commit()
+    shared.dispose()
+    assert shop.rows() == (0, 0)
 
 
 @pytest.mark.filterwarnings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -11,7 +12,7 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
-from raftcoord import ABORT, Aborted, Client, InDoubt, State, TxId
+from raftcoord import ABORT, Aborted, Client, InDoubt, LocalProtocolError, State, TxId
 from raftcoord.config import Config
 from raftcoord.integrations.sqlalchemy import AsyncSession, attach
 
@@ -170,6 +171,86 @@ async def test_all_ends_of_an_asynchronous_transaction_on_the_same_connections(
                     raise ZeroDivisionError
         assert shop.rows() == (4, 3)
         assert not shop.prepared(client)
+
+
+@pytest.mark.parametrize("drivers", ASYNC, ids="-".join)
+async def test_a_task_that_is_cancelled_while_it_is_decided_leaves_it_to_the_resolver(
+    shop: Shop, config: Config, client: Client, drivers: tuple[str, str]
+) -> None:
+    """COMMIT has been proposed: nothing may be rolled back, and no connection may keep the branch from the resolver."""
+    decided = asyncio.Event()
+
+    async def linger(txid: TxId) -> None:
+        decided.set()
+        await asyncio.Event().wait()
+
+    async with asynchronous(shop, config, drivers) as (astray, make):
+        astray.after = linger
+
+        async def sign_up() -> None:
+            async with make() as session:
+                session.add(spongebob())
+                await session.commit()
+
+        task = asyncio.create_task(sign_up())
+        await decided.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        del astray.after
+        shop.resolve(client)
+        assert shop.rows() == (1, 1)
+        async with make.begin() as session:
+            session.add(spongebob())
+    assert shop.rows() == (2, 2)
+
+
+@pytest.mark.parametrize("drivers", ASYNC, ids="-".join)
+async def test_connections_lost_behind_the_decision_are_the_resolvers(
+    shop: Shop, config: Config, client: Client, drivers: tuple[str, str]
+) -> None:
+    async def lose(txid: TxId) -> None:
+        shop.cut(0)
+        shop.cut(1)
+
+    async with asynchronous(shop, config, drivers) as (astray, make):
+        astray.after = lose
+        async with make.begin() as session:
+            session.add(spongebob())
+        del astray.after
+        assert session.outcome.committed
+        shop.resolve(client)
+        assert shop.rows() == (1, 1)
+        async with make.begin() as session:
+            session.add(spongebob())
+    assert shop.rows() == (2, 2)
+
+
+@pytest.mark.parametrize("drivers", ASYNC, ids="-".join)
+@pytest.mark.parametrize("side", [0, 1])
+async def test_asynchronous_autocommit_is_refused(
+    shop: Shop, config: Config, drivers: tuple[str, str], side: int
+) -> None:
+    async with asynchronous(shop, config, drivers) as (_, make):
+        switched = dict(make.kw["binds"])
+        model = (User, Address)[side]
+        switched[model] = switched[model].execution_options(isolation_level="AUTOCOMMIT")
+        make.configure(binds=switched)
+        async with make() as session:
+            session.add(spongebob())
+            with pytest.raises(LocalProtocolError, match="autocommit"):
+                await session.commit()
+    assert shop.rows() == (0, 0)
+
+
+async def test_a_client_of_the_other_kind_is_refused(shop: Shop, config: Config, client: Client) -> None:
+    async with asynchronous(shop, config, ASYNC[0]) as (astray, make):
+        make.configure(client=client)
+        async with make() as session:
+            with pytest.raises(LocalProtocolError, match="different kinds"):
+                await session.scalar(count())
+        with shop.sessions(astray)() as session, pytest.raises(LocalProtocolError, match="different kinds"):
+            session.scalar(count())
 
 
 @pytest.mark.parametrize("drivers", ASYNC, ids="-".join)
