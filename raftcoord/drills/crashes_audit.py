@@ -55,7 +55,7 @@ def expected(order: Order, txid: TxId) -> tuple[Payment, Payment]:
     )
 
 
-def opening_of(orders: Mapping[int, Order], spare_cents: int = 100_00) -> dict[tuple[int, str, str], int]:
+def opening_of(orders: Mapping[int, Order], spare_cents: int = 1_000_000_00) -> dict[tuple[int, str, str], int]:
     """Accounts for ``orders``: whoever pays can pay all of its orders and keeps ``spare_cents``; whoever receives has 0."""
     opening: dict[tuple[int, str, str], int] = defaultdict(int)
     nobody = TxId.new()

@@ -7,7 +7,6 @@ driver raises; that is the resources' business.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 from collections.abc import Iterator
 from itertools import product
@@ -36,8 +35,12 @@ class Driver(NamedTuple):
 
     @property
     def installed(self) -> bool:
-        """Whether it can be imported here."""
-        return importlib.util.find_spec(self.module.partition(".")[0]) is not None
+        """Whether it can be imported here: some are there and lack a library of C."""
+        try:
+            importlib.import_module(self.module)
+        except ImportError:
+            return False
+        return True
 
     def connect(self, url: str) -> Any:
         """A connection as a program makes one, not in autocommit; to be awaited if the driver is asynchronous."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -28,8 +27,9 @@ from raftcoord.drills import orders as order_files
 from raftcoord.drills.audit import SHOWN_MAX, Violation
 from raftcoord.drills.crashes_audit import Evidence, Payment, audit, by_bank, opening_of
 from raftcoord.drills.crashes_drivers import MARIADB, POSTGRESQL
-from raftcoord.drills.crashes_payer import NAMES, Word, read_journal, write_orders
+from raftcoord.drills.crashes_payer import NAMES, Word, read_journal
 from raftcoord.drills.crashes_stage import FOUNDED_S, ended_by_signals, kept_if, running, with_resources
+from raftcoord.drills.crashes_worker import Worker
 from raftcoord.drills.database_banks import raise_banks
 from raftcoord.drills.orders import ORDERS_MAX, Generated, Order
 from raftcoord.drills.report import Event, Kind, OnEvent, rounded
@@ -147,49 +147,6 @@ def _orders(options: TransferOptions) -> dict[int, Order]:
     return {n: replace(order, order_id=n) for n, order in enumerate(itertools.islice(given, options.transfers), 1)}
 
 
-class _Worker:
-    """One program after the other, on the same journal."""
-
-    def __init__(
-        self, number: int, directory: Path, orders: list[Order], command: Callable[[Path, Path], list[str]]
-    ) -> None:
-        self.number = number
-        self.journal = directory / f"worker-{number}.journal"
-        self.log = directory / f"worker-{number}.log"
-        self._orders = directory / f"worker-{number}.orders"
-        write_orders(self._orders, orders)
-        self._command = command(self.journal, self._orders)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._read_bytes = 0
-        self._paid = 0
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def kill(self) -> None:
-        """kill -9, also of one that has ended."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-    def ended(self) -> bool:
-        """Whether all is paid. Raises RaftcoordError if it ended otherwise."""
-        assert self._process is not None
-        code = self._process.poll()
-        if code:
-            last = self.log.read_text(errors="replace").strip().splitlines()[-1:]
-            raise RaftcoordError(f"program {self.number} has ended with {code}: {' '.join(last)}")
-        return code == 0
-
-    def paid(self) -> int:
-        """How many orders are paid, by the journal; only what is new in it is read."""
-        entries = read_journal(self.journal, self._read_bytes)
-        self._read_bytes += sum(len(str(entry)) for entry in entries)
-        self._paid += sum(entry.word.paid for entry in entries)
-        return self._paid
-
-
 class _Transfers:
     """The run."""
 
@@ -212,7 +169,7 @@ class _Transfers:
         self._down: list[tuple[float, str, Callable[[], object]]] = []
         self._damages = 0
         self._violations: list[Violation] = []
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
 
     def play(self, stack: contextlib.ExitStack) -> TransferReport:
         """From the opening to the audit. ``stack`` ends what is started."""
@@ -245,7 +202,7 @@ class _Transfers:
         self._judge(opening, figures)
         return TransferReport(self._violations, figures, dict(self._killed), self._options.seed, None)
 
-    def _worker(self, number: int, config: Path) -> _Worker:
+    def _worker(self, number: int, config: Path) -> Worker:
         orders = [order for order in self._orders.values() if order.order_id // 2 % self._options.workers == number]
         seed = f"{self._options.seed}-{number}"
 
@@ -253,7 +210,7 @@ class _Transfers:
             module = [sys.executable, "-m", "raftcoord.drills.crashes_payer"]
             return [*module, str(config), str(journal), str(orders), seed, *(bank.url for bank in self._banks)]
 
-        return _Worker(number, self._directory, orders, command)
+        return Worker(number, self._directory, orders, command)
 
     # -- load and kills ---------------------------------------------------------------------------------------------
 
@@ -261,7 +218,7 @@ class _Transfers:
         """Until every order is paid, or nothing moves."""
         began = time.monotonic()
         moved_at, paid_before, told_at, strike_at = began, 0, began, 1
-        while [worker for worker in self._workers if not worker.ended()]:
+        while self._is_paying():
             now, paid = time.monotonic(), sum(worker.paid() for worker in self._workers)
             if paid >= strike_at:
                 self._strike()
@@ -282,12 +239,20 @@ class _Transfers:
             worker.kill()
         return {"orders": len(self._orders), "load_s": seconds, "orders_per_s": len(self._orders) / seconds}
 
+    def _is_paying(self) -> bool:
+        """Whether an order is left; a program that gives up is a broken promise, and the audit follows all the same."""
+        try:
+            return bool([worker for worker in self._workers if not worker.ended()])
+        except RaftcoordError as error:
+            self._violations.append(Violation("given up", None, str(error)))
+            return False
+
     def _strike(self) -> None:
         victim = self._rng.choice(_VICTIMS)
         back_at = time.monotonic() + self._rng.uniform(*_DOWN_S)
         if victim == "program":
             worker = self._rng.choice(self._workers)
-            if worker.ended():
+            if not worker.is_running():
                 return
             worker.kill()
             worker.start()

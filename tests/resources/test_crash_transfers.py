@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,11 @@ import pytest
 from click.testing import CliRunner
 from raftcoord_cli.main import main
 
-from raftcoord import ConfigError, TxId
+from raftcoord import ConfigError, RaftcoordError, TxId
 from raftcoord.drills.crashes_audit import Evidence, Payment, audit, expected, opening_of
 from raftcoord.drills.crashes_payer import Entry, Word, read_journal
 from raftcoord.drills.crashes_transfers import TransferOptions, _orders, run
+from raftcoord.drills.crashes_worker import Worker
 from raftcoord.drills.orders import Order
 from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
 from raftcoord.types import Branch, State
@@ -41,9 +43,10 @@ def test_every_order_is_paid_once_whatever_is_killed(
 
 
 @pytest.mark.nightly
-def test_twenty_thousand_orders_are_paid_once_each() -> None:
+def test_twenty_thousand_orders_are_paid_once_each(capsys: pytest.CaptureFixture[str]) -> None:
     report = run(TransferOptions(transfers=20_000, seed=int.from_bytes(os.urandom(3))))
-    print(json.dumps(report.to_json(), indent=1))
+    with capsys.disabled():
+        print(json.dumps(report.to_json(), indent=1))
     assert report.held, report.verdict
 
 
@@ -206,3 +209,16 @@ def _command_of(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
+
+
+def test_a_program_that_gives_up_is_named_with_its_last_words(tmp_path: Path) -> None:
+    fails = [sys.executable, "-c", "raise SystemExit('order 3 was tried 300 times')"]
+    worker = Worker(7, tmp_path, [ORDERS[1]], lambda journal, orders: fails)
+    assert not worker.is_running()
+    worker.start()
+    deadline = time.monotonic() + 60
+    while worker.is_running():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pytest.raises(RaftcoordError, match="program 7 has ended with 1: order 3 was tried 300 times"):
+        worker.ended()
