@@ -59,7 +59,8 @@ class _Watch:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._look, name="raftcoord patience", daemon=True)
                 self._thread.start()
-        self._any.set()
+            if not self._any.is_set():  # it is cleared under the lock as well
+                self._any.set()
 
     def remove(self, wait: _Wait) -> None:
         with self._lock:
@@ -103,21 +104,37 @@ class Alarm(Protocol):
         """It need not ring any more."""
 
 
-@contextlib.contextmanager
-def within(session: Speaking, seconds: float | None) -> Iterator[None]:
+def within(session: Speaking, seconds: float | None) -> contextlib.AbstractContextManager[None]:
     """What is done inside ends within ``seconds``, or as ConnectionLost. None: it takes as long as it takes."""
-    twin = -1 if seconds is None else _twin(session)
-    if twin < 0 or seconds is None:
-        yield
-        return
-    watch, wait = _watch, _Wait(partial(shut_down, twin), time.monotonic() + seconds)
-    watch.add(wait)
-    try:
-        with _told(wait, seconds):
-            yield
-    finally:
-        watch.remove(wait)
-        os.close(twin)
+    return _UNWATCHED if seconds is None else _Watched(session, seconds)
+
+
+_UNWATCHED: Final = contextlib.nullcontext()
+
+
+class _Watched:
+    """A class, and not a generator, because it stands around everything that is said to a database."""
+
+    __slots__ = ("_seconds", "_session", "_twin", "_wait", "_watch")
+
+    def __init__(self, session: Speaking, seconds: float) -> None:
+        self._session = session
+        self._seconds = seconds
+        self._watch = _watch
+
+    def __enter__(self) -> None:
+        self._twin = _twin(self._session)
+        if self._twin >= 0:
+            self._wait = _Wait(partial(shut_down, self._twin), time.monotonic() + self._seconds)
+            self._watch.add(self._wait)
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._twin < 0:
+            return
+        self._watch.remove(self._wait)
+        os.close(self._twin)
+        if isinstance(error, ConnectionLost) and self._wait.hung_up:
+            raise _too_late(self._seconds) from None
 
 
 @contextlib.contextmanager
@@ -128,21 +145,17 @@ def within_loop(
     wait = _Wait(hang_up)
     alarm = call_later(seconds, wait.end)
     try:
-        with _told(wait, seconds):
-            yield
+        yield
+    except ConnectionLost:
+        if wait.hung_up:
+            raise _too_late(seconds) from None
+        raise
     finally:
         alarm.cancel()
 
 
-@contextlib.contextmanager
-def _told(wait: _Wait, seconds: float) -> Iterator[None]:
-    """Say why, when a connection was lost by hanging up."""
-    try:
-        yield
-    except ConnectionLost:
-        if wait.hung_up:
-            raise ConnectionLost(f"the database did not answer within {seconds:.3g} s, and was hung up on") from None
-        raise
+def _too_late(seconds: float) -> ConnectionLost:
+    return ConnectionLost(f"the database did not answer within {seconds:.3g} s, and was hung up on")
 
 
 def _twin(session: Speaking) -> int:
