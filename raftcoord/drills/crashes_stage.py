@@ -54,7 +54,9 @@ class Programs:
         command = [sys.executable, "-m", "raftcoord.drills.crashes_program", str(config), *modules]
         self._unread = b""
         with log.open("ab") as errors:
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+            )
         self._answer("ready")
 
     def start(self, job: Job) -> Stopped:

@@ -33,7 +33,9 @@ class Worker:
     def start(self) -> None:
         """Another program; the one before must have ended."""
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
 
     def kill(self) -> None:
         """kill -9, also of one that has ended."""

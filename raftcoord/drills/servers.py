@@ -152,6 +152,7 @@ class Server:
                 cwd="/",
                 user=self.user,
                 preexec_fn=_die_with_parent,
+                start_new_session=True,  # Ctrl-C is for whoever ends it, in order
             )
         self._wait(self.answers)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -40,6 +41,7 @@ def test_every_order_is_paid_once_whatever_is_killed(
     assert report.held, report.verdict
     assert 0 < report.figures["commits_left_to_the_resolver"] < 100
     assert report.figures["payments"] == 200
+    assert report.killed
 
 
 @pytest.mark.nightly
@@ -183,19 +185,27 @@ def test_a_file_that_is_not_there_is_refused_before_anything_is_started(tmp_path
     assert (done.exit_code, "cannot read the orders" in done.output) == (2, True)
 
 
-def test_ctrl_c_leaves_nothing_behind(postgresql: PostgreSqlServer, mariadb: MariaDbServer, tmp_path: Path) -> None:
-    """SIGTERM, as a supervisor sends it, ends every process and removes every file."""
-    command = [sys.executable, "-c", "from raftcoord_cli.main import main; main()", "drill", "databases", "transfers"]
+@pytest.mark.parametrize("drill", [("transfers",), ("crashes", "--few")], ids=lambda drill: drill[0])
+def test_ctrl_c_leaves_nothing_behind(
+    postgresql: PostgreSqlServer, mariadb: MariaDbServer, tmp_path: Path, drill: tuple[str, ...]
+) -> None:
+    """As a terminal sends it: to every process of the group. It ends in order, and leaves no process and no file."""
+    command = [sys.executable, "-c", "from raftcoord_cli.main import main; main()", "drill", "databases", *drill]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        start_new_session=True,
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if " paid, " in line:
+        if " paid, " in line or " of " in line:
             break
-    process.terminate()
-    process.communicate(timeout=60)
-    assert process.returncode != 0
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=90)
+    assert (process.returncode, "rror" in output) == (130, False), output
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("raftcoord")]
     assert not [pid for pid in _pids() if str(tmp_path) in _command_of(pid)]
 
