@@ -107,3 +107,20 @@ def test_one_that_cannot_be_reported_keeps_no_other_from_it() -> None:
         assert told == [second]
 
     run(scene())
+
+
+def test_what_comes_behind_a_report_is_reported_as_well() -> None:
+    async def scene() -> None:
+        taken: asyncio.Queue[TxId] = asyncio.Queue()
+
+        async def complete(txid: TxId, branches: tuple[str, ...]) -> None:
+            taken.put_nowait(txid)
+
+        completing = Completing(asyncio.get_running_loop(), complete)
+        for _ in range(3):
+            txid = TxId.new()
+            completing.add(txid, ("a",))
+            assert await taken.get() == txid
+        await completing.close()
+
+    run(scene())
