@@ -121,6 +121,7 @@ def test_what_comes_behind_a_report_is_reported_as_well() -> None:
             txid = TxId.new()
             completing.add(txid, ("a",))
             assert await taken.get() == txid
+            await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))  # the report has ended
         await completing.close()
 
     run(scene())
