@@ -406,9 +406,11 @@ def test_a_branch_that_was_ended_by_itself_takes_the_other_with_it(shop: Shop, m
         if end == "COMMIT":
             with contextlib.suppress(DBAPIError):  # MariaDB refuses it within XA
                 connection.execute(text(end))
+        elif end == "commit":
+            with pytest.raises(LocalProtocolError, match=r"only session\.commit"):
+                connection.commit()
         else:
-            with contextlib.suppress(LocalProtocolError):
-                getattr(connection, end)()
+            getattr(connection, end)()
         with contextlib.suppress(LocalProtocolError, Aborted, InvalidRequestError):
             session.commit()
             assert end == "COMMIT"

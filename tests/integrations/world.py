@@ -84,7 +84,7 @@ class Banks:
             [sys.executable, str(TESTS / "integrations" / program), *where, *arguments],
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}"},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent), *sys.path])},
         )
         assert child.stdout is not None
         try:
