@@ -243,6 +243,11 @@ class Replica:
         if self.ledger.memory_count > limits.LEDGER_MEMORY_DECISIONS_MAX:
             self.ledger.shed(self._stored_index)
 
+    @property
+    def stored_index(self) -> int:
+        """Up to which the ledger on disk has been applied; a copy of it begins there."""
+        return self._stored_index
+
     def needs_copy(self, index: int, term: int) -> bool:
         """Whether a copy of the ledger up to (index, term) is to be installed.
 

@@ -8,7 +8,7 @@ that fails can be shrunk (hunt.py).
     processes    kill, power, outage, kill-all, power-all, storm, crash-at, pause
     clocks       drift, jump
     disks        slow-disk, disk-error, flip-bit, wipe
-    copies       break-copy, flip-copy
+    copies       break-copy, flip-copy, late-copy
     strangers    stranger
 """
 
@@ -111,10 +111,11 @@ KINDS: Final[dict[str, tuple[int, Callable[[_Stage], Fault]]]] = {
     "break-copy": (2, lambda stage: stage.fault("break-copy", 8.0)),
     "flip-copy": (1, lambda stage: stage.fault("flip-copy", 8.0)),
     "stranger": (4, lambda stage: stage.fault("stranger", 0.5, (stage.rng.choice(stage.nodes),), stage.rng.random())),
+    "late-copy": (1, lambda stage: Fault(stage.rng.uniform(0.6, 2.0), stage.end, "late-copy")),
 }
 """Kind -> (how many of them at most in one plan, how to draw one)."""
 
-_OF_MANY: Final = frozenset({"isolate-leader", "split", "ring", "repeat", "flip-bit", "wipe", "stranger"})
+_OF_MANY: Final = frozenset({"isolate-leader", "split", "ring", "repeat", "flip-bit", "wipe", "stranger", "late-copy"})
 """Kinds that make sense in a cluster of several nodes only: one node cannot lose its disk and keep its promises."""
 
 SWARM_RATE: Final = 0.3

@@ -31,5 +31,6 @@ SUMMARIES: Final[dict[str, str]] = {
     "break-copy": "the connection breaks in the middle of a ledger copy",
     "flip-copy": "a chunk of a ledger copy has a flipped bit",
     "stranger": "somebody sends garbage, pickles or administrative commands to a node's ports",
+    "late-copy": "a ledger copy arrives after another leader has sent the entries instead",
 }
 """One line for each of ``faults.KINDS``."""

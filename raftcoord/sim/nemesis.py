@@ -12,6 +12,7 @@ from typing import Final
 from raftcoord.sim import strangers
 from raftcoord.sim.disk import SimNodeDb, flip_a_stored_bit
 from raftcoord.sim.faults import Fault
+from raftcoord.sim.late_copy import LateCopy
 from raftcoord.sim.network import End
 from raftcoord.sim.world import World
 from raftcoord.storage.node_db import Write
@@ -34,6 +35,7 @@ class Nemesis:
         self._clogs: Counter[tuple[str, str]] = Counter()
         self._latency_s = (world.network.latency_s, world.network.jitter_s)
         self._healed = False
+        self._late: list[LateCopy] = []
         for fault in plan:
             if fault.at == 0.0:  # how the machines are, before anything runs
                 self._begin(fault)
@@ -234,6 +236,10 @@ class Nemesis:
 
         self._network.on_write = cut
 
+    def _late_copy(self, fault: Fault) -> None:
+        late = LateCopy(self._world, self._rng, fault.until, lambda: self.injected.update(["a copy was late"]))
+        self._late.append(late)
+
     def _flip_copy(self, fault: Fault) -> None:
         self._world.mischief.flip_rate = 0.3
         self._at(fault.until, setattr, self._world.mischief, "flip_rate", 0.0)
@@ -251,6 +257,8 @@ class Nemesis:
         world.points.armed.clear()
         world.mischief.repeat_rate = world.mischief.flip_rate = 0.0
         self._clogs.clear()
+        for late in self._late:
+            late.stop()
         self._network.unclog_all()
         self._fast()
         for name in (*world.nodes, *world.banks):
@@ -290,4 +298,5 @@ class Nemesis:
         "break-copy": _break_copy,
         "flip-copy": _flip_copy,
         "stranger": _stranger,
+        "late-copy": _late_copy,
     }
