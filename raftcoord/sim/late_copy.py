@@ -39,14 +39,15 @@ class LateCopy:
         self._index = 0
         self._term = 0
         self._next: Callable[[], None] = self._cut_off
+        self._waits = False
         self._before = self._network.on_write
+        self._network.on_write = self._watch
         self._poll()
 
     def stop(self) -> None:
         """Let everything pass."""
         self._until = 0.0
-        if self._network.on_write == self._watch:
-            self._network.on_write = self._before
+        self._waits = False
         for pair in sorted(self._held):
             self._release(pair)
 
@@ -79,15 +80,15 @@ class LateCopy:
         known = [other.raft.commit_index for name in self._third() if (other := self._replica(name))]
         if leader is not None and known and leader.stored_index > max(known):
             self._index, self._term = leader.stored_index, leader.raft.term
-            self._network.on_write = self._watch
+            self._waits = True
             self._release((self._leader, self._behind))
             self._release((self._behind, self._leader))
             self._next = lambda: None
 
     def _watch(self, end: End, data: bytes) -> None:
         self._before(end, data)
-        if b"copy_end" in data and (end.out.src, end.out.dst) == (self._leader, self._behind):
-            self._network.on_write = self._before
+        if self._waits and b"copy_end" in data and (end.out.src, end.out.dst) == (self._leader, self._behind):
+            self._waits = False
             self._hold((self._leader, self._behind))
             for name in self._third():
                 self._release((name, self._behind))

@@ -229,8 +229,7 @@ class Nemesis:
             before(end, data)
             if b"copy_chunk" in data:
                 chunks -= 1
-                if chunks < 0:
-                    self._network.on_write = before
+                if chunks == -1:
                     self.injected["a copy was cut off"] += 1
                     self._network.break_connection(end)
 

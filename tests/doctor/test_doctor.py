@@ -269,7 +269,7 @@ def test_the_clock_of_a_node_is_measured() -> None:
 
     ((name, found),) = asyncio.run(measure()).items()
     assert name == "n1"
-    assert abs(found.ahead_ms - 90_000) <= found.error_ms
+    assert abs(found.ahead_ms - 90_000) <= found.error_ms + 0.001, "a float of today's milliseconds ends there"
 
 
 def test_an_orphan_bears_what_the_ledger_says_and_looking_decides_nothing(

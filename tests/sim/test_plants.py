@@ -72,7 +72,7 @@ SEEDS: dict[str, int] = {
     "a vote for an incomplete log": 4,
     "a vote is forgotten by a restart": 2000007,
     "every life numbers its proposals alike": 11,
-    "a copy replaces an acknowledged tail": 191,
+    "a copy replaces an acknowledged tail": 1000009,
     "a ledger copy without the open decisions": 3000010,
     "the applied index before the decisions": 2,
     "a sync that is left out after one that was not needed": 2000007,
