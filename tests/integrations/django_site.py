@@ -29,6 +29,11 @@ def choose_drivers(wanted: str = "") -> None:
 
         for name in ("MySQLdb", "_mysql"):  # Django has it; nobody else is to take it for mysqlclient
             sys.modules.pop(name, None)
+        for name, module in list(
+            sys.modules.items()
+        ):  # importing MySQLdb.err has put a second copy into pymysql's place
+            if name.startswith("pymysql.") and name.count(".") == 1:
+                setattr(pymysql, name.partition(".")[2], module)
 
 
 def configure(pg_url: str, my_port: str | int, my_database: str, sqlite: str = "", drivers: str = "") -> type[Any]:
