@@ -185,7 +185,13 @@ def test_a_file_that_is_not_there_is_refused_before_anything_is_started(tmp_path
     assert (done.exit_code, "cannot read the orders" in done.output) == (2, True)
 
 
-@pytest.mark.parametrize("drill", [("transfers",), ("crashes", "--few")], ids=lambda drill: drill[0])
+@pytest.mark.parametrize(
+    "drill",
+    [
+        pytest.param(("transfers",), id="transfers", marks=pytest.mark.nightly),
+        pytest.param(("crashes", "--few"), id="crashes"),
+    ],
+)
 def test_ctrl_c_leaves_nothing_behind(
     postgresql: PostgreSqlServer, mariadb: MariaDbServer, tmp_path: Path, drill: tuple[str, ...]
 ) -> None:
