@@ -33,8 +33,20 @@ from raftcoord.errors import broken, check
 from raftcoord.types import State, TxId, Verdict, first_txid_of
 
 
+class Closing(NamedTuple):
+    """A branch that an operator has closed: it is not waited for any more. ``who`` did it, for the reason ``why``."""
+
+    branch: str
+    who: str
+    why: str
+    at_ms: int
+
+
 class Decision(NamedTuple):
-    """A recorded decision. ``outstanding``: the branches that have not acknowledged it; (term, index): its log entry."""
+    """A recorded decision. ``outstanding``: the branches that have not acknowledged it; (term, index): its log entry.
+
+    ``closed``: branches that are not outstanding because an operator closed them.
+    """
 
     txid: TxId
     verdict: Verdict
@@ -45,6 +57,7 @@ class Decision(NamedTuple):
     at_ms: int
     term: int
     index: int  # type: ignore[assignment]
+    closed: tuple[Closing, ...] = ()
 
     @property
     def state(self) -> State:
@@ -67,6 +80,19 @@ class Damage(NamedTuple):
     acknowledged_by: str
 
 
+class Binding(NamedTuple):
+    """Which durable state goes by the name of a participant: the ``identity`` (32 hex digits) that the state carries.
+
+    ``who`` bound it at ``at_ms``: an operator who replaced the identity ``before``, or "" for the first admission.
+    """
+
+    name: str
+    identity: str
+    who: str
+    at_ms: int
+    before: str
+
+
 class Standing(NamedTuple):
     """The answer to Decide: what stands at (term, index). ``decision`` is None when the state is FORGOTTEN."""
 
@@ -86,7 +112,7 @@ Result = Standing | Done
 
 
 class Changes(NamedTuple):
-    """What to store, in this order: first put, then forget. ``retire_before_ms``, ``cluster``, ``enrolled`` None: unchanged.
+    """What to store, in this order: first put, then forget. None: unchanged.
 
     To forget: delete each decision whose txid is below ``first_txid_of(retire_before_ms)`` and that is ``retirable``.
     """
@@ -97,9 +123,11 @@ class Changes(NamedTuple):
     damages: dict[tuple[TxId, str], Damage]
     enrolled: Mapping[str, str] | None = None
     """All that are enrolled, changed or not: name -> identity."""
+    bindings: Mapping[str, Binding] | None = None
+    """The participants whose binding changed, by name."""
 
     def __bool__(self) -> bool:
-        others = (self.retire_before_ms, self.cluster, self.enrolled)
+        others = (self.retire_before_ms, self.cluster, self.enrolled, self.bindings)
         return bool(self.puts or self.damages or any(other is not None for other in others))
 
 
@@ -203,7 +231,7 @@ class Ledger:
     def changed_count(self) -> int:
         """How many changes ``take_changes`` would give; 0: nothing is to be stored."""
         changes = self._changes
-        others = (changes.retire_before_ms, changes.cluster, changes.enrolled)
+        others = (changes.retire_before_ms, changes.cluster, changes.enrolled, changes.bindings)
         return len(changes.puts) + len(changes.damages) + sum(other is not None for other in others)
 
     def take_changes(self) -> Changes:

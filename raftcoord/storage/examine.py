@@ -10,13 +10,22 @@ What it cannot see: a data directory that was put back whole from an older copy.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from raftcoord.errors import ConfigError, CorruptionError
-from raftcoord.storage.records import UNREADABLE, damage_crc, decision_crc, log_crc, meta_crc, read_damage
-from raftcoord.storage.schema import FORMAT, NODE_DB_ID, PAGE_BYTES, SCHEMAS
+from raftcoord.storage.records import (
+    UNREADABLE,
+    binding_crc,
+    damage_crc,
+    decision_crc,
+    log_crc,
+    meta_crc,
+    read_binding,
+    read_damage,
+)
+from raftcoord.storage.schema import FORMAT, NODE_DB_ID, OLDER_FORMATS, PAGE_BYTES, schema
 
 _HEADER_BYTES: Final = 100
 
@@ -36,26 +45,32 @@ def check_header(path: Path, application_id: int, refuse: Refuse) -> None:
         raise refuse("it is not a SQLite database" if raw else "it is empty")
     found_format = int.from_bytes(raw[60:64], "big")
     if raw[68:72] == application_id.to_bytes(4, "big") and found_format > FORMAT:
-        raise ConfigError(
-            f"{path} has format {found_format}, and this release of raftcoord reads format {FORMAT}: a newer release wrote it; "
-            "start the node with that release"
-        )
+        raise _newer(path, found_format)
     journal = 2 if application_id == NODE_DB_ID else 1  # 2: write-ahead log
     fixed = (
         (16, PAGE_BYTES.to_bytes(2, "big") + bytes((journal, journal, 0, 64, 32, 32))),
         (44, bytes((0, 0, 0, 4)) + bytes(8)),  # schema format, default cache size, auto-vacuum
         (56, bytes((0, 0, 0, 1))),  # UTF-8
-        (60, FORMAT.to_bytes(4, "big") + bytes(4)),
+        (64, bytes(4)),
         (68, application_id.to_bytes(4, "big") + bytes(20)),
     )
-    if any(raw[at : at + len(expected)] != expected for at, expected in fixed):
+    known = found_format in (FORMAT, *OLDER_FORMATS)
+    if not known or any(raw[at : at + len(expected)] != expected for at, expected in fixed):
         raise refuse("its header is not what raftcoord writes")
+
+
+def _newer(path: Path, found_format: int) -> ConfigError:
+    return ConfigError(
+        f"{path} has format {found_format}, and this release of raftcoord reads format {FORMAT}: a newer release wrote it; "
+        "start the node with that release"
+    )
 
 
 class Examination:
     """One file under examination: a read-only connection to it, and the error to refuse it with."""
 
-    def __init__(self, connection: sqlite3.Connection, application_id: int, refuse: Refuse) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, application_id: int, refuse: Refuse) -> None:
+        self._path = path
         self._connection = connection
         self._application_id = application_id
         self._refuse = refuse
@@ -64,11 +79,18 @@ class Examination:
         """Close the connection."""
         self._connection.close()
 
-    def schema(self) -> None:
-        """The tables are, to the letter, those of schema.py."""
+    def schema(self) -> int:
+        """The tables are, to the letter, those of schema.py for its format, which is returned.
+
+        The format is asked for once more: a change of it that is still in node.db-wal is not in the header.
+        """
+        [(form,)] = self._connection.execute("PRAGMA user_version").fetchall()
+        if form > FORMAT:
+            raise _newer(self._path, form)
         rows = self._connection.execute("SELECT name, sql FROM sqlite_schema").fetchall()
-        if dict(rows) != {name.encode(): sql.encode() for name, sql in SCHEMAS[self._application_id].items()}:
+        if dict(rows) != {name.encode(): sql.encode() for name, sql in schema(self._application_id, form).items()}:
             raise self._refuse("its tables are not those that raftcoord makes")
+        return int(form)
 
     def structure(self) -> None:
         """SQLite finds its pages, cells and free lists consistent, and the index in agreement with its table.
@@ -78,6 +100,12 @@ class Examination:
         [(verdict,)] = self._connection.execute("PRAGMA integrity_check(1)").fetchall()
         if verdict != b"ok":
             raise self._refuse(f"integrity_check says {verdict.decode(errors='replace')!r}")
+
+    def meta_keys(self, known: Collection[str]) -> None:
+        """Its table meta has none but the ``known`` rows: another one would be forgotten without a word."""
+        for (key,) in self._connection.execute("SELECT key FROM meta").fetchall():
+            if key not in {one.encode() for one in known}:
+                raise self._refuse(f"its table meta has a row {key!r}, which raftcoord does not write")
 
     def meta(self, key: str, read: Callable[[bytes], T]) -> T:
         """The row ``key`` of meta, decoded by ``read``."""
@@ -103,8 +131,18 @@ class Examination:
             raise self._refuse("its log is empty")
         return first, last
 
+    def _keys(self, table: str, key: str) -> None:
+        """The keys of ``table`` are all of type BLOB. Text reads the same here and sorts lower: a look-up would miss such a row.
+
+        The order is known to be right, so the first key speaks for all.
+        """
+        first = self._connection.execute(f"SELECT typeof({key}), {key} FROM {table} ORDER BY {key} LIMIT 1").fetchall()
+        if first and first[0][0] != b"blob":
+            raise self._refuse(f"a key in its table {table} is not what was written: {first[0][1]!r}")
+
     def decisions(self) -> None:
         """Every decision is right."""
+        self._keys("decisions", "txid")
         txid: Any = b""
         rows = self._connection.execute("SELECT txid, flags, record, crc FROM decisions ORDER BY txid")
         try:
@@ -117,10 +155,18 @@ class Examination:
 
     def damages(self) -> None:
         """Every row of heuristic damage is right."""
+        self._keys("damages", "txid")
         for txid, branch, record, crc in self._connection.execute("SELECT txid, branch, record, crc FROM damages"):
             if not _right(lambda: damage_crc(txid, branch, record) == crc and read_damage(txid, branch, record)):  # noqa: B023
                 name = txid.hex() if isinstance(txid, bytes) else repr(txid)
                 raise self._refuse(f"the damage recorded for transaction {name} has a wrong checksum")
+
+    def participants(self) -> None:
+        """Every participant's binding is right."""
+        self._keys("participants", "name")
+        for name, record, crc in self._connection.execute("SELECT name, record, crc FROM participants"):
+            if not _right(lambda: binding_crc(name, record) == crc and read_binding(name, record)):  # noqa: B023
+                raise self._refuse(f"the identity of participant {name!r} has a wrong checksum")
 
 
 def _right(holds: Callable[[], object]) -> bool:

@@ -28,7 +28,7 @@ from raftcoord.storage.records import (
     read_identity,
     read_state,
 )
-from raftcoord.storage.schema import NODE_DB_ID, PAGE_BYTES, connect, create_tables, sync_file
+from raftcoord.storage.schema import FORMAT, NODE_DB_ID, PAGE_BYTES, bring_up, connect, create_tables, sync_file
 from raftcoord.storage.write import Extent
 
 DB_FILE: Final = "node.db"
@@ -36,6 +36,8 @@ _COPIES: Final = "copy-*.tmp"
 
 ANCHOR: Final = LogRow(1, 0, b"\x01")
 """The log of a new node: PySyncObj's no-op, on which every node agrees. Index 1 counts as applied."""
+
+_META_KEYS: Final = ("identity", "state", "members")
 
 _UNFINISHED: Final = "node.db.new"
 _SIDE_FILES: Final = ("", "-wal", "-shm", "-journal")
@@ -77,6 +79,7 @@ def owner(directory: Path) -> Identity:
     """Whose node.db it is. Raises CorruptionError or, for a newer format, ConfigError."""
     with closing(_look(directory)) as examination:
         examination.schema()
+        examination.meta_keys(_META_KEYS)
         return examination.meta("identity", read_identity)
 
 
@@ -110,7 +113,25 @@ def judge(directory: Path) -> tuple[NodeState, Extent]:
             )
         examination.decisions()
         examination.damages()
+        if examination.schema() > 1:
+            examination.participants()
     return state, Extent(first, last)
+
+
+def bring_to_format(directory: Path) -> None:
+    """Bring a node.db that was judged good to this release's format, if an older release wrote it.
+
+    In one synced transaction: after a crash in the middle it is in the old format, whole, and is brought over at the next
+    open. The checkpoint puts the new format into the file's header, where an older release looks first.
+    """
+    with closing(connect(directory / DB_FILE, "mode=rw")) as connection:
+        [(form,)] = connection.execute("PRAGMA user_version").fetchall()
+        if form == FORMAT:
+            return
+        for pragma in ("synchronous=FULL", "fullfsync=1", "checkpoint_fullfsync=1"):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        bring_up(connection, form)
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def sweep(directory: Path) -> None:
@@ -128,7 +149,8 @@ def _look(directory: Path) -> Examination:
     check_header(db, NODE_DB_ID, refuse)
     # A connection that may only read cannot checkpoint. Without a log to replay it need not even make its shared memory.
     replay = wal.exists() and wal.stat().st_size > 0
-    return Examination(connect(db, "mode=ro" if replay else "mode=ro&immutable=1"), NODE_DB_ID, refuse)
+    query = "mode=ro" if replay else "mode=ro&immutable=1"
+    return Examination(db, connect(db, query), NODE_DB_ID, refuse)
 
 
 def _mark_of(directory: Path) -> Reach | None:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from raftcoord import limits
-from raftcoord.core.ledger import Damage, Decision
+from raftcoord.core.ledger import Binding, Damage, Decision
 from raftcoord.errors import StorageError, check
 from raftcoord.storage import files
 from raftcoord.storage.bulk import BulkInsert
@@ -38,7 +38,16 @@ from raftcoord.storage.faults import opening, refused_write
 from raftcoord.storage.lock import DirectoryLock
 from raftcoord.storage.mark import Mark, Reach
 from raftcoord.storage.reader import Reader
-from raftcoord.storage.records import Identity, LogRow, NodeState, damage_row, decision_row, log_crc, meta_row
+from raftcoord.storage.records import (
+    Identity,
+    LogRow,
+    NodeState,
+    binding_row,
+    damage_row,
+    decision_row,
+    log_crc,
+    meta_row,
+)
 from raftcoord.storage.schema import connect, sync_file, uri
 from raftcoord.storage.snapshot import SnapshotInfo, check_snapshot, write_snapshot
 from raftcoord.storage.wal import lengthen
@@ -89,6 +98,7 @@ class Stored(NamedTuple):
     node_uuid: bytes
     peers: Mapping[str, str]
     enrolled: Mapping[str, str]
+    participants: list[Binding]
 
 
 class NodeDb:
@@ -135,6 +145,7 @@ class NodeDb:
             files.check_owner(directory, identity, cluster_name=cluster_name, node=node)
             lock.sign()
             state, extent = files.judge(directory)
+            files.bring_to_format(directory)
             files.sweep(directory)
             return cls(directory, identity, state, extent, held)
 
@@ -159,6 +170,7 @@ class NodeDb:
                 node_uuid=self.identity.uuid,
                 peers=state.peers,
                 enrolled=state.enrolled,
+                participants=reader.participants(),
             )
 
     def decision(self, txid: TxId) -> Decision | None:
@@ -216,9 +228,10 @@ class NodeDb:
         with self._dying_of_errors():
             execute("ATTACH ? AS snapshot", (uri(path, "mode=ro&immutable=1"),))
         with self._committing(state, Extent(head.index, head.index)):
-            for table in ("decisions", "damages"):
+            for table in ("decisions", "damages", "participants"):
                 execute(f"DELETE FROM main.{table}")
-                execute(f"INSERT INTO main.{table} SELECT * FROM snapshot.{table}")
+                if execute("SELECT 1 FROM snapshot.sqlite_schema WHERE name = ?", (table,)).fetchall():
+                    execute(f"INSERT INTO main.{table} SELECT * FROM snapshot.{table}")
             execute("DELETE FROM log")
             self._append([LogRow(head.index, head.term, files.ANCHOR.data)])
         with self._dying_of_errors():
@@ -247,6 +260,8 @@ class NodeDb:
         _PUT_DECISIONS.run(self._writer, [decision_row(put) for put in w.changes.puts.values()])
         for damage in w.changes.damages.values():
             execute("INSERT OR REPLACE INTO damages VALUES(?, ?, ?, ?)", damage_row(damage))
+        for binding in (w.changes.bindings or {}).values():
+            execute("INSERT OR REPLACE INTO participants VALUES(?, ?, ?)", binding_row(binding))
         if w.changes.retire_before_ms is not None:  # after the puts: one of them may be forgotten at once
             bound = first_txid_of(min(w.changes.retire_before_ms, _TXID_MS_MAX))
             execute("DELETE FROM decisions WHERE txid < ? AND flags <> 3", (bound,))

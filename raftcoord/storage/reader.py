@@ -10,15 +10,17 @@ import sqlite3
 from pathlib import Path
 from typing import Any, Final
 
-from raftcoord.core.ledger import Damage, Decision
+from raftcoord.core.ledger import Binding, Damage, Decision
 from raftcoord.errors import LocalProtocolError
 from raftcoord.storage.faults import corrupt, refused_read
 from raftcoord.storage.records import (
     UNREADABLE,
     LogRow,
+    binding_crc,
     damage_crc,
     decision_crc,
     log_crc,
+    read_binding,
     read_damage,
     read_decision,
 )
@@ -83,6 +85,10 @@ class Reader:
         """All heuristic damage."""
         return [self._damage(*row) for row in self._rows("SELECT txid, branch, record, crc FROM damages")]
 
+    def participants(self) -> list[Binding]:
+        """Every participant whose state is known."""
+        return [self._binding(*row) for row in self._rows("SELECT name, record, crc FROM participants")]
+
     def _in_state(self, state: str, below: bytes, limit: int) -> list[Decision]:
         one, other = _FLAGS_OF[state]
         return self._decisions(_NEWEST_IN_STATE, (one, below, limit, other, below, limit, limit))
@@ -114,6 +120,12 @@ class Reader:
             if damage_crc(txid, branch, record) == crc:
                 return read_damage(txid, branch, record)
         raise corrupt(self._path, f"the damage recorded for transaction {_hex(txid)} has a wrong checksum")
+
+    def _binding(self, name: bytes, record: bytes, crc: int) -> Binding:
+        with contextlib.suppress(*UNREADABLE):
+            if binding_crc(name, record) == crc:
+                return read_binding(name, record)
+        raise corrupt(self._path, f"the identity of participant {name!r} has a wrong checksum")
 
 
 def _hex(txid: object) -> str:

@@ -16,7 +16,7 @@ from zlib import crc32
 
 import msgpack
 
-from raftcoord.core.ledger import Damage, Decision
+from raftcoord.core.ledger import Binding, Closing, Damage, Decision
 from raftcoord.storage.schema import COMMIT_FLAG, OPEN_FLAG
 from raftcoord.types import TxId, Verdict
 
@@ -85,8 +85,11 @@ def log_crc(index: int, term: int, data: bytes) -> int:
 
 def decision_row(decision: Decision) -> tuple[bytes, int, bytes, int]:
     """(txid, flags, record, crc) of a decision."""
-    txid, verdict, branches, outstanding, reason, branch, at_ms, term, index = decision
-    record: bytes = _pack((verdict, branches, outstanding, reason, branch, at_ms, term, index))
+    txid, verdict, branches, outstanding, reason, branch, at_ms, term, index, closed = decision
+    if closed:  # seldom: without one the record is that of format 1
+        record: bytes = _pack((verdict, branches, outstanding, reason, branch, at_ms, term, index, closed))
+    else:
+        record = _pack((verdict, branches, outstanding, reason, branch, at_ms, term, index))
     flags = (COMMIT_FLAG if verdict else 0) | (OPEN_FLAG if outstanding else 0)
     return txid, flags, record, decision_crc(txid, flags, record)
 
@@ -98,11 +101,15 @@ def decision_crc(txid: bytes, flags: int, record: bytes) -> int:
 
 def read_decision(txid: bytes, record: bytes) -> Decision:
     """The decision of a row whose checksum is right. Raises one of UNREADABLE for what was never written here."""
-    verdict, branches, outstanding, reason, branch, at_ms, term, index = _unpackb(record, use_list=False)
+    verdict, branches, outstanding, reason, branch, at_ms, term, index, *closed = _unpackb(record, use_list=False)
     # The checksum proves that this txid was valid when it was written: it need not be parsed again.
-    return Decision(
+    made = Decision(
         bytes.__new__(TxId, txid), _VERDICTS[verdict], branches, outstanding, reason, branch, at_ms, term, index
     )
+    if closed:
+        [rows] = closed
+        return made._replace(closed=tuple(Closing(*row) for row in rows))
+    return made
 
 
 _VERDICTS: Final = {0: Verdict.ABORT, 1: Verdict.COMMIT}
@@ -124,6 +131,23 @@ def read_damage(txid: bytes, branch: bytes, record: bytes) -> Damage:
     """The damage of a row whose checksum is right. Raises one of UNREADABLE for what was never written here."""
     what, at_ms, acknowledged_by = _unpackb(record, use_list=False)
     return Damage(TxId(txid), branch.decode(), what, at_ms, acknowledged_by)
+
+
+def binding_row(binding: Binding) -> tuple[bytes, bytes, int]:
+    """(name, record, crc) of a participant's binding."""
+    name = binding.name.encode()
+    record: bytes = _pack(binding[1:])
+    return name, record, binding_crc(name, record)
+
+
+def binding_crc(name: bytes, record: bytes) -> int:
+    """The checksum of a participant's row."""
+    return crc32(record, crc32(name) ^ len(name))
+
+
+def read_binding(name: bytes, record: bytes) -> Binding:
+    """The binding of a row whose checksum is right. Raises one of UNREADABLE for what was never written here."""
+    return Binding(name.decode(), *_unpackb(record, use_list=False))
 
 
 def meta_row(key: str, value: Identity | NodeState | SnapshotHead) -> tuple[str, bytes, int]:

@@ -7,6 +7,7 @@ Never opens a file that exists.
     log        one row per log entry; crc over (idx, term, data)
     decisions  one row per recorded decision; record is MessagePack (records.py); crc over (flags, txid, record)
     damages    one row per branch with heuristic damage; crc over (txid, branch, record)
+    participants  one row per participant whose state is known; crc over (name, record)
 
 ``flags`` repeats of a record what SQL must see: 1 = the verdict is COMMIT, 2 = a branch is outstanding. Retirable means
 flags <> 3. A snapshot has the same tables without log and index.
@@ -19,8 +20,11 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """The version of everything here, kept as SQLite's user_version. A file with a higher one was written by a newer release."""
+
+OLDER_FORMATS: Final = (1,)
+"""Formats that are read as well. A node.db in one of them is brought to FORMAT at open (files.py), a copy of a ledger is read."""
 
 NODE_DB_ID: Final = int.from_bytes(b"rcDB", "big")
 SNAPSHOT_ID: Final = int.from_bytes(b"rcSN", "big")
@@ -45,7 +49,14 @@ _DAMAGES: Final = (
     "PRIMARY KEY(txid, branch)) WITHOUT ROWID"
 )
 
-SCHEMAS: Final[dict[int, dict[str, str]]] = {
+_PARTICIPANTS: Final = (
+    "CREATE TABLE participants(name BLOB PRIMARY KEY, record BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID"
+)
+
+SINCE: Final[dict[int, dict[str, str]]] = {2: {"participants": _PARTICIPANTS}}
+"""Format -> what it added to every file: name -> the SQL. To bring a file to that format is to make these tables, empty."""
+
+_FIRST: Final[dict[int, dict[str, str]]] = {
     NODE_DB_ID: {
         "meta": _META,
         "log": _LOG,
@@ -55,7 +66,15 @@ SCHEMAS: Final[dict[int, dict[str, str]]] = {
     },
     SNAPSHOT_ID: {"meta": _META, "decisions": _DECISIONS, "damages": _DAMAGES},
 }
-"""Application id -> name -> the SQL that SQLite keeps for it."""
+
+
+def schema(application_id: int, form: int = FORMAT) -> dict[str, str]:
+    """Name -> the SQL that SQLite keeps for it, in a file of this kind and format."""
+    tables = dict(_FIRST[application_id])
+    for since, added in SINCE.items():
+        if since <= form:
+            tables.update(added)
+    return tables
 
 
 def uri(path: Path, query: str) -> str:
@@ -84,8 +103,19 @@ def create_tables(connection: sqlite3.Connection, application_id: int) -> None:
     """Make an empty file into one of the two kinds. The caller has set the page size and the journal mode."""
     connection.execute(f"PRAGMA application_id={application_id}")
     connection.execute(f"PRAGMA user_version={FORMAT}")
-    for sql in SCHEMAS[application_id].values():
+    for sql in schema(application_id).values():
         connection.execute(sql)
+
+
+def bring_up(connection: sqlite3.Connection, form: int) -> None:
+    """Bring a good file of the older format ``form`` to FORMAT, in one transaction: it is in the one or in the other."""
+    connection.execute("BEGIN IMMEDIATE")
+    for since, added in SINCE.items():
+        if since > form:
+            for sql in added.values():
+                connection.execute(sql)
+    connection.execute(f"PRAGMA user_version={FORMAT}")
+    connection.execute("COMMIT")
 
 
 def sync_file(path: Path) -> None:

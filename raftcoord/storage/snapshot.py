@@ -31,6 +31,7 @@ from raftcoord.storage.records import (
 from raftcoord.storage.schema import PAGE_BYTES, SNAPSHOT_ID, connect, create_tables, uri
 
 _READ_BYTES: Final = 1 << 20
+_META_KEYS: Final = ("snapshot", "members")
 
 
 class SnapshotInfo(NamedTuple):
@@ -71,6 +72,7 @@ def _fill(copy: sqlite3.Connection, node_db: Path, cluster_name: str) -> Snapsho
     )
     copy.execute("INSERT INTO decisions SELECT * FROM node.decisions ORDER BY txid")
     copy.execute("INSERT INTO damages SELECT * FROM node.damages ORDER BY txid, branch")
+    copy.execute("INSERT INTO participants SELECT * FROM node.participants ORDER BY name")
     copy.execute("INSERT INTO meta VALUES(?, ?, ?)", meta_row("snapshot", head))
     copy.execute("COMMIT")
     return head
@@ -89,7 +91,8 @@ def check_snapshot(path: Path, info: SnapshotInfo, *, cluster_name: str, cluster
     """What the snapshot in ``path`` says of itself, after all of it was read and found right.
 
     ``cluster``: the id of the cluster that it must come from, or "" if that is not known here yet. Raises CorruptionError if
-    it is not the file that ``info`` describes or not of this cluster, ConfigError if a newer release wrote it.
+    it is not the file that ``info`` describes or not of this cluster, ConfigError if a newer release wrote it. One in an older
+    format is read: what that format cannot hold, no entry of the log before it can have brought.
     """
 
     def refuse(what: str) -> CorruptionError:
@@ -102,7 +105,7 @@ def check_snapshot(path: Path, info: SnapshotInfo, *, cluster_name: str, cluster
                 f"it has {size} bytes and the checksum {checksum:08x} instead of {info.bytes} bytes and {info.crc32:08x}"
             )
         check_header(path, SNAPSHOT_ID, refuse)
-        with closing(Examination(connect(path, "mode=ro&immutable=1"), SNAPSHOT_ID, refuse)) as examination:
+        with closing(Examination(path, connect(path, "mode=ro&immutable=1"), SNAPSHOT_ID, refuse)) as examination:
             head = _examine(examination)
     except (sqlite3.Error, UnicodeDecodeError) as error:  # the second: SQLite's message quotes damaged bytes
         raise refuse(f"SQLite cannot read it ({error})") from error
@@ -121,11 +124,14 @@ def check_snapshot(path: Path, info: SnapshotInfo, *, cluster_name: str, cluster
 
 
 def _examine(examination: Examination) -> SnapshotHead:
-    examination.schema()
+    form = examination.schema()
+    examination.meta_keys(_META_KEYS)
     head = examination.meta("snapshot", read_snapshot_head)
     examination.structure()
     examination.decisions()
     examination.damages()
+    if form > 1:
+        examination.participants()
     return head
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from raftcoord.core.ledger import Changes, Damage, Decision
+from raftcoord.core.ledger import Binding, Changes, Closing, Damage, Decision
 from raftcoord.storage.node_db import LogRow, NodeDb, Stored, Write
 from raftcoord.types import TxId, Verdict
 
 NOTHING = Changes(None, None, {}, {})
 START_MS = 1_700_000_000_000
+BINDINGS = [
+    Binding("bank-a", "aa" * 16, "", START_MS, ""),
+    Binding("bank-b", "bb" * 16, "ops@example", START_MS + 7, "b0" * 16),
+]
 
 
 def txid(number: int, ms: int = START_MS) -> TxId:
@@ -44,7 +48,7 @@ def opened(directory: Path, node: str = "n1", cluster_name: str = "demo") -> Nod
 
 
 def fill(db: NodeDb, decisions: int = 60) -> None:
-    """Something of everything: log, term, vote, cluster, horizon, identities, all four kinds of decisions, damage."""
+    """Something of everything: log, term, vote, cluster, horizon, identities, all kinds of decisions, damage, participants."""
     made = [decision(n, commit=n % 5 > 0, outstanding=("bank-b",) if n % 3 else ()) for n in range(decisions)]
     damage = Damage(made[1].txid, "bank-a", "rolled back by hand", START_MS, "ops")
     db.write(write(append=rows(2, 12), hard_state=(2, 3), peers={"n2": "22" * 16, "n3": "33" * 16}))
@@ -52,7 +56,10 @@ def fill(db: NodeDb, decisions: int = 60) -> None:
     founded = puts(*made[:half])._replace(cluster="0123456789abcdef", retire_before_ms=START_MS - 5)
     founded = founded._replace(enrolled={"n3": "33" * 16})
     db.write(write(changes=founded, applied=(6, 1)))
+    given_up = Closing("bank-a", "ops", "the machine is gone: künftig ohne", START_MS + 9)
+    made[-1] = made[-1]._replace(outstanding=(), closed=(given_up,))
     last = puts(*made[half:])._replace(damages={(damage.txid, damage.branch): damage})
+    last = last._replace(bindings={one.name: one for one in BINDINGS})
     db.write(write(append=rows(13, 20, term=2), changes=last, applied=(12, 1), drop_log_before=4))
 
 

@@ -21,7 +21,7 @@ from raftcoord.storage.records import INDEX_MAX
 from raftcoord.storage.write import Extent, extent_after
 from raftcoord.types import Verdict, first_txid_of
 
-from .filling import NOTHING, START_MS, contents, decision, fill, opened, puts, rows, txid, write
+from .filling import BINDINGS, NOTHING, START_MS, contents, decision, fill, opened, puts, rows, txid, write
 
 
 def test_a_new_node_starts_from_the_anchor(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_a_new_node_starts_from_the_anchor(tmp_path: Path) -> None:
     assert stored.log == [LogRow(1, 0, b"\x01")]
     assert (stored.applied_index, stored.applied_term) == (1, 0)
     assert (stored.term, stored.vote, stored.cluster, stored.horizon_ms) == (0, None, "", 0)
-    assert (stored.decisions, stored.floor, stored.damages) == ([], b"", [])
+    assert (stored.decisions, stored.floor, stored.damages, stored.participants) == ([], b"", [], [])
     assert len(stored.node_uuid) == 16
     assert (stored.peers, stored.enrolled) == ({}, {})
     db.close()
@@ -47,6 +47,8 @@ def test_everything_written_is_there_after_a_restart(tmp_path: Path) -> None:
     assert (stored.peers, stored.enrolled) == ({"n2": "22" * 16, "n3": "33" * 16}, {"n3": "33" * 16})
     assert len(stored.decisions) == 60
     assert len(stored.damages) == 1
+    assert stored.participants == BINDINGS
+    assert [closing.who for decision in stored.decisions for closing in decision.closed] == ["ops"]
     db.close()
     again = opened(tmp_path)
     assert contents(again) == before
