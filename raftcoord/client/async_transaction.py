@@ -35,11 +35,15 @@ class AsyncTransaction:
     """
 
     def __init__(self, client: TransactionRequests, timeout: float) -> None:
-        self.txid = client._mint()
         self._client = client
         now = asyncio.get_running_loop().time
-        self._committing = Committing(self.txid, checks.timeout(timeout), now, client.resources)
+        self._committing = Committing(client._mint(), checks.timeout(timeout), now, client.resources)
         self._entered = False
+
+    @property
+    def txid(self) -> TxId | None:
+        """See Transaction.txid."""
+        return self._committing.txid
 
     @property
     def outcome(self) -> Outcome | None:
@@ -98,10 +102,10 @@ class AsyncTransaction:
                         raise
             case Close(session):
                 await _awaited(session, session.close())
-            case Decide(verdict, branches, reason, seconds):
-                return await self._client.decide(self.txid, verdict, branches, reason, timeout=blocks.bounded(seconds))
-            case Complete(branches):
-                self._client._complete_later(self.txid, branches)
+            case Decide(txid, verdict, branches, reason, seconds):
+                return await self._client.decide(txid, verdict, branches, reason, timeout=blocks.bounded(seconds))
+            case Complete(txid, branches):
+                self._client._complete_later(txid, branches)
         return None
 
     def _patiently(self, session: Base) -> AbstractContextManager[None]:

@@ -9,8 +9,11 @@ bear our gid) and in the ledger (the decision). For each point at which it may s
     COMMIT stands                   success, whatever happens next; what could not be committed here is the resolver's
     ABORT stands                    somebody resolved it before: roll back, Aborted
 
-One branch alone is committed by its own database, with nothing on the ledger; none at all is nothing. Ctrl-C and a cancellation
-go on as they are, at any of these points, with a note that says which it was.
+One branch alone whose txid nobody has read is committed by its own database, with nothing on the ledger, and its txid is never
+shown: ``resolve`` would call it ABORTED. A txid that was read is decided like any other, over one branch or none: whoever kept it
+may ask for it after a crash, and a decision that comes before the commit cannot contradict what is in the database.
+
+Ctrl-C and a cancellation go on as they are, at any of these points, with a note that says which it was.
 
 Owed: each connection ends clean or closed. ``Moves`` is driven by transaction.py, which carries each move out and sends back
 its result or throws in its error. Never: I/O, a clock of its own.
@@ -78,6 +81,7 @@ class Close(NamedTuple):
 class Decide(NamedTuple):
     """Propose; the Outcome that stands."""
 
+    txid: TxId
     verdict: Verdict
     branches: tuple[str, ...]
     reason: str
@@ -87,6 +91,7 @@ class Decide(NamedTuple):
 class Complete(NamedTuple):
     """Report what was committed, without waiting."""
 
+    txid: TxId
     branches: tuple[str, ...]
 
 
@@ -118,8 +123,10 @@ class Committing:
     """
 
     def __init__(self, txid: TxId, timeout: float, now: Callable[[], float], resources: frozenset[str]) -> None:
-        self.txid = txid
         self.outcome: Outcome | None = None
+        self._txid = txid
+        self._was_read = False
+        self._is_local = False
         self._timeout = timeout
         self._resources = resources
         self._told = "it is not committed, and what was prepared of it the resolver rolls back"
@@ -127,6 +134,19 @@ class Committing:
         self._deadline = now() + timeout
         self._branches: list[Enlisted] = []
         self._is_over = False
+
+    @property
+    def txid(self) -> TxId | None:
+        """The transaction's, which from here on is recorded if it commits; None when its database has committed it alone.
+
+        Another thread may read it while ``commit`` begins: each side sets its own flag before it looks at the other's.
+        """
+        self._was_read = True
+        return None if self._is_local else self._txid
+
+    def aborted(self, reason: str, branch: str | None = None) -> Aborted:
+        """The error of this transaction, of which nothing stands."""
+        return Aborted(self._txid, reason, branch)
 
     def left(self) -> float:
         """Seconds until the timeout."""
@@ -146,7 +166,7 @@ class Committing:
                 f"are {known}"
             )
         if self._is_over:
-            raise LocalProtocolError(f"transaction {self.txid} is over; begin a new one")
+            raise LocalProtocolError("this transaction is over; begin a new one")
         if len(self._branches) >= limits.BRANCHES_MAX:
             raise LocalProtocolError(f"at most {limits.BRANCHES_MAX} branches are allowed in one transaction")
         for each in self._branches:
@@ -163,7 +183,7 @@ class Committing:
     def enlist(self, session: Base, cluster: str, checked: bool) -> Moves[bool]:
         """Begin the branch; whether it has marks."""
         session.check_fit()
-        gid = Gid(cluster, self.txid, session.branch)
+        gid = Gid(cluster, self._txid, session.branch)
         try:
             yield Enter(session)
             marks = yield Run(session, session.dialect.begin(gid, checked=checked))
@@ -179,15 +199,18 @@ class Committing:
     def commit(self) -> Moves[None]:
         """The block was left without an exception. Raises Aborted, InDoubt, or LocalProtocolError for a broken rule."""
         self._is_over = True
+        self._is_local = len(self._branches) <= 1
+        if self._was_read:
+            self._is_local = False
         try:
-            if len(self._branches) == 1:
-                yield from self._commit_alone(self._branches[0])
-            elif self._branches:
+            if not self._is_local:
                 yield from self._prepare_all()
                 yield from self._finish((yield from self._decide()))
+            elif self._branches:
+                yield from self._commit_alone(self._branches[0])
         except BaseException as error:
             if not isinstance(error, RaftcoordError):
-                error.add_note(f"transaction {self.txid}: {self._told}")
+                error.add_note(f"{self._name()}: {self._told}")
             raise
         finally:
             yield from self._close_all()
@@ -215,7 +238,7 @@ class Committing:
         except ConnectionLost as error:
             raise ConnectionLost(
                 f"{error}. Branch {branch.gid.branch!r} was the only one, and its database was told to commit it: look there "
-                "whether it has"
+                "whether it has. (A transaction whose txid is read inside the block is decided by the nodes, and can be resolved)"
             ) from None
         except _REFUSED as error:
             yield from self._roll_back(branch)
@@ -242,15 +265,15 @@ class Committing:
             seconds = self.left() + limits.CLIENT_GRACE_MS / 1000
             names = tuple(branch.gid.branch for branch in self._branches)
             before, self._told = self._told, "whether it is committed is not known; resolve it, which tells"
-            self.outcome = yield Decide(Verdict.COMMIT, names, "", max(seconds, 1.0))
+            self.outcome = yield Decide(self._txid, Verdict.COMMIT, names, "", max(seconds, 1.0))
         except (Unavailable, Overloaded) as error:
             self._told = before
             yield from self._roll_back_all()
-            raise Aborted(self.txid, f"no node took the decision, and it was rolled back: {error}") from None
+            raise self.aborted(f"no node took the decision, and it was rolled back: {error}") from None
         except InDoubt:
             raise
         except RaftcoordError as error:
-            raise InDoubt(self.txid, str(error)) from None
+            raise InDoubt(self._txid, str(error)) from None
         assert self.outcome is not None
         return self.outcome
 
@@ -258,14 +281,14 @@ class Committing:
         if not outcome.committed:
             self._told = "it is aborted, and what is prepared of it the resolver rolls back"
             yield from self._roll_back_all()
-            raise Aborted(self.txid, outcome.reason, outcome.branch)
+            raise self.aborted(outcome.reason, outcome.branch)
         self._told = "it is committed, and what was not carried out of it the resolver does"
         done = []
         for branch in self._branches:
             if (yield from self._commit_one(branch)):
                 done.append(branch.gid.branch)
         if done:
-            yield Complete(tuple(done))
+            yield Complete(self._txid, tuple(done))
 
     def _commit_one(self, branch: Enlisted) -> Moves[bool]:
         """Whether it was. If not, the connection is closed, which makes it the resolver's."""
@@ -288,7 +311,7 @@ class Committing:
         if left_over:
             reason = str(error)[: limits.REASON_LENGTH_MAX]
             with contextlib.suppress(RaftcoordError):  # undecided is as good: whoever asks makes it ABORT
-                self.outcome = yield Decide(Verdict.ABORT, (), reason, RECORD_ABORT_S)
+                self.outcome = yield Decide(self._txid, Verdict.ABORT, (), reason, RECORD_ABORT_S)
         raise why from None
 
     def _roll_back_all(self) -> Moves[None]:
@@ -307,6 +330,10 @@ class Committing:
         else:
             yield from _end(branch, Clean(session))
 
+    def _name(self) -> str:
+        """For people: without the txid of what is not recorded."""
+        return "this transaction" if self._is_local else f"transaction {self._txid}"
+
     def _check_time(self) -> None:
         if self.left() <= 0:
             raise NotPossible(f"the timeout of {self._timeout:g} s had passed before it was decided")
@@ -315,12 +342,12 @@ class Committing:
         name = None if branch is None else branch.gid.branch
         if isinstance(error, BranchEnded):
             return LocalProtocolError(
-                f"branch {name!r} of transaction {self.txid}: {error}. The other branches were rolled back; what the block "
+                f"branch {name!r} of {self._name()}: {error}. The other branches were rolled back; what the block "
                 "itself has committed stands"
             )
         if isinstance(error, ConnectionLost):
-            return Aborted(self.txid, f"{error}. Nothing was committed; try the transaction again", name)
-        return Aborted(self.txid, str(error), name)
+            return self.aborted(f"{error}. Nothing was committed; try the transaction again", name)
+        return self.aborted(str(error), name)
 
 
 def _end(branch: Enlisted, move: Clean | Close) -> Moves[None]:

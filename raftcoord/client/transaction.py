@@ -19,6 +19,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from raftcoord.client import blocks, checks
 from raftcoord.client.committing import Clean, Close, Committing, Complete, Decide, Enter, Move, Moves, Run
+from raftcoord.errors import Aborted
 from raftcoord.resources import drivers
 from raftcoord.resources.patience import within
 from raftcoord.resources.session import Session
@@ -54,11 +55,17 @@ class Transaction:
     def __init__(
         self, client: Decides, timeout: float, complete_later: Callable[[TxId, tuple[str, ...]], None]
     ) -> None:
-        self.txid = TxId.new()
         self._client = client
         self._complete_later = complete_later
-        self._committing = Committing(self.txid, checks.timeout(timeout), time.monotonic, client.resources)
+        self._committing = Committing(TxId.new(), checks.timeout(timeout), time.monotonic, client.resources)
         self._entered = False
+
+    @property
+    def txid(self) -> TxId | None:
+        """The transaction's id. Once it was read, the transaction is decided by the nodes, over one resource or ten, so that
+        ``client.resolve`` of it is true, whatever crashes. None: it was not read before one resource alone had committed.
+        """
+        return self._committing.txid
 
     @property
     def outcome(self) -> Outcome | None:
@@ -97,6 +104,10 @@ class Transaction:
         if self._drive(self._committing.enlist(session, cluster, blocks.is_fit(session.connection))):
             blocks.remember(session.connection)
 
+    def aborted(self, reason: str, branch: str) -> Aborted:
+        """What an integration raises after it has rolled the block back because of ``branch``."""
+        return self._committing.aborted(reason, branch)
+
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._drive(self._committing.commit() if kind is None else self._committing.abandon())
 
@@ -132,10 +143,10 @@ class Transaction:
                         raise
             case Close(session):
                 session.close()
-            case Decide(verdict, branches, reason, seconds):
-                return self._client.decide(self.txid, verdict, branches, reason, timeout=blocks.bounded(seconds))
-            case Complete(branches):
-                self._complete_later(self.txid, branches)
+            case Decide(txid, verdict, branches, reason, seconds):
+                return self._client.decide(txid, verdict, branches, reason, timeout=blocks.bounded(seconds))
+            case Complete(txid, branches):
+                self._complete_later(txid, branches)
         return None
 
     def _patiently(self, session: Session) -> AbstractContextManager[None]:

@@ -122,25 +122,27 @@ class Payer:
         for _ in range(ATTEMPTS_MAX):
             tx = Leaving(self._client, TIMEOUT_S, self._client._complete_later)
             tx.leaves = self._rng.random() < LEFT
-            self._write(order.order_id, tx.txid, Word.BEGUN)
+            txid = tx.txid
+            assert txid is not None  # it is read before the block
+            self._write(order.order_id, txid, Word.BEGUN)
             try:
-                self._attempt(order, tx)
+                self._attempt(order, txid, tx)
             except Aborted as error:
                 why = str(error)
-                self._write(order.order_id, tx.txid, Word.ABORTED)
+                self._write(order.order_id, txid, Word.ABORTED)
             except Exception as error:  # a driver's, or not known: the ledger is asked
                 why = f"{type(error).__name__}: {error}"
-                if self._found_paid(order.order_id, tx.txid):
+                if self._found_paid(order.order_id, txid):
                     return
             else:
-                self._write(order.order_id, tx.txid, Word.LEFT if tx.leaves else Word.PAID)
+                self._write(order.order_id, txid, Word.LEFT if tx.leaves else Word.PAID)
                 return
             sys.stderr.write(f"order {order.order_id}: {why}\n")
             self._hang_up()
             time.sleep(_PAUSE_S * (0.5 + self._rng.random()))
         raise RaftcoordError(f"order {order.order_id} was tried {ATTEMPTS_MAX} times: {why}")
 
-    def _attempt(self, order: Order, tx: Transaction) -> None:
+    def _attempt(self, order: Order, txid: TxId, tx: Transaction) -> None:
         home, other = (0, 1) if order.order_id % 2 else (1, 0)
         sides = [(home, order.banks[0], order.account_from, -order.cents)]
         sides.append((other, order.banks[1], order.account_to, order.cents))
@@ -149,7 +151,7 @@ class Payer:
                 sides
             ):  # one order of locks for all: no deadlock across databases
                 connection = tx.enlist(self._connected(number), NAMES[number])
-                pay_side(connection, order.order_id, tx.txid, bank, account, cents)
+                pay_side(connection, order.order_id, txid, bank, account, cents)
 
     def _connected(self, number: int) -> Any:
         name = NAMES[number]

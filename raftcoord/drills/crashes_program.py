@@ -70,7 +70,8 @@ def payment(account: str, cents: int) -> str:
 class _Stops:
     """Which point the next move stands at: by what was moved before."""
 
-    def __init__(self, stop: str, txid: TxId) -> None:
+    def __init__(self, stop: str, txid: TxId | None) -> None:
+        assert txid is not None  # it was read before the end of the block
         self._stop = stop
         self._txid = txid
         self._prepares = 0
@@ -84,7 +85,7 @@ class _Stops:
             case Run(_, steps) if getattr(steps, "__name__", "") == "commit_prepared_here":
                 self._reached(Point.BETWEEN_COMMITS if self._commits else Point.AFTER_DECISION)
                 self._commits += 1
-            case Decide(Verdict.COMMIT):
+            case Decide(verdict=Verdict.COMMIT):
                 self._reached(Point.BEFORE_DECISION)
 
     def _reached(self, point: Point) -> None:

@@ -92,16 +92,18 @@ class Program:
         if not self._is_connected():
             return None
         tx = self._node.transaction(timeout=ATTEMPT_S)
-        self._journal.write(Begun(tx.txid, order.order_id))
+        txid = tx.txid
+        assert txid is not None  # it is read before the block
+        self._journal.write(Begun(txid, order.order_id))
         called_s = time.monotonic()
-        told = Told(tx.txid, self._client, "submit", called_s, called_s, "not attempted", None)
+        told = Told(txid, self._client, "submit", called_s, called_s, "not attempted", None)
         try:
             with tx:
                 home, other = (
                     tx.enlist(connection, bank.name)
                     for connection, bank in zip(self._connections, self._banks, strict=True)
                 )
-                pay(order, tx.txid, home, other)
+                pay(order, txid, home, other)
         except Refused:
             raise
         except InDoubt as doubt:

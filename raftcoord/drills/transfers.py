@@ -126,9 +126,11 @@ class Teller:
 
     def _coordinated(self, account: int, cents: int) -> None:
         with self._client.transaction(timeout=_TIMEOUT_S) as tx:
+            txid = tx.txid
+            assert txid is not None  # it is read inside the block
             for desk in self._desks:
                 tx.enlist(desk.connection, desk.branch)
-                desk.pay(tx.txid, account, cents)
+                desk.pay(txid, account, cents)
 
 
 def _asked() -> Iterator[tuple[str, float]]:

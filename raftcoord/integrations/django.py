@@ -100,7 +100,7 @@ class atomic:
             for held in self._held:
                 if reason := held.why_not(self):
                     self._end(tx, Aborted)
-                    raise Aborted(tx.txid, reason, held.branch) from held.wrapper.rollback_exc
+                    raise tx.aborted(reason, held.branch) from held.wrapper.rollback_exc
         hooks = self._end(tx, kind)
         if kind is None:
             _run(hooks)

@@ -93,12 +93,16 @@ class Session(orm.Session):
 
     @property
     def txid(self) -> TxId | None:
-        """The transaction's, from its first connection on and until the next one's; to ask with, and for the log."""
+        """The transaction's, from its first connection on and until the next one's; to ask with, and for the log.
+
+        Once it was read, the commit is decided by the nodes, over one engine or ten. None: there is no transaction yet, or it was
+        not read before one engine alone had committed.
+        """
         return self._atomic.txid
 
     @property
     def outcome(self) -> Outcome | None:
-        """What stands of it in the ledger; None as long as nothing is recorded, and for one engine alone."""
+        """What stands of it in the ledger; None as long as nothing is recorded."""
         return self._atomic.outcome
 
     def get_bind(self, *args: Any, **options: Any) -> Engine | Connection:
@@ -139,11 +143,15 @@ class _Xid:
 
     def __init__(self) -> None:
         self.atomic: _Atomic | None = None
-        self.shown = "not begun"
+        self.transaction: Transaction | None = None
+        self.branch = ""
         self.state = _State.OPEN
 
     def __str__(self) -> str:
-        return self.shown
+        """Whoever reads it has read the txid."""
+        if self.transaction is None:
+            return "not begun"
+        return f"{self.transaction.txid or 'a local commit'} {self.branch}"
 
 
 class _Atomic:
@@ -179,7 +187,7 @@ class _Atomic:
         if self._transaction is None:
             self._transaction = self._last = self._begin()
         self._transaction.enlist_session(sqlalchemy_branches.session(connection, branch))
-        xid.atomic, xid.shown = self, f"{self._transaction.txid} {branch}"
+        xid.atomic, xid.transaction, xid.branch = self, self._transaction, branch
         self._xids.append(xid)
 
     def finish(self) -> None:

@@ -38,6 +38,7 @@ from zope.interface import implementer
 from raftcoord.client.synchronous import Client
 from raftcoord.client.transaction import Transaction
 from raftcoord.errors import Aborted, LocalProtocolError, Overloaded, Unavailable
+from raftcoord.types import TxId
 
 _T = TypeVar("_T")
 SORT_KEY: Final = "~~raftcoord"
@@ -65,15 +66,19 @@ def join(client: Client, manager: Any = None, *, timeout: float = 10.0) -> DataM
 
 @implementer(ISavepointDataManager, IRetryDataManager)
 class DataManager:
-    """The branches of one transaction. ``txid`` names it; ``is_over``: its connections are the caller's again, or closed."""
+    """The branches of one transaction. ``is_over``: its connections are the caller's again, or closed."""
 
     def __init__(self, manager: Any, tx: Transaction) -> None:
         self.transaction_manager = manager
-        self.txid = tx.txid
         self.is_over = False
         self._transaction = tx.__enter__()
         self._given: list[Any] = []
         self._savepoints = 0
+
+    @property
+    def txid(self) -> TxId | None:
+        """See Transaction.txid."""
+        return self._transaction.txid
 
     def enlist(self, connection: _T, branch: str) -> _T:
         """As Transaction.enlist: begin ``branch`` on ``connection``; returns the connection to work on."""
@@ -92,8 +97,8 @@ class DataManager:
         for each in current._resources:
             if each is not self and each.sortKey().startswith(_ONE_PHASE):
                 raise LocalProtocolError(
-                    f"{each!r} may commit in its vote, as its sort key {each.sortKey()!r} says, and would stand if transaction "
-                    f"{self.txid} is aborted; enlist its connection as a branch instead. Nothing was committed"
+                    f"{each!r} may commit in its vote, as its sort key {each.sortKey()!r} says, and would stand if the "
+                    "branches are aborted; enlist its connection as a branch instead. Nothing was committed"
                 )
 
     def commit(self, current: Any) -> None:
@@ -104,7 +109,7 @@ class DataManager:
         for each in current._resources:
             if each is not self and id(each) not in current._voted:
                 raise LocalProtocolError(
-                    f"{each!r} would vote after transaction {self.txid} is decided, by its sort key {each.sortKey()!r}; it must "
+                    f"{each!r} would vote after the branches are decided, by its sort key {each.sortKey()!r}; it must "
                     f"sort before {SORT_KEY!r}. Nothing was committed"
                 )
         self.is_over = True

@@ -49,8 +49,13 @@ class Spoken(Session):
 class Play:
     """Carries moves out by what ``answers`` says of each, and breaks in at the ``at``-th of the commit (from 1; 0: never)."""
 
-    def __init__(self, names: tuple[str, ...], *, decided: bool = True, refused: bool = False, at: int = 0) -> None:
+    def __init__(
+        self, names: tuple[str, ...], *, decided: bool = True, refused: bool = False, read: bool = False, at: int = 0
+    ) -> None:
         self.committing = Committing(TxId.new(), 10.0, lambda: 0.0, frozenset())
+        self.is_local = len(names) == 1 and not read
+        if read:
+            assert self.committing.txid is not None
         self.sessions = [Spoken(name) for name in names]
         self.done: list[Move] = []
         self.broken_at: Move | None = None
@@ -86,8 +91,8 @@ class Play:
                 raise NotPossible("it cannot be")
             case Run(_, "commit_prepared_here"):
                 return Effect.COMMITTED
-            case Decide(verdict):
-                return Outcome(self.committing.txid, bool(verdict) and self._decided, "resolved", 1, 1)
+            case Decide(txid, verdict):
+                return Outcome(txid, bool(verdict) and self._decided, "resolved", 1, 1)
         return None
 
     def endings(self, session: Spoken) -> list[type]:
@@ -99,6 +104,7 @@ def points() -> Iterator[Any]:
     courses: dict[str, tuple[tuple[str, ...], dict[str, bool]]] = {
         "committed": (("a", "b", "c"), {}),
         "alone": (("a",), {}),
+        "alone, and its txid was read": (("a",), {"read": True}),
         "resolved to abort": (("a", "b"), {"decided": False}),
         "refused": (("a", "b"), {"refused": True}),
     }
@@ -121,7 +127,7 @@ def test_an_interruption_goes_on_with_a_note_and_every_connection_ends_once(
     with pytest.raises(kind) as raised:
         play.drive(play.committing.commit(), kind())
     (note,) = raised.value.__notes__
-    assert note.startswith(f"transaction {play.committing.txid}: ")
+    assert note.startswith("this transaction: " if play.is_local else f"transaction {play.committing.txid}: ")
     assert truth(play) in note
     for session in play.sessions:
         assert len(play.endings(session)) == 1
@@ -132,7 +138,7 @@ def test_an_interruption_goes_on_with_a_note_and_every_connection_ends_once(
 def truth(play: Play) -> str:
     """What may be said, from what was done: nothing else would be true."""
     told = [move for move in play.done if isinstance(move, Decide) and move.verdict]
-    if len(play.sessions) == 1:
+    if play.is_local:
         return "may or may not be committed"
     if not told:
         return "it is not committed"

@@ -361,7 +361,15 @@ def test_one_alias_alone_is_a_plain_commit_with_hooks(client: Client, site: Site
     with atomic(client, {"orders_db": "orders"}) as tx:
         site.add("bob", "orders_db")
         on_commit(told, "orders", "orders_db")
-    assert (tx.outcome, told, site.names("orders_db")) == (None, ["orders"], {"alice", "bob"})
+    assert (tx.outcome, tx.txid, told, site.names("orders_db")) == (None, None, ["orders"], {"alice", "bob"})
+
+
+def test_one_alias_alone_is_recorded_once_its_txid_was_read(client: Client, site: Site) -> None:
+    with atomic(client, {"orders_db": "orders"}) as tx:
+        txid = tx.txid
+        site.add("bob", "orders_db")
+    assert client.resolve(txid).state is State.COMMITTED
+    assert site.names("orders_db") == {"alice", "bob"}
 
 
 def test_a_view_commits_before_its_response_and_again_at_each_call(client: Client, site: Site) -> None:

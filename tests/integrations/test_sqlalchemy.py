@@ -109,8 +109,26 @@ def test_one_engine_alone_is_a_plain_local_commit(shop: Shop, client: Client, ma
         with made.begin() as session:
             session.add(row)
         assert session.outcome is None
-        assert client.status(session.txid).state is State.UNDECIDED
+        assert session.txid is None
     assert shop.rows() == (1, 1)
+
+
+def test_one_engine_alone_is_recorded_once_its_txid_was_read(
+    shop: Shop, client: Client, made: Any, engines: Any
+) -> None:
+    with made.begin() as session:
+        session.add(User(name="alone"))
+        session.flush()
+        txid = session.txid
+    assert session.outcome.committed
+    assert client.resolve(txid).state is State.COMMITTED
+    seen: list[str] = []
+    event.listen(engines[0], "prepare_twophase", lambda connection, xid: seen.append(str(xid)))
+    with made.begin() as session:
+        session.add(User(name="seen in an event"))
+    assert seen == [f"{session.txid} ledger"]
+    assert client.resolve(session.txid).state is State.COMMITTED
+    assert shop.rows() == (2, 0)
 
 
 def test_the_events_come_as_ever_and_an_xid_tells_whose_it_is(shop: Shop, made: Any, engines: Any) -> None:

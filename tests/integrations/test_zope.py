@@ -113,6 +113,19 @@ def test_it_commits_everywhere_after_all_others_have_voted(client: Client, world
     assert not world.prepared(client)
 
 
+@pytest.mark.parametrize("is_read", [True, False])
+def test_one_branch_alone_is_recorded_if_its_txid_was_read(client: Client, world: World, is_read: bool) -> None:
+    from raftcoord.integrations.zope import join
+
+    with transaction.manager:
+        branches = join(client)
+        txid = branches.txid if is_read else None
+        world.ledger.add(branches.enlist(world.pg, "ledger"), 1)
+    assert branches.txid == txid
+    assert txid is None or client.resolve(txid).state is State.COMMITTED
+    assert world.balances() == (101, 100)
+
+
 def test_a_manager_of_ones_own_in_explicit_mode(client: Client, world: World) -> None:
     from raftcoord.integrations.zope import join
 

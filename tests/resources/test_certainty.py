@@ -246,7 +246,7 @@ def test_no_branch_is_nothing(world: World) -> None:
     with world.client.transaction() as tx:
         pass
     assert tx.outcome is None
-    assert world.client.show(tx.txid) is None
+    assert tx.txid is None
 
 
 # -- bad input

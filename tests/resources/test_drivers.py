@@ -47,7 +47,7 @@ class TestSynchronous:
         with client.transaction() as tx:
             bank.add(tx.enlist(connection, "bank"), 5)
         assert tx.outcome is None
-        assert client.show(tx.txid) is None
+        assert tx.txid is None
         assert bank.balance() == 105
         bank.add(connection, 100)
         connection.rollback()
@@ -139,7 +139,7 @@ class TestAsynchronous:
             async with asynchronous.transaction() as tx:
                 await add(await tx.enlist(connection, "bank"), 5)
             assert tx.outcome is None
-            assert await asynchronous.show(tx.txid) is None
+            assert tx.txid is None
         assert bank.balance() == 105
 
     async def test_an_exception_inside_leaves_nothing_and_a_clean_connection(
