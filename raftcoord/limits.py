@@ -80,6 +80,23 @@ ENTRY_BYTES_MAX: Final = 512 << 10
 ENTRY_COMMANDS_MAX: Final = 2048
 """Commands in one log entry: bounds the time that one apply holds the event loop (about 10 ms)."""
 
+ENTRY_ITEMS_MAX: Final = 4_096
+"""Items of one array in a log entry that a peer sends: more than the commands of an entry or the branches of any command."""
+
+TERM_LEAP_MAX: Final = 1 << 26
+"""How far ahead of a node's own term a peer's may be: 77 days of one election every 100 ms, none of which this node heard of. A
+single wrong number beyond leaves no term to anybody, for good."""
+
+INDEX_LEAP_MAX: Final = 1 << 48
+"""How far ahead of what is applied here a copy of the ledger may be: 300 years of 30,000 entries a second."""
+
+HORIZON_LEAP_MS_MAX: Final = 366 * 24 * 3600 * 1000
+"""How far ahead of a node's own clock the horizon may be that a peer sends (ms). A wrong clock is off by less; a horizon beyond
+every clock would make the cluster forget all that it decides."""
+
+TIME_MS_MAX: Final = (1 << 47) - 1
+"""The latest time (ms) that anything may be recorded under: the year 6429. Later ones cannot be shown as a date."""
+
 APPEND_BYTES_MAX: Final = 2 << 20
 """Bytes of log entries in one AppendEntries message."""
 

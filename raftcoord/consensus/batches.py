@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from raftcoord import limits
-from raftcoord.core.commands import Command, open_entry
+from raftcoord.core.commands import Command
 from raftcoord.core.ledger import Result
-from raftcoord.errors import Halt, RaftcoordError, RemoteProtocolError
+from raftcoord.errors import RaftcoordError
 
 Done = Callable[[Result | RaftcoordError], None]
 BarrierDone = Callable[[tuple[int, int] | RaftcoordError], None]
@@ -68,18 +68,6 @@ class Batch:
 
     def _next_deadline(self) -> None:
         self.deadline = min((at for at, _ in (*self.waiting, *self.barriers)), default=NEVER)
-
-
-def acceptable(entry: bytes) -> tuple[Command, ...]:
-    """The commands of an entry that a peer hands over. RemoteProtocolError if it could not be applied."""
-    if len(entry) > limits.ENTRY_BYTES_MAX + limits.PAYLOAD_BYTES_MAX:
-        raise RemoteProtocolError(
-            f"a peer proposed an entry of {len(entry)} bytes; run the same raftcoord release everywhere"
-        )
-    try:
-        return open_entry(entry).commands()
-    except Halt as error:
-        raise RemoteProtocolError(f"a peer proposed an entry that cannot be applied: {error}") from None
 
 
 def _answered(_: object) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -105,10 +106,11 @@ class Incoming:
         self._info: SnapshotInfo | None = None
         self._received = 0
 
-    def begin(self, sender: int, params: list[Any]) -> int:
-        """Start over with this copy; return the sender's term."""
+    def begin(self, sender: int, params: list[Any], check: Callable[[int, int, int], None]) -> int:
+        """Start over with this copy; return the sender's term. ``check(term, index, index_term)`` raises what refuses it."""
         match params:
             case [int(term), int(index), int(index_term), int(size), int(crc)] if all(map(_is_number, params)):
+                check(term, index, index_term)
                 self._path.write_bytes(b"")
                 self._sender, self._received = sender, 0
                 self._info = SnapshotInfo(index=index, term=index_term, bytes=size, crc32=crc)

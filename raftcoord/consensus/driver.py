@@ -18,6 +18,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
+from raftcoord import limits
 from raftcoord.config import Config
 from raftcoord.consensus.batches import BarrierDone, Done
 from raftcoord.consensus.copies import Incoming, Outgoing
@@ -79,6 +80,7 @@ class Consensus(View):
             self._loop.time(),
             self._peers.congested,
             admitted=self._identities.admitted,
+            horizon_ms_max=lambda: env.wall_ms() + limits.HORIZON_LEAP_MS_MAX,
         )
         self._enrolled: object = None
         self._inbox: list[Callable[[float], None]] = []
@@ -142,8 +144,14 @@ class Consensus(View):
 
     def on_message(self, node: int, message: Message) -> None:
         """A checked message of a peer: it waits for the next turn."""
-        self._inbox.append(lambda now: self._replica.receive(node, message, now))
+        self._inbox.append(lambda now: self._receive(node, message, now))
         self._wake()
+
+    def _receive(self, node: int, message: Message, now: float) -> None:
+        try:
+            self._replica.receive(node, message, now)
+        except RemoteProtocolError as error:
+            self._peers.hang_up(node, str(error))
 
     def on_link(self, node: int, up: bool) -> None:
         """A link came up or went down: it waits for the next turn, in order with the messages."""
@@ -158,7 +166,7 @@ class Consensus(View):
         if step == "copy_begin":
             if self._install is not None:  # from the very file that a second copy would be written to
                 raise Unavailable("this node is installing a copy of the ledger already; send another one later")
-            term = self._incoming.begin(node, params)
+            term = self._incoming.begin(node, params, self._replica.check_copy)
             if term < self._replica.raft.term:
                 self._incoming.drop()
                 raise Unavailable(
@@ -279,10 +287,7 @@ class Consensus(View):
     def _drain(self, now: float) -> None:
         inbox, self._inbox = self._inbox, []
         for event in inbox:
-            try:
-                event(now)
-            except RemoteProtocolError as error:
-                log.error("%s: %s", self._name, error)
+            event(now)
 
     def _synced(self, ready: Ready, store: Store, apply: bool, error: BaseException | None) -> None:
         self._busy = False

@@ -142,6 +142,12 @@ class Peers:
             for i, dialer in self._dialers.items()
         }
 
+    def hang_up(self, node: int, why: str) -> None:
+        """What that peer said cannot be: close the connections over which it speaks, with one line in the log."""
+        for inbound in tuple(self._inbound):
+            if inbound.node == node:
+                inbound.fault(why)
+
     def part_with_strangers(self) -> None:
         """Hang up on whoever does not bear the identity of its name any more."""
         for node, identity in tuple(self._up.items()):
@@ -286,6 +292,11 @@ class _Inbound:
         self.node, self.identity, self._heard = self._peers.welcome(self, details)
         self._conn = conn
         return self._peers.introduce(self._peers.names[self.node])
+
+    def fault(self, why: str) -> None:
+        """Who dialed broke the rules."""
+        if self._conn is not None:
+            self._conn.fault(why)
 
     def part(self) -> None:
         """Hang up on who dialed: its name belongs to another one now."""

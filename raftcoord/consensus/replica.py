@@ -23,18 +23,19 @@ to a leader, else NotKnown (hazard H14).
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from raftcoord import limits
 from raftcoord.consensus import engine
-from raftcoord.consensus.batches import NEVER, NEVER_HANDED_OVER, BarrierDone, Batch, Done, acceptable
+from raftcoord.consensus.batches import NEVER, NEVER_HANDED_OVER, BarrierDone, Batch, Done
+from raftcoord.consensus.entries import Kept, Opened, acceptable, opened
 from raftcoord.consensus.guard import Guarded
 from raftcoord.consensus.log import EntryTriple, RaftLog, Staged
 from raftcoord.consensus.raft import Message, Timing
 from raftcoord.core.commands import Command, encode_command, encode_entry, open_entry
 from raftcoord.core.ledger import NO_CHANGES, Changes, Ledger
-from raftcoord.errors import Halt, NotKnown, Overloaded, RaftcoordError, Unavailable, check
+from raftcoord.errors import Halt, NotKnown, Overloaded, RaftcoordError, RemoteProtocolError, Unavailable, check
 
 STORE_DELAY: Final = 0.05
 """Seconds that applied decisions may wait to be stored in the ledger: until then the log on disk has them."""
@@ -77,7 +78,8 @@ class Ready(NamedTuple):
 class Replica:
     """See the module's head. ``node``: this node's id; ``others``: its peers' ids; ``boot``: random, 63 bits, new each start.
 
-    ``admitted`` False: it takes no part until ``admit`` (hazard H16).
+    ``admitted`` False: it takes no part until ``admit`` (hazard H16). ``horizon_ms_max``: the latest time to which a peer may
+    move the horizon, as of now.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Replica:
         now: float,
         congested: Callable[[int], bool] = lambda _: False,
         admitted: bool = True,
+        horizon_ms_max: Callable[[], int] = lambda: limits.TIME_MS_MAX,
     ) -> None:
         engine.at(now)
         self.node = node
@@ -108,7 +111,8 @@ class Replica:
         self._links: dict[int, int] = {}  # link generation by peer; 0: down
         self._generation = 0
         self._forwarded: list[tuple[int, bytes, tuple[Command, ...]]] = []
-        self._opened: dict[int, tuple[bytes, tuple[Command, ...]]] = {}  # appended for a peer: no need to decode again
+        self._kept = Kept()
+        self._horizon_ms_max = horizon_ms_max
         self._unplaced: list[Batch] = []  # sealed since the last time that everything was handed over
         self._placed_all: tuple[int, int, int] = (0, 0, 0)  # (leader, term, link generation) of that time
         self._earliest = NEVER
@@ -188,14 +192,45 @@ class Replica:
     def receive(self, sender: int, message: Message, now: float) -> None:
         """Take one decoded message. Entries handed over by a peer are appended by the next step, if this node leads.
 
-        Raises RemoteProtocolError for an entry that could not be applied: in the log it would halt every node.
+        Raises RemoteProtocolError for an entry that could not be applied, because in the log it would halt every node; and for
+        a term so far ahead that none would be left. Nothing of such a message is taken.
         """
         engine.at(now)
         if message["type"] == "propose":
             if self.raft.is_leader:
-                self._forwarded.extend((sender, entry, acceptable(entry)) for entry in message["entries"])
-        else:
-            self.raft.receive(sender, message)
+                latest = self._horizon_ms_max()
+                self._forwarded += [(sender, entry, acceptable(entry, latest)) for entry in message["entries"]]
+            return
+        self.check_term(message["term"])
+        if message["type"] == "append_entries":
+            self._open_entries(message["entries"])
+        self.raft.receive(sender, message)
+
+    def check_term(self, term: int) -> None:
+        """RemoteProtocolError if a peer's term lies further ahead than elections could have brought it."""
+        if term > self.raft.term + limits.TERM_LEAP_MAX:
+            raise RemoteProtocolError(
+                f"a peer claims to be in term {term}, and this node is in term {self.raft.term}: no elections bring it so far "
+                "ahead, so nothing of this was taken; look at that node's data directory, and replace the node if it is damaged"
+            )
+
+    def check_copy(self, term: int, index: int, index_term: int) -> None:
+        """RemoteProtocolError if a copy of the ledger up to (index, index_term) cannot be that of a leader in ``term``."""
+        self.check_term(term)
+        if index_term > term or index > self.applied_index + limits.INDEX_LEAP_MAX:
+            raise RemoteProtocolError(
+                f"a peer in term {term} sent a copy of its ledger up to index {index} of term {index_term}, which no log "
+                "reaches; nothing of it was taken: look at that node's data directory, and replace the node if it is damaged"
+            )
+
+    def _open_entries(self, entries: list[EntryTriple]) -> None:
+        name, latest = (self.node, self.boot), self._horizon_ms_max()
+        for data, index, term in entries:
+            if self.log.term_at(index) == term:  # it is here already (Raft section 5.3)
+                continue
+            entry = opened(data, name, self._flying, latest)
+            if entry is not None:
+                self._kept.put(index, entry, self.log, self.applied_index)
 
     # -- the step -------------------------------------------------------------------------------------------------
 
@@ -308,16 +343,20 @@ class Replica:
         self._placed_all, self._unplaced = place, []
         if leader == self.node:
             for batch in batches:
-                self.raft.propose(engine.REGULAR + batch.entry)
+                self._append(batch.entry, batch.commands, batch, None)
             return []
         return [(leader, {"type": "propose", "entries": [batch.entry]}) for batch in batches]
 
     def _append_forwarded(self) -> None:
         if self.raft.is_leader:
             for asker, entry, commands in self._forwarded:
-                data = engine.REGULAR + entry
-                self._opened[self.raft.propose(data, asker)] = (data, commands)
+                self._append(entry, commands, None, asker)
         self._forwarded.clear()
+
+    def _append(self, entry: bytes, commands: Sequence[Command], batch: Batch | None, asker: int | None) -> None:
+        data = engine.REGULAR + entry
+        index = self.raft.propose(data, asker)
+        self._kept.put(index, Opened(data, commands, batch), self.log, self.applied_index)
 
     def _seal(self, batch: Batch) -> None:
         self._seq += 1
@@ -355,25 +394,28 @@ class Replica:
 
     def _apply_entry(self, data: bytes, term: int, index: int) -> None:
         apply = self.ledger.apply
-        opened = self._opened.pop(index, None)
-        if opened is not None and opened[0] is data:
-            for command in opened[1]:
+        entry = self._kept.take(index, data) or self._opened_again(data)
+        batch = entry.batch
+        if batch is None or self._flying.pop(batch.seq, None) is None:  # somebody else's, or ours and answered before
+            for command in entry.commands:
                 apply(command, term, index)
             return
-        entry = open_entry(data[1:])
-        ours = entry.origin == self.node and entry.boot == self.boot
-        batch = self._flying.pop(entry.seq, None) if ours else None
-        if batch is None:  # somebody else's, or ours proposed twice and answered before
-            for command in entry.commands():
-                apply(command, term, index)
-            return
-        check(batch.entry == data[1:], "the log has another entry under the name of one that this node proposed")
         results = [apply(command, term, index) for command in batch.commands]
         self._open -= len(batch.waiting) + len(batch.barriers)
         for (_, done), result in zip(batch.waiting, results, strict=True):
             done(result)
         for _, reached in batch.barriers:
             reached((term, index))
+
+    def _opened_again(self, data: bytes) -> Opened:
+        """An entry that was in the log when this node started, or came when too many were kept."""
+        sealed = open_entry(data[1:])
+        ours = sealed.origin == self.node and sealed.boot == self.boot
+        batch = self._flying.get(sealed.seq) if ours else None
+        if batch is None:
+            return Opened(data, sealed.commands(), None)
+        check(batch.entry == data[1:], "the log has another entry under the name of one that this node proposed")
+        return Opened(data, batch.commands, batch)
 
     # -- deadlines ------------------------------------------------------------------------------------------------
 

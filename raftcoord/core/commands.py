@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 import msgpack
 
@@ -136,10 +136,21 @@ class Sealed(NamedTuple):
         return tuple(_decode_command(row) for row in self.rows)
 
 
-def open_entry(data: bytes) -> Sealed:
-    """The entry that ``data`` writes. Raises Halt for anything that this version would not have written."""
+def open_entry(data: bytes, items_max: int = (1 << 16) - 1) -> Sealed:
+    """The entry that ``data`` writes. Raises Halt for anything that this version would not have written.
+
+    ``items_max``: of one array. A header alone makes the parser reserve room, and headers can be nested.
+    """
     try:
-        value = msgpack.unpackb(data, use_list=False, strict_map_key=True)
+        value = msgpack.unpackb(
+            data,
+            use_list=False,
+            strict_map_key=True,
+            object_hook=_no_map,
+            max_array_len=items_max,
+            max_map_len=0,
+            max_ext_len=0,
+        )
     except Exception as error:
         raise Halt(_unreadable(f"not MessagePack ({error})")) from None
     match value:
@@ -148,6 +159,10 @@ def open_entry(data: bytes) -> Sealed:
         case (int(), int(origin), int(boot), int(seq), tuple(rows)):
             return Sealed(origin, boot, seq, rows)
     raise Halt(_unreadable("not an entry"))
+
+
+def _no_map(_: object) -> NoReturn:
+    raise ValueError("a map, and no command has one")
 
 
 def _decode_command(row: Any) -> Command:

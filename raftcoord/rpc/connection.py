@@ -224,7 +224,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(out[0] if len(out) == 1 else b"".join(out))
         out.clear()
         if self.paused and self._transport.get_write_buffer_size() > limits.WRITE_BUFFER_BYTES_MAX:
-            self._fault(f"the reader does not read: more than {limits.WRITE_BUFFER_BYTES_MAX} bytes wait for it")
+            self.fault(f"the reader does not read: more than {limits.WRITE_BUFFER_BYTES_MAX} bytes wait for it")
             self._transport.abort()
 
     def _flush_gathered(self) -> None:
@@ -240,17 +240,17 @@ class Connection(asyncio.Protocol):
         try:
             messages = self._reader.feed(data)
         except RemoteProtocolError as error:
-            self._fault(str(error))
+            self.fault(str(error))
             return
         for message in messages:
             try:
                 self._receive(message)
             except RemoteProtocolError as error:
-                self._fault(str(error))
+                self.fault(str(error))
             if self.closed:
                 return
         if self._reader.fault is not None:
-            self._fault(str(self._reader.fault))
+            self.fault(str(self._reader.fault))
 
     def _receive(self, message: frames.Message) -> None:
         kind = message[0]
@@ -322,7 +322,7 @@ class Connection(asyncio.Protocol):
             if self._transport.get_write_buffer_size():
                 self._deadline = self._loop.call_later(limits.CLOSE_MS_MAX / 1000, self._transport.abort)
 
-    def _fault(self, reason: str) -> None:
+    def fault(self, reason: str) -> None:
         """The other end broke the rules: one line in the log, and the end of this connection."""
         if not self.closed:
             log.warning("%s: closed the connection of %s: %s", self.label, self.peername, reason)
@@ -342,7 +342,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> None:
         """Part of asyncio.Protocol."""
         if self._reader.held_bytes:
-            self._fault(f"cut off inside a frame, after {self._reader.held_bytes} bytes of it")
+            self.fault(f"cut off inside a frame, after {self._reader.held_bytes} bytes of it")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Part of asyncio.Protocol."""

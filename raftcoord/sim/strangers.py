@@ -1,8 +1,9 @@
 """Somebody who reaches the ports and does not keep the rules: garbage, pickles, administrative commands, frames cut off.
 
 Whatever a stranger sends, the node it visits goes on, nobody else notices, and nothing is carried out. Some strangers know what a
-node would say of itself in a hello, and go on from there. What a node that lies well could do (votes, entries) is not tried:
-Raft does not bear liars.
+node would say of itself in a hello, and go on from there: they claim terms that no election reaches, and follow the log with
+entries that nobody could apply. What a node that lies well could do (votes, believable entries) is not tried: Raft cannot
+survive liars.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import msgpack
 
 from raftcoord import limits
 from raftcoord.consensus.peers import ROLE
+from raftcoord.consensus.wire import NUMBER_MAX
 from raftcoord.core.commands import FORMAT
 from raftcoord.errors import RaftcoordError
 from raftcoord.rpc import dial
@@ -29,6 +31,9 @@ executed: Final[list[str]] = []
 
 PICKLE: Final = b"craftcoord.sim.strangers\nnote\n(Vloaded\ntR."
 """Unpickled (protocol 0), it calls ``note``."""
+
+_REGULAR: Final = b"\x00"
+"""The first byte of an entry that carries commands, as PySyncObj writes it."""
 
 UNKNOWN_COMMAND: Final = 99
 """A kind of command that no release writes."""
@@ -64,6 +69,31 @@ class _Deaf:
 
 def _entry(*commands: Any) -> bytes:
     return bytes(msgpack.packb([FORMAT, 1, 7, 1, list(commands)]))
+
+
+def _wrong_numbers(rng: random.Random, term: int, last: int, last_term: int) -> Any:
+    """Well-formed messages of a peer whose numbers cannot be: one that is believed could not be taken back."""
+    later = term + 5  # no entry of that term is in any log
+    bad = rng.choice(
+        (
+            _REGULAR + _entry([UNKNOWN_COMMAND, b"x"]),
+            _REGULAR + _entry([3, (1 << 48) - 1]),  # a horizon beyond every clock
+            _REGULAR + _entry([1, b"short", 1, [], "", "", 0]),
+            _REGULAR + PICKLE,
+            b"\x07" + _entry(),
+        )
+    )
+    return rng.choice(
+        (
+            [[1, later, last + 1, last, last_term, [[bad, last + 1, later]]]],
+            [[1, NUMBER_MAX, last, last, last_term, []]],
+            [[2, NUMBER_MAX, 1, False, True]],
+            [[3, NUMBER_MAX, last, last_term]],
+            [[4, NUMBER_MAX]],
+            [[5, NUMBER_MAX, last, last_term]],
+            [[6, NUMBER_MAX, NUMBER_MAX, True]],
+        )
+    )
 
 
 def _rows(rng: random.Random) -> Any:
@@ -141,6 +171,11 @@ async def _as_a_peer(world: World, name: str, rng: random.Random) -> None:
     )
     for _ in range(rng.randint(1, 3)):  # the first that is refused ends it
         wall_ms = world.env(world.machines[name]).wall_ms()
-        conn.notify("raft", [_rows(rng), rng.choice((wall_ms, wall_ms, 0, "now"))])
+        rows = (
+            _rows(rng)
+            if rng.random() < 0.5
+            else _wrong_numbers(rng, consensus.term, consensus.applied_index, consensus.applied_term)
+        )
+        conn.notify("raft", [rows, rng.choice((wall_ms, wall_ms, 0, "now"))])
     await asyncio.sleep(_BEFORE_LEAVING_S)
     conn.close("enough")

@@ -203,7 +203,8 @@ def _known_commands(self: commands.Sealed) -> tuple[commands.Command, ...]:
 
 
 h9_an_unknown_command_is_skipped = replacing((commands.Sealed, "commands", _known_commands))
-h9_whatever_a_peer_proposes = replacing((replica, "acceptable", lambda entry: ()))
+h9_whatever_a_peer_proposes = replacing((replica, "acceptable", lambda *_: ()))
+h9_whatever_a_leader_sends = replacing((replica, "opened", lambda *_: None))
 
 
 # -- H10, H11, H12: elections -----------------------------------------------------------------------------------------

@@ -515,7 +515,7 @@ def test_a_copy_from_a_leader_of_an_older_term_is_refused(tmp_path: Path) -> Non
         node, sender = cluster.nodes[follower], cluster.config.node_id(leader)
         before = node.applied_index
         with pytest.raises(Unavailable, match="older term"):
-            node.on_copy(sender, "copy_begin", [node.term - 1, 9, 1, 1, 1], lambda _: None)
+            node.on_copy(sender, "copy_begin", [node.term - 1, 9, 0, 1, 1], lambda _: None)
         assert node.applied_index == before
 
     run(tmp_path, test)
@@ -565,16 +565,16 @@ def test_a_disk_that_fails_while_a_copy_is_installed_halts(tmp_path: Path) -> No
     run(tmp_path, test)
 
 
-SOUND_BEGIN = [1 << 40, 9, 1, 10, 0]
+SOUND_BEGIN = [1 << 20, 9, 1, 10, 0]
 
 
 @pytest.mark.parametrize(
     "steps",
     [
         [("copy_begin", [])],
-        [("copy_begin", [1 << 40, 9, 1, -1, 0])],
-        [("copy_begin", [1 << 40, "9", 1, 10, 0])],
-        [("copy_begin", [1 << 40, True, 1, 10, 0])],
+        [("copy_begin", [1 << 20, 9, 1, -1, 0])],
+        [("copy_begin", [1 << 20, "9", 1, 10, 0])],
+        [("copy_begin", [1 << 20, True, 1, 10, 0])],
         [("copy_begin", [1 << 63, 9, 1, 10, 0])],
         [("copy_chunk", [0, b"x"])],
         [("copy_end", [])],

@@ -377,7 +377,7 @@ UNKNOWN_KIND = encode_entry(9, 9, 9, [msgpack.packb([99, b"from the future"])])
 @claim("H9", without=plants.h9_an_unknown_command_is_skipped)
 def a_command_of_an_unknown_kind_halts() -> None:
     """A node that skips it goes on with another state than a newer one that applies it."""
-    world = World(3)
+    world = World(1)
     leader = world.elect()
     world.replica(leader).raft.propose(engine.REGULAR + UNKNOWN_KIND)
     with refused(Halt, "a command of a newer version"):
@@ -393,6 +393,26 @@ def an_unreadable_entry_of_a_peer_never_reaches_the_log() -> None:
         world.replica(leader).receive(2, {"type": "propose", "entries": [UNKNOWN_KIND]}, world.now)
     world.turns()
     assert world.replica(leader).log.last_index == last
+
+
+@claim("H9", without=plants.h9_whatever_a_leader_sends)
+def an_unreadable_entry_of_a_leader_never_reaches_a_follower_s_log() -> None:
+    world = World(3)
+    leader = world.elect()
+    follower = next(n for n in world.running if n != leader)
+    log, term = world.replica(follower).log, world.replica(leader).raft.term
+    last = log.last_index
+    append = {
+        "type": "append_entries",
+        "term": term,
+        "commit_index": last + 1,
+        "prevLogIdx": last,
+        "prevLogTerm": log.term_at(last),
+        "entries": [(engine.REGULAR + UNKNOWN_KIND, last + 1, term)],
+    }
+    with refused(RemoteProtocolError, "an unreadable entry"):
+        world.replica(follower).receive(leader, append, world.now)
+    assert log.last_index == last
 
 
 # -- elections --------------------------------------------------------------------------------------------------------

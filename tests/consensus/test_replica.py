@@ -10,10 +10,20 @@ import pytest
 from world import ANCHOR, TIMING, World
 
 from raftcoord import limits
-from raftcoord.consensus import engine, replica
+from raftcoord.consensus import engine, entries, replica
 from raftcoord.consensus.log import RaftLog
 from raftcoord.consensus.replica import Replica, Store
-from raftcoord.core.commands import Decide, encode_command, encode_entry, open_entry
+from raftcoord.core.commands import (
+    Acknowledge,
+    Command,
+    Complete,
+    Decide,
+    Heuristic,
+    Retire,
+    encode_command,
+    encode_entry,
+    open_entry,
+)
 from raftcoord.core.ledger import Ledger, Standing
 from raftcoord.errors import Halt, NotKnown, Overloaded, RemoteProtocolError, Unavailable
 from raftcoord.types import State, TxId, Verdict
@@ -306,7 +316,7 @@ READABLE = encode_entry(2, 7, 1, [encode_command(a_decide(1))])
 def test_an_entry_that_could_not_be_applied_never_reaches_the_log(entry: bytes) -> None:
     one = alone()
     before = one.log.last_index
-    with pytest.raises(RemoteProtocolError, match="a peer proposed an entry"):
+    with pytest.raises(RemoteProtocolError, match="a peer sent an entry"):
         one.receive(2, {"type": "propose", "entries": [entry]}, 1.0)
     settle(one, 1.0)
     assert one.log.last_index == before
@@ -335,6 +345,147 @@ def test_a_follower_appends_nothing_that_is_handed_to_it() -> None:
     world.replica(follower).receive(leader, {"type": "propose", "entries": [READABLE]}, world.now)
     world.turn(follower)
     assert world.replica(follower).log.last_index == last
+
+
+# -- numbers that no node would send ----------------------------------------------------------------------------------
+
+
+def said_by_a_peer(kind: str, term: int) -> dict[str, Any]:
+    numbers = {
+        "append_entries": {"commit_index": 1, "prevLogIdx": 1, "prevLogTerm": 0, "entries": []},
+        "next_node_idx": {"next_node_idx": 2, "reset": False, "success": True},
+        "request_vote": {"last_log_index": 9, "last_log_term": 9},
+        "response_vote": {},
+        "pre_vote": {"last_log_index": 9, "last_log_term": 9},
+        "pre_vote_reply": {"asked": 1, "granted": False},
+    }
+    return {"type": kind, "term": term, **numbers[kind]}
+
+
+KINDS_WITH_A_TERM = ["append_entries", "next_node_idx", "request_vote", "response_vote", "pre_vote", "pre_vote_reply"]
+
+
+@pytest.mark.parametrize("kind", KINDS_WITH_A_TERM)
+def test_a_term_may_lie_so_far_ahead_and_not_one_further(kind: str) -> None:
+    world = World(3)
+    leader = world.elect()
+    node = next(n for n in world.running if n != leader)
+    peer, one = next(n for n in world.running if n not in (leader, node)), world.replica(node)
+    before = one.raft.term
+    with pytest.raises(RemoteProtocolError, match="no elections bring it so far ahead"):
+        one.receive(peer, said_by_a_peer(kind, before + limits.TERM_LEAP_MAX + 1), world.now)
+    assert one.raft.term == before
+    one.receive(peer, said_by_a_peer(kind, before + limits.TERM_LEAP_MAX), world.now)
+
+
+def test_after_a_peer_has_claimed_the_last_term_the_cluster_decides_as_before() -> None:
+    world = World(3)
+    leader = world.elect()
+    for node in world.running:
+        for kind in KINDS_WITH_A_TERM:
+            with pytest.raises(RemoteProtocolError):
+                world.replica(node).receive(1 + node % 3, said_by_a_peer(kind, 1 << 62), world.now)
+    txid = world.decide(leader)
+    world.until(lambda: world.answer(txid) is not None)
+    assert world.verdict(txid) is Verdict.COMMIT
+    world.crash(leader)
+    world.until(lambda: world.leader not in (None, leader))
+
+
+def appended(*commands: Command) -> dict[str, Any]:
+    entry = engine.REGULAR + encode_entry(2, 7, 1, [encode_command(command) for command in commands])
+    return said_by_a_peer("append_entries", 1) | {"entries": [(entry, 2, 1)]}
+
+
+BEYOND = [
+    Retire(1_001),
+    a_decide(1, "x" * (limits.REASON_LENGTH_MAX + 1)),
+    a_decide(1)._replace(branches=("b",) * (limits.BRANCHES_MAX + 1)),
+    a_decide(1)._replace(at_ms=limits.TIME_MS_MAX + 1),
+    a_decide(1)._replace(at_ms=-1),
+    Complete(((a_decide(1).txid, ("b",) * (limits.BRANCHES_MAX + 1)),)),
+    Heuristic(a_decide(1).txid, "b", "x" * (limits.REASON_LENGTH_MAX + 1), 0),
+    Acknowledge(a_decide(1).txid, "b", "x" * (limits.WHO_LENGTH_MAX + 1), 0),
+]
+WITHIN = [
+    Retire(1_000),
+    a_decide(1, "x" * limits.REASON_LENGTH_MAX),
+    a_decide(1)._replace(branches=("b",) * limits.BRANCHES_MAX, at_ms=limits.TIME_MS_MAX),
+    Complete(((a_decide(1).txid, ("b",) * limits.BRANCHES_MAX),)),
+    Heuristic(a_decide(1).txid, "b", "x" * limits.REASON_LENGTH_MAX, 0),
+    Acknowledge(a_decide(1).txid, "b", "x" * limits.WHO_LENGTH_MAX, 0),
+]
+
+
+def one_of_three(horizon_ms_max: int = 1_000) -> Replica:
+    log = RaftLog([(engine.NO_OP, 1, 0)], 0, None, 1)
+    return Replica(
+        1, (2, 3), log, Ledger(), (1, 0), TIMING, random.Random(1), 0.0, horizon_ms_max=lambda: horizon_ms_max
+    )
+
+
+@pytest.mark.parametrize("command", BEYOND, ids=repr)
+def test_a_command_beyond_its_bounds_is_refused_where_it_comes_in(command: Command) -> None:
+    one = one_of_three()
+    with pytest.raises(RemoteProtocolError, match="nothing of it was taken"):
+        one.receive(2, appended(a_decide(3), command), 0.0)
+    assert one.log.last_index == 1
+
+
+@pytest.mark.parametrize("command", WITHIN, ids=repr)
+def test_a_command_at_its_bounds_is_taken(command: Command) -> None:
+    one = one_of_three()
+    one.receive(2, appended(command), 0.0)
+    assert one.log.last_index == 2
+
+
+def test_an_entry_of_a_leader_holds_so_many_commands_and_not_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ENTRY_COMMANDS_MAX", 2)
+    one = one_of_three()
+    with pytest.raises(RemoteProtocolError, match="3 commands"):
+        one.receive(2, appended(*[a_decide(n) for n in range(3)]), 0.0)
+    one.receive(2, appended(*[a_decide(n) for n in range(2)]), 0.0)
+    assert one.log.last_index == 2
+
+
+def test_an_array_of_an_entry_holds_so_many_items_and_not_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ENTRY_ITEMS_MAX", 7)  # a decision has as many
+    one = one_of_three()
+    with pytest.raises(RemoteProtocolError, match="cannot be applied"):
+        one.receive(2, appended(a_decide(1)._replace(branches=tuple("abcdefgh"))), 0.0)
+    one.receive(2, appended(a_decide(1)._replace(branches=tuple("abcdefg"))), 0.0)
+    assert one.log.last_index == 2
+
+
+def test_what_came_in_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(3)
+    leader = world.elect()
+    follower = next(n for n in world.running if n != leader)
+    monkeypatch.setattr(replica, "open_entry", None)  # which applying would call
+    txids = [world.decide(n) for n in (leader, follower)]
+    world.until(lambda: all(world.answer(txid) is not None for txid in txids))
+    world.turns()
+    for n in world.running:
+        assert {txid for txid in txids if world.replica(n).ledger.decision(txid)} == set(txids)
+
+
+def test_what_is_too_much_to_be_kept_is_decoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entries, "KEPT_MAX", 0)
+    world = World(3)
+    txids = [world.decide(world.elect()) for _ in range(3)]
+    world.until(lambda: all(world.answer(txid) is not None for txid in txids))
+
+
+@pytest.mark.parametrize(
+    ("index", "index_term"), [(limits.INDEX_LEAP_MAX + 2, 1), (5, 2)], ids=["an index", "a term beyond the sender's"]
+)
+def test_a_copy_up_to_where_no_log_reaches_is_refused(index: int, index_term: int) -> None:
+    one = one_of_three()
+    with pytest.raises(RemoteProtocolError, match="which no log reaches"):
+        one.check_copy(1, index, index_term)
+    one.check_copy(1, limits.INDEX_LEAP_MAX + 1, 1)
+    with pytest.raises(RemoteProtocolError, match="no elections"):
+        one.check_copy(limits.TERM_LEAP_MAX + 1, 5, 1)
 
 
 def test_an_entry_of_an_unknown_kind_halts() -> None:

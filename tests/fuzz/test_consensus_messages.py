@@ -26,9 +26,6 @@ from .shapes import altered, commands, damaged, ints, packed, values
 DOCUMENTED: Final = (
     "invariant broken: two leaders in term",  # Raft 5.2: one leader a term
     "invariant broken: the leader contradicts the committed entry",  # Raft 5.4: what is committed stays
-    "invariant broken: the log has another entry under the name of one that this node proposed",
-    "the log holds what this version cannot read",  # H9: an entry is never skipped
-    "log entry",  # ... nor one of an unknown kind
 )
 
 TIMING = Timing(0.05, 0.3, 0.6)
@@ -36,9 +33,6 @@ terms = st.integers(0, 4)
 indexes = st.integers(0, 7)
 far = st.sampled_from([8, 1000, (1 << 62)])
 far_indexes = far | st.just(wire.NUMBER_MAX)
-junk = ints.filter(lambda number: number != wire.NUMBER_MAX)
-"""Not the last term: a peer that claims it leaves no next one to any node, and only a new cluster helps."""
-
 flags = st.booleans()
 opaque = st.builds(
     lambda one, seq: encode_entry(1 + seq % 3, 7, seq, [encode_command(one)]), commands, st.integers(0, 3)
@@ -155,7 +149,7 @@ steps = st.tuples(
     st.lists(
         st.one_of(
             *(said, said, said, acked),
-            st.tuples(st.just("say"), peers, altered(checked, junk, 1)),
+            st.tuples(st.just("say"), peers, altered(checked, ints, 1)),
             st.tuples(st.just("link"), peers, flags),
             st.tuples(st.just("wait"), st.sampled_from([0.01, 0.06, 0.3, 1.0])),
             st.tuples(st.just("propose"), commands),

@@ -379,3 +379,9 @@ def _never_full_again(self: Any, w: Any) -> None:
 
 _write_db = NodeDb.write
 plant("a sync that is left out after one that was not needed", (NodeDb, "write", _never_full_again))
+
+
+# -- numbers and entries that no node would send ----------------------------------------------------------------------
+
+plant("a peer's term is believed, however far ahead", (Replica, "check_term", lambda self, term: None))
+plant("what a leader sends is appended unread", (replica, "opened", lambda *_: None))

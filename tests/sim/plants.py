@@ -14,7 +14,7 @@ import plants as hazards  # tests/consensus/plants.py
 from plants import Plant, both, replacing
 
 from raftcoord.consensus import replica, wire
-from raftcoord.consensus.batches import acceptable
+from raftcoord.consensus.entries import acceptable
 from raftcoord.consensus.guard import Guarded
 from raftcoord.errors import RemoteProtocolError
 from sim.mutations import MUTATIONS
@@ -22,11 +22,11 @@ from sim.mutations import MUTATIONS
 # -- H8: pickle -------------------------------------------------------------------------------------------------------
 
 
-def _unpickled(entry: bytes) -> Any:
+def _unpickled(entry: bytes, *bounds: Any) -> Any:
     """As PySyncObj takes whatever arrives."""
     with suppress(Exception):  # most entries are none
         pickle.loads(entry)
-    return acceptable(entry)
+    return acceptable(entry, *bounds)
 
 
 h8_pickle_on_the_wire = both(hazards.h8_pickle_in_the_engine, replacing((replica, "acceptable", _unpickled)))
@@ -34,9 +34,9 @@ h8_pickle_on_the_wire = both(hazards.h8_pickle_in_the_engine, replacing((replica
 # -- H9: what cannot be applied ---------------------------------------------------------------------------------------
 
 
-def _lenient(entry: bytes) -> Any:
+def _lenient(entry: bytes, *bounds: Any) -> Any:
     try:
-        return acceptable(entry)
+        return acceptable(entry, *bounds)
     except RemoteProtocolError:
         return ()
 

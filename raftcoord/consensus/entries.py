@@ -1,0 +1,106 @@
+"""Entries that are not applied yet, decoded once: where they come in.
+
+An entry that could not be applied would halt every node that has it in its log, at each start. So whoever appends one that a
+peer sent opens it first, and refuses what no node would have written: that closes the peer's connection and changes nothing.
+What was opened is kept until it is applied, so that nothing is decoded twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple, NoReturn
+
+from raftcoord import limits
+from raftcoord.consensus import engine
+from raftcoord.consensus.batches import Batch
+from raftcoord.consensus.log import RaftLog
+from raftcoord.core.bounds import excess
+from raftcoord.core.commands import Command, Sealed, open_entry
+from raftcoord.errors import Halt, RemoteProtocolError
+
+KEPT_MAX: Final = 4_096
+"""Entries that are kept opened: more than are ever on their way. A node that is further behind decodes the rest again."""
+
+
+class Opened(NamedTuple):
+    """An entry: the bytes that the log holds, and what they say. ``batch``: of this node, if it wrote them."""
+
+    data: bytes
+    commands: Sequence[Command]
+    batch: Batch | None
+
+
+def acceptable(entry: bytes, horizon_ms_max: int = limits.TIME_MS_MAX) -> tuple[Command, ...]:
+    """The commands of an entry that a peer sends to be appended. RemoteProtocolError if it must not be.
+
+    ``horizon_ms_max``: the latest time to which the horizon may move.
+    """
+    return _commands(_open(entry), horizon_ms_max)
+
+
+def opened(data: bytes, name: tuple[int, int], flying: Mapping[int, Batch], horizon_ms_max: int) -> Opened | None:
+    """What a leader sends as ``data``, or None for an entry of PySyncObj's. RemoteProtocolError if it must not be appended.
+
+    ``name``: this node and its boot; ``flying``: its batches that wait for their entry, by their seq.
+    """
+    if data == engine.NO_OP:
+        return None
+    if data[:1] != engine.REGULAR:
+        _refuse("an entry of a kind that this version does not know")
+    entry = data[1:]
+    sealed = _open(entry)
+    batch = flying.get(sealed.seq) if (sealed.origin, sealed.boot) == name else None
+    if batch is None:  # somebody else's, or ours proposed twice and answered before
+        return Opened(data, _commands(sealed, horizon_ms_max), None)
+    if batch.entry != entry:
+        _refuse("another entry under the name of one that this node proposed")
+    return Opened(data, batch.commands, batch)
+
+
+class Kept:
+    """Opened entries by their index, from when they come in until they are applied."""
+
+    def __init__(self) -> None:
+        self._opened: dict[int, Opened] = {}
+
+    def put(self, index: int, entry: Opened, log: RaftLog, applied_index: int) -> None:
+        """``entry`` is the log's entry ``index``, or will be if the log takes it."""
+        if len(self._opened) >= KEPT_MAX:
+            last = log.last_index
+            self._opened = {at: kept for at, kept in self._opened.items() if applied_index < at <= last}
+        if len(self._opened) < KEPT_MAX:
+            self._opened[index] = entry
+
+    def take(self, index: int, data: bytes) -> Opened | None:
+        """The entry ``index``, which the log holds as ``data``; None if it was not kept and must be decoded."""
+        kept = self._opened.pop(index, None)
+        return kept if kept is not None and kept.data is data else None
+
+
+def _open(entry: bytes) -> Sealed:
+    if len(entry) > limits.ENTRY_BYTES_MAX + limits.PAYLOAD_BYTES_MAX:
+        _refuse(f"an entry of {len(entry)} bytes")
+    try:
+        sealed = open_entry(entry, limits.ENTRY_ITEMS_MAX)
+    except Halt as error:
+        _refuse(f"an entry that cannot be applied: {error}")
+    if len(sealed.rows) > limits.ENTRY_COMMANDS_MAX:
+        _refuse(f"an entry of {len(sealed.rows)} commands; at most {limits.ENTRY_COMMANDS_MAX} are allowed")
+    return sealed
+
+
+def _commands(sealed: Sealed, horizon_ms_max: int) -> tuple[Command, ...]:
+    try:
+        commands = sealed.commands()
+    except Halt as error:
+        _refuse(f"an entry that cannot be applied: {error}")
+    for command in commands:
+        if wrong := excess(command, horizon_ms_max):
+            _refuse(f"an entry with {wrong}")
+    return commands
+
+
+def _refuse(what: str) -> NoReturn:
+    raise RemoteProtocolError(
+        f"a peer sent {what}; nothing of it was taken: run the same raftcoord release on every node"
+    ) from None
