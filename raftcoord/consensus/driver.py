@@ -23,6 +23,7 @@ from raftcoord.config import Config
 from raftcoord.consensus.batches import BarrierDone, Done
 from raftcoord.consensus.copies import Incoming, Outgoing
 from raftcoord.consensus.identity import Identities
+from raftcoord.consensus.leaps import check_copy
 from raftcoord.consensus.peers import Peers
 from raftcoord.consensus.raft import Message, Timing
 from raftcoord.consensus.replica import Ready, Replica, Store
@@ -166,7 +167,7 @@ class Consensus(View):
         if step == "copy_begin":
             if self._install is not None:  # from the very file that a second copy would be written to
                 raise Unavailable("this node is installing a copy of the ledger already; send another one later")
-            term = self._incoming.begin(node, params, self._replica.check_copy)
+            term = self._incoming.begin(node, params, self._check_copy)
             if term < self._replica.raft.term:
                 self._incoming.drop()
                 raise Unavailable(
@@ -341,6 +342,9 @@ class Consensus(View):
         )
 
     # -- copies of the ledger -------------------------------------------------------------------------------------
+
+    def _check_copy(self, term: int, index: int, index_term: int) -> None:
+        check_copy(term, index, index_term, self.term, self.applied_index)
 
     def _begin_install(self) -> None:
         assert self._install is not None

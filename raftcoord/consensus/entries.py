@@ -13,10 +13,10 @@ from typing import Final, NamedTuple, NoReturn
 from raftcoord import limits
 from raftcoord.consensus import engine
 from raftcoord.consensus.batches import Batch
-from raftcoord.consensus.log import RaftLog
+from raftcoord.consensus.log import EntryTriple, RaftLog
 from raftcoord.core.bounds import excess
 from raftcoord.core.commands import Command, Sealed, open_entry
-from raftcoord.errors import Halt, RemoteProtocolError
+from raftcoord.errors import Halt, RemoteProtocolError, check
 
 KEPT_MAX: Final = 4_096
 """Entries that are kept opened: more than are ever on their way. A node that is further behind decodes the rest again."""
@@ -57,19 +57,42 @@ def opened(data: bytes, name: tuple[int, int], flying: Mapping[int, Batch], hori
     return Opened(data, batch.commands, batch)
 
 
-class Kept:
-    """Opened entries by their index, from when they come in until they are applied."""
+def reopened(data: bytes, name: tuple[int, int], flying: Mapping[int, Batch]) -> Opened:
+    """An entry that was in the log when this node started, or came when too many were kept. Halt if it cannot be applied."""
+    sealed = open_entry(data[1:])
+    batch = flying.get(sealed.seq) if (sealed.origin, sealed.boot) == name else None
+    if batch is None:
+        return Opened(data, sealed.commands(), None)
+    check(batch.entry == data[1:], "the log has another entry under the name of one that this node proposed")
+    return Opened(data, batch.commands, batch)
 
-    def __init__(self) -> None:
+
+class Kept:
+    """Opened entries of ``log`` by their index, from when they come in until they are applied."""
+
+    def __init__(self, log: RaftLog) -> None:
+        self._log = log
         self._opened: dict[int, Opened] = {}
 
-    def put(self, index: int, entry: Opened, log: RaftLog, applied_index: int) -> None:
+    def open(
+        self, entries: list[EntryTriple], name: tuple[int, int], flying: Mapping[int, Batch], horizon_ms_max: int
+    ) -> None:
+        """Open what a leader sends and the log does not hold yet. RemoteProtocolError as for ``opened``."""
+        for data, index, term in entries:
+            if self._log.term_at(index) != term:  # else it is the very entry (Raft section 5.3)
+                entry = opened(data, name, flying, horizon_ms_max)
+                if entry is not None:
+                    self.put(index, entry)
+
+    def put(self, index: int, entry: Opened) -> None:
         """``entry`` is the log's entry ``index``, or will be if the log takes it."""
-        if len(self._opened) >= KEPT_MAX:
-            last = log.last_index
-            self._opened = {at: kept for at, kept in self._opened.items() if applied_index < at <= last}
+        if len(self._opened) >= KEPT_MAX:  # what was refused by the log, or truncated, is never taken
+            self._opened = {at: kept for at, kept in self._opened.items() if self._is_in_log(at, kept)}
         if len(self._opened) < KEPT_MAX:
             self._opened[index] = entry
+
+    def _is_in_log(self, index: int, kept: Opened) -> bool:
+        return self._log.term_at(index) is not None and self._log.between(index - 1, index)[0][0] is kept.data
 
     def take(self, index: int, data: bytes) -> Opened | None:
         """The entry ``index``, which the log holds as ``data``; None if it was not kept and must be decoded."""

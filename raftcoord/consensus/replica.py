@@ -29,20 +29,20 @@ from typing import Final, NamedTuple
 from raftcoord import limits
 from raftcoord.consensus import engine
 from raftcoord.consensus.batches import NEVER, NEVER_HANDED_OVER, BarrierDone, Batch, Done
-from raftcoord.consensus.entries import Kept, Opened, acceptable, opened
+from raftcoord.consensus.entries import Kept, Opened, acceptable, reopened
 from raftcoord.consensus.guard import Guarded
+from raftcoord.consensus.leaps import check_term
 from raftcoord.consensus.log import EntryTriple, RaftLog, Staged
 from raftcoord.consensus.raft import Message, Timing
-from raftcoord.core.commands import Command, encode_command, encode_entry, open_entry
+from raftcoord.core.commands import Command, encode_command, encode_entry
 from raftcoord.core.ledger import NO_CHANGES, Changes, Ledger
-from raftcoord.errors import Halt, NotKnown, Overloaded, RaftcoordError, RemoteProtocolError, Unavailable, check
+from raftcoord.errors import Halt, NotKnown, Overloaded, RaftcoordError, Unavailable, check
 
 STORE_DELAY: Final = 0.05
 """Seconds that applied decisions may wait to be stored in the ledger: until then the log on disk has them."""
 
 STORE_DECISIONS: Final = 512
 """Applied decisions that may wait so. Storing many at once writes each page of the ledger once instead of many times."""
-
 
 SMALL_BYTES: Final = 1024
 """Bytes of log records that make a small sync: about ten decisions."""
@@ -111,7 +111,7 @@ class Replica:
         self._links: dict[int, int] = {}  # link generation by peer; 0: down
         self._generation = 0
         self._forwarded: list[tuple[int, bytes, tuple[Command, ...]]] = []
-        self._kept = Kept()
+        self._kept = Kept(log)
         self._horizon_ms_max = horizon_ms_max
         self._unplaced: list[Batch] = []  # sealed since the last time that everything was handed over
         self._placed_all: tuple[int, int, int] = (0, 0, 0)  # (leader, term, link generation) of that time
@@ -192,45 +192,18 @@ class Replica:
     def receive(self, sender: int, message: Message, now: float) -> None:
         """Take one decoded message. Entries handed over by a peer are appended by the next step, if this node leads.
 
-        Raises RemoteProtocolError for an entry that could not be applied, because in the log it would halt every node; and for
-        a term so far ahead that none would be left. Nothing of such a message is taken.
+        Raises RemoteProtocolError, and takes nothing, if an entry could not be applied or the term cannot be (entries, leaps).
         """
         engine.at(now)
         if message["type"] == "propose":
             if self.raft.is_leader:
-                latest = self._horizon_ms_max()
-                self._forwarded += [(sender, entry, acceptable(entry, latest)) for entry in message["entries"]]
+                entries, latest = message["entries"], self._horizon_ms_max()
+                self._forwarded += [(sender, entry, acceptable(entry, latest)) for entry in entries]
             return
-        self.check_term(message["term"])
+        check_term(message["term"], self.raft.term)
         if message["type"] == "append_entries":
-            self._open_entries(message["entries"])
+            self._kept.open(message["entries"], (self.node, self.boot), self._flying, self._horizon_ms_max())
         self.raft.receive(sender, message)
-
-    def check_term(self, term: int) -> None:
-        """RemoteProtocolError if a peer's term lies further ahead than elections could have brought it."""
-        if term > self.raft.term + limits.TERM_LEAP_MAX:
-            raise RemoteProtocolError(
-                f"a peer claims to be in term {term}, and this node is in term {self.raft.term}: no elections bring it so far "
-                "ahead, so nothing of this was taken; look at that node's data directory, and replace the node if it is damaged"
-            )
-
-    def check_copy(self, term: int, index: int, index_term: int) -> None:
-        """RemoteProtocolError if a copy of the ledger up to (index, index_term) cannot be that of a leader in ``term``."""
-        self.check_term(term)
-        if index_term > term or index > self.applied_index + limits.INDEX_LEAP_MAX:
-            raise RemoteProtocolError(
-                f"a peer in term {term} sent a copy of its ledger up to index {index} of term {index_term}, which no log "
-                "reaches; nothing of it was taken: look at that node's data directory, and replace the node if it is damaged"
-            )
-
-    def _open_entries(self, entries: list[EntryTriple]) -> None:
-        name, latest = (self.node, self.boot), self._horizon_ms_max()
-        for data, index, term in entries:
-            if self.log.term_at(index) == term:  # it is here already (Raft section 5.3)
-                continue
-            entry = opened(data, name, self._flying, latest)
-            if entry is not None:
-                self._kept.put(index, entry, self.log, self.applied_index)
 
     # -- the step -------------------------------------------------------------------------------------------------
 
@@ -356,7 +329,7 @@ class Replica:
     def _append(self, entry: bytes, commands: Sequence[Command], batch: Batch | None, asker: int | None) -> None:
         data = engine.REGULAR + entry
         index = self.raft.propose(data, asker)
-        self._kept.put(index, Opened(data, commands, batch), self.log, self.applied_index)
+        self._kept.put(index, Opened(data, commands, batch))
 
     def _seal(self, batch: Batch) -> None:
         self._seq += 1
@@ -394,7 +367,7 @@ class Replica:
 
     def _apply_entry(self, data: bytes, term: int, index: int) -> None:
         apply = self.ledger.apply
-        entry = self._kept.take(index, data) or self._opened_again(data)
+        entry = self._kept.take(index, data) or reopened(data, (self.node, self.boot), self._flying)
         batch = entry.batch
         if batch is None or self._flying.pop(batch.seq, None) is None:  # somebody else's, or ours and answered before
             for command in entry.commands:
@@ -406,16 +379,6 @@ class Replica:
             done(result)
         for _, reached in batch.barriers:
             reached((term, index))
-
-    def _opened_again(self, data: bytes) -> Opened:
-        """An entry that was in the log when this node started, or came when too many were kept."""
-        sealed = open_entry(data[1:])
-        ours = sealed.origin == self.node and sealed.boot == self.boot
-        batch = self._flying.get(sealed.seq) if ours else None
-        if batch is None:
-            return Opened(data, sealed.commands(), None)
-        check(batch.entry == data[1:], "the log has another entry under the name of one that this node proposed")
-        return Opened(data, batch.commands, batch)
 
     # -- deadlines ------------------------------------------------------------------------------------------------
 

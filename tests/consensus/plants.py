@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-from raftcoord.consensus import driver, engine, raft, replica, wire
+from raftcoord.consensus import driver, engine, entries, raft, replica, wire
 from raftcoord.consensus.guard import Guarded
 from raftcoord.consensus.identity import Identities
 from raftcoord.consensus.raft import Raft
@@ -204,7 +204,7 @@ def _known_commands(self: commands.Sealed) -> tuple[commands.Command, ...]:
 
 h9_an_unknown_command_is_skipped = replacing((commands.Sealed, "commands", _known_commands))
 h9_whatever_a_peer_proposes = replacing((replica, "acceptable", lambda *_: ()))
-h9_whatever_a_leader_sends = replacing((replica, "opened", lambda *_: None))
+h9_whatever_a_leader_sends = replacing((entries, "opened", lambda *_: None))
 
 
 # -- H10, H11, H12: elections -----------------------------------------------------------------------------------------

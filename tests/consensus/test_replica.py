@@ -11,6 +11,7 @@ from world import ANCHOR, TIMING, World
 
 from raftcoord import limits
 from raftcoord.consensus import engine, entries, replica
+from raftcoord.consensus.leaps import check_copy
 from raftcoord.consensus.log import RaftLog
 from raftcoord.consensus.replica import Replica, Store
 from raftcoord.core.commands import (
@@ -461,7 +462,7 @@ def test_what_came_in_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(3)
     leader = world.elect()
     follower = next(n for n in world.running if n != leader)
-    monkeypatch.setattr(replica, "open_entry", None)  # which applying would call
+    monkeypatch.setattr(replica, "reopened", None)  # which applying would call
     txids = [world.decide(n) for n in (leader, follower)]
     world.until(lambda: all(world.answer(txid) is not None for txid in txids))
     world.turns()
@@ -480,12 +481,11 @@ def test_what_is_too_much_to_be_kept_is_decoded_again(monkeypatch: pytest.Monkey
     ("index", "index_term"), [(limits.INDEX_LEAP_MAX + 2, 1), (5, 2)], ids=["an index", "a term beyond the sender's"]
 )
 def test_a_copy_up_to_where_no_log_reaches_is_refused(index: int, index_term: int) -> None:
-    one = one_of_three()
     with pytest.raises(RemoteProtocolError, match="which no log reaches"):
-        one.check_copy(1, index, index_term)
-    one.check_copy(1, limits.INDEX_LEAP_MAX + 1, 1)
+        check_copy(1, index, index_term, our_term=0, applied_index=1)
+    check_copy(1, limits.INDEX_LEAP_MAX + 1, 1, our_term=0, applied_index=1)
     with pytest.raises(RemoteProtocolError, match="no elections"):
-        one.check_copy(limits.TERM_LEAP_MAX + 1, 5, 1)
+        check_copy(limits.TERM_LEAP_MAX + 1, 5, 1, our_term=0, applied_index=1)
 
 
 def test_an_entry_of_an_unknown_kind_halts() -> None:

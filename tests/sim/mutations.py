@@ -12,7 +12,7 @@ from unittest import mock
 
 from plants import Plant, both, handling, replacing  # tests/consensus/plants.py
 
-from raftcoord.consensus import driver, replica
+from raftcoord.consensus import driver, entries, replica
 from raftcoord.consensus.guard import Guarded
 from raftcoord.consensus.raft import Raft
 from raftcoord.consensus.replica import Replica
@@ -383,5 +383,5 @@ plant("a sync that is left out after one that was not needed", (NodeDb, "write",
 
 # -- numbers and entries that no node would send ----------------------------------------------------------------------
 
-plant("a peer's term is believed, however far ahead", (Replica, "check_term", lambda self, term: None))
-plant("what a leader sends is appended unread", (replica, "opened", lambda *_: None))
+plant("a peer's term is believed, however far ahead", (replica, "check_term", lambda *_: None))
+plant("what a leader sends is appended unread", (entries, "opened", lambda *_: None))
