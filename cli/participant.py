@@ -1,21 +1,25 @@
-"""raftcoord participant run: a SQLite participant in this process."""
+"""raftcoord participant: a SQLite participant in this process, and which state goes by a participant's name."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from .options import Output, with_config, with_output
+from .options import Output, when, with_config, with_output
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from raftcoord.client.answers import ParticipantRow
     from raftcoord.config import Config
 
 
 @click.group()
 def participant() -> None:
-    """Run a participant."""
+    """Participants: run, ls, replace, forget."""
 
 
 @participant.command()
@@ -43,3 +47,79 @@ def run(name: str, db: Path, accounts: tuple[str, ...], config: Config, output: 
 
     opened = accounts_of(accounts)
     serve_accounts(db, name, config, opened, lambda ready: output.line({"participant": name, "ready": True}, ready))
+
+
+@participant.command()
+@with_config
+@with_output
+def ls(config: Config, output: Output) -> None:
+    """Participants, as one node knows them, and the identity of the state that goes by each name."""
+    from raftcoord.client.synchronous import Client
+
+    with Client.from_config(config, name="participant") as client:
+        rows = client.participants()
+    output.result({"participants": [row._asdict() for row in rows]}, lambda: _table(rows))
+
+
+@participant.command()
+@click.argument("name")
+@click.option("--as", "who", required=True, metavar="NAME", help="Who does this: a name or an address.")
+@click.option("--identity", help="Of the new state; without it, the one that was refused under this name.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@with_config
+@with_output
+def replace(name: str, who: str, identity: str | None, yes: bool, config: Config, output: Output) -> None:
+    """Give up the state that participant NAME had, for good, and take the new one for it.
+
+    The old one must be stopped, the new one running: it is refused until this is done. What the old state had prepared is lost
+    with it, and is reported as damage.
+    """
+    from raftcoord.client.synchronous import Client
+
+    _confirm(f"give up the state that participant {name} had, for good?", yes)
+    with Client.from_config(config, name="participant") as client:
+        done = client.replace_participant(name, who, identity=identity)
+    output.result(done, f"participant {name} is now the state {done['identity'][:8]}, in place of {done['before'][:8]}")
+
+
+@participant.command()
+@click.argument("name")
+@click.option("--as", "who", required=True, metavar="NAME", help="Who does this: a name or an address.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@with_config
+@with_output
+def forget(name: str, who: str, yes: bool, config: Config, output: Output) -> None:
+    """Forget which state goes by NAME, a participant that does not exist any more. The next one that comes under it is taken."""
+    from raftcoord.client.synchronous import Client
+
+    _confirm(f"forget which state participant {name} has?", yes)
+    with Client.from_config(config, name="participant") as client:
+        done = client.forget_participant(name, who)
+    output.result(done, f"participant {name} (state {done['before'][:8]}) is forgotten")
+
+
+def _confirm(question: str, yes: bool) -> None:
+    from raftcoord.errors import LocalProtocolError
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise LocalProtocolError(f"nobody can be asked: {question} Add -y")
+    click.confirm(question, abort=True, err=True)
+
+
+def _table(rows: list[ParticipantRow]) -> Table | str:
+    from rich import box
+    from rich.table import Table
+
+    if not rows:
+        return "no participants"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("name", "state", "since", "bound by", "connected", "refused"):
+        table.add_column(column, no_wrap=column in ("name", "state", "since"))
+    for row in rows:
+        by = f"{row.who}, in place of {row.before[:8]}" if row.who else "first admission" if row.identity else "-"
+        since = when(row.at_ms) if row.identity else "-"
+        refused = ", ".join(identity[:8] for identity in row.refused) or "-"
+        table.add_row(row.name, row.identity[:8] or "not known", since, by, str(row.sessions), refused)
+    return table

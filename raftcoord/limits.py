@@ -175,11 +175,17 @@ REDRIVE_STEP_MS: Final = 2
 RETIRE_EVERY_MS: Final = 60_000
 """How often the leader proposes to move the horizon (ms)."""
 
+PARTICIPANTS_MAX: Final = 4_096
+"""Participants whose state the ledger knows: whoever reaches a client port can make one up, and each is kept for ever."""
+
+PARTICIPANTS_REFUSED_MAX: Final = 8
+"""States that a node remembers as refused under one name, for the operator who replaces one; the oldest is dropped."""
+
 DAMAGES_MAX: Final = 500
 """Damages in one listing: each may bear REASON_LENGTH_MAX characters of four bytes, and all must fit in one frame."""
 
 WHO_LENGTH_MAX: Final = 64
-"""Characters of the name under which somebody acknowledges damage: a person's name or address, not a comment."""
+"""Characters of the name under which an operator's act is recorded: a person's name or address, not a comment."""
 
 ROWS_MAX: Final = 1_000
 """Transactions in one listing: a few milliseconds of reading, for which all others wait."""

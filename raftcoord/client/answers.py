@@ -34,6 +34,22 @@ class Damages(NamedTuple):
     total: int
 
 
+class ParticipantRow(NamedTuple):
+    """A participant at one node: the ``identity`` of its state ("": not known), bound by ``who`` ("": at the first admission).
+
+    ``before``: the identity that an operator replaced; ``sessions``: how many instances are connected to that node; ``refused``:
+    identities of other states that it has refused under this name.
+    """
+
+    name: str
+    identity: str
+    who: str
+    at_ms: int
+    before: str
+    sessions: int
+    refused: list[str]
+
+
 class UnreadableAnswer(RemoteProtocolError):
     """A node answered what this version cannot read. What it did is not known from that."""
 
@@ -119,6 +135,28 @@ def damage(result: Any) -> Damage:
                 return Damage(TxId(raw), branch, what, at_ms, who)
             except LocalProtocolError:
                 pass
+    raise UnreadableAnswer(result)
+
+
+def participants(result: Any) -> list[ParticipantRow]:
+    """The answer to participants."""
+    if type(result) is not list:
+        raise UnreadableAnswer(result)
+    return [_participant(item) for item in result]
+
+
+def _participant(result: Any) -> ParticipantRow:
+    match result:
+        case {
+            "name": str(name),
+            "identity": str(identity),
+            "who": str(who),
+            "at_ms": int(at_ms),
+            "before": str(before),
+            "sessions": int(sessions),
+            "refused": list(refused),
+        } if all(map(_is_text, refused)):
+            return ParticipantRow(name, identity, who, at_ms, before, sessions, refused)
     raise UnreadableAnswer(result)
 
 

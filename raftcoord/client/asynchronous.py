@@ -21,6 +21,7 @@ from raftcoord.client.damages import TIMEOUT_S, DamageRequests
 from raftcoord.client.deadlines import Deadlines
 from raftcoord.client.effort import PATIENCE_S, Ask, Effort, Lost, share_of
 from raftcoord.client.link import ClusterIdentity, Endpoint, Link
+from raftcoord.client.participants import ParticipantRequests
 from raftcoord.env import Env
 from raftcoord.errors import ConfigError, InDoubt, LocalProtocolError, RaftcoordError, Unavailable
 from raftcoord.rpc.codes import RpcError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from raftcoord.config import Config
 
 
-class AsyncClient(DamageRequests, TransactionRequests):
+class AsyncClient(DamageRequests, ParticipantRequests, TransactionRequests):
     """A client of one cluster. Make it with ``from_config`` or ``from_addresses``, and use it in one event loop.
 
     ``async with`` closes it; otherwise ``await client.close()``. A txid may be given as a TxId or as 32 hex digits. Every

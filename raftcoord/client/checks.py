@@ -144,11 +144,11 @@ def damage(value: object) -> str:
 
 
 def who(value: object) -> str:
-    """The name of whoever acknowledges damage."""
+    """The name of whoever does what is recorded."""
     if isinstance(value, str) and value.strip() and value.isprintable() and len(value) <= limits.WHO_LENGTH_MAX:
         return value
     raise LocalProtocolError(
-        f"{repr(value)[:80]} names nobody: say who has seen the damage, in 1 to {limits.WHO_LENGTH_MAX} printable characters"
+        f"{repr(value)[:80]} names nobody: say who does this, in 1 to {limits.WHO_LENGTH_MAX} printable characters"
     )
 
 

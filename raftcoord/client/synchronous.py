@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from raftcoord.client.answers import Damage, Damages, Row
+from raftcoord.client.answers import Damage, Damages, ParticipantRow, Row
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.client.damages import TIMEOUT_S
 from raftcoord.client.transaction import Transaction
@@ -156,6 +156,20 @@ class Client:
     def acknowledge(self, txid: TxId | str, branch: str, who: str, *, timeout: float = TIMEOUT_S) -> Damage:
         """See AsyncClient.acknowledge."""
         return self._run(lambda: self._client.acknowledge(txid, branch, who, timeout=timeout))
+
+    def participants(self, *, timeout: float = TIMEOUT_S) -> list[ParticipantRow]:
+        """See AsyncClient.participants."""
+        return self._run(lambda: self._client.participants(timeout=timeout))
+
+    def replace_participant(
+        self, name: str, who: str, *, identity: str | None = None, timeout: float = TIMEOUT_S
+    ) -> dict[str, Any]:
+        """See AsyncClient.replace_participant."""
+        return self._run(lambda: self._client.replace_participant(name, who, identity=identity, timeout=timeout))
+
+    def forget_participant(self, name: str, who: str, *, timeout: float = TIMEOUT_S) -> dict[str, Any]:
+        """See AsyncClient.forget_participant."""
+        return self._run(lambda: self._client.forget_participant(name, who, timeout=timeout))
 
     @property
     def resources(self) -> frozenset[str]:

@@ -98,6 +98,9 @@ class Consensus(View):
         """Called after the leader, or the term of its leadership, changed as seen from here."""
         self.on_founded: list[Callable[[str], None]] = []
         """Called once with the cluster's id, when it becomes known while running."""
+        self.on_bound: list[Callable[[], None]] = []
+        """Called after the ledger bound the name of a participant to another state."""
+        self._bound: object = self.ledger.participants
 
     # -- doing ----------------------------------------------------------------------------------------------------
 
@@ -316,6 +319,11 @@ class Consensus(View):
 
     def _tell(self) -> None:
         self._heed_enrolled()
+        bound = self.ledger.participants
+        if bound is not self._bound:
+            self._bound = bound
+            for rebound in self.on_bound:
+                rebound()
         leader, term, cluster = self._replica.raft.leader, self.term, self.ledger.cluster
         if (leader, term, cluster) == self._told:
             return

@@ -27,6 +27,7 @@ def ledger_of(stored: Stored, db: NodeDb) -> Ledger:
         floor=stored.floor,
         older=db.decision,
         enrolled=stored.enrolled,
+        participants=stored.participants,
     )
 
 

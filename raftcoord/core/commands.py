@@ -87,7 +87,21 @@ class Enroll(NamedTuple):
     identity: str
 
 
-Command = Decide | Complete | Retire | Found | Heuristic | Acknowledge | Enroll
+class Bind(NamedTuple):
+    """From now on participant ``name`` is the one whose state has this ``identity``, if it was ``before`` until now.
+
+    Identities are 32 hex digits. ``before`` "": nobody is bound yet (the first admission, ``who`` ""). ``identity`` "": forget
+    the name. ``who``: the operator who replaces or forgets. One that finds another identity than ``before`` changes nothing.
+    """
+
+    name: str
+    identity: str
+    before: str
+    who: str
+    at_ms: int
+
+
+Command = Decide | Complete | Retire | Found | Heuristic | Acknowledge | Enroll | Bind
 
 KINDS: Final[dict[int, type[Command]]] = {
     1: Decide,
@@ -97,7 +111,9 @@ KINDS: Final[dict[int, type[Command]]] = {
     5: Heuristic,
     6: Acknowledge,
     7: Enroll,
+    9: Bind,
 }
+"""8 was never given."""
 _KIND_OF: Final[dict[type[Command], int]] = {kind: number for number, kind in KINDS.items()}
 
 
@@ -243,6 +259,18 @@ def _decode_enroll(row: tuple[Any, ...]) -> Enroll | None:
     return None
 
 
+def _decode_bind(row: tuple[Any, ...]) -> Bind | None:
+    match row:
+        case (_, str(name), str(identity), str(before), str(who), int(at_ms)) if (
+            len(name) <= limits.NAME_LENGTH_MAX
+            and len(who) <= limits.WHO_LENGTH_MAX
+            and type(at_ms) is int
+            and all(not one or _IDENTITY.fullmatch(one) for one in (identity, before))
+        ):
+            return Bind(name, identity, before, who, at_ms)
+    return None
+
+
 _IDENTITY: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _VERDICTS: Final = {int(verdict): verdict for verdict in Verdict}
 _DECODERS: Final[dict[int, Callable[[tuple[Any, ...]], Command | None]]] = {
@@ -253,6 +281,7 @@ _DECODERS: Final[dict[int, Callable[[tuple[Any, ...]], Command | None]]] = {
     5: _decode_heuristic,
     6: _decode_acknowledge,
     7: _decode_enroll,
+    9: _decode_bind,
 }
 
 

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Final, NamedTuple
 
 from raftcoord import limits
-from raftcoord.core.commands import Acknowledge, Command, Complete, Decide, Enroll, Found, Heuristic, Retire
+from raftcoord.core.commands import Acknowledge, Bind, Command, Complete, Decide, Enroll, Found, Heuristic, Retire
 from raftcoord.errors import broken, check
 from raftcoord.types import State, TxId, Verdict, first_txid_of
 
@@ -124,7 +124,7 @@ class Changes(NamedTuple):
     enrolled: Mapping[str, str] | None = None
     """All that are enrolled, changed or not: name -> identity."""
     bindings: Mapping[str, Binding] | None = None
-    """The participants whose binding changed, by name."""
+    """The participants whose binding changed, by name. One without an identity is forgotten."""
 
     def __bool__(self) -> bool:
         others = (self.retire_before_ms, self.cluster, self.enrolled, self.bindings)
@@ -162,11 +162,14 @@ class Ledger:
         floor: bytes = b"",
         older: Callable[[TxId], Decision | None] = _nothing_older,
         enrolled: Mapping[str, str] | None = None,
+        participants: Iterable[Binding] = (),
     ) -> None:
         self.cluster = cluster
         self.horizon_ms = horizon_ms
         self.enrolled: Mapping[str, str] = dict(enrolled or {})
         """Node name -> identity, for nodes that were replaced. A change gives another object."""
+        self.participants: Mapping[str, Binding] = {binding.name: binding for binding in participants}
+        """Participant name -> which state goes by it, where that is known. A change gives another object."""
         self._bound = _bound_of(horizon_ms)  # a txid below it is older than the horizon
         self.floor = floor
         self._older = older
@@ -312,6 +315,19 @@ class Ledger:
         self._changes = self._changes._replace(enrolled=self.enrolled)
         return _CHANGED
 
+    def _bind(self, command: Bind, term: int, index: int) -> Done:
+        name, identity, before, who, at_ms = command
+        known = self.participants.get(name)
+        now = known.identity if known else ""
+        full = known is None and len(self.participants) >= limits.PARTICIPANTS_MAX
+        if now == identity or now != before or full:
+            return _UNCHANGED
+        made = Binding(name, identity, who, at_ms, before)
+        others = {other: binding for other, binding in self.participants.items() if other != name}
+        self.participants = {**others, name: made} if identity else others
+        self._changes = self._changes._replace(bindings={**(self._changes.bindings or {}), name: made})
+        return _CHANGED
+
     _RULES: ClassVar[dict[type, Callable[[Any, Any, int, int], Result]]] = {
         Decide: _decide,
         Complete: _complete,
@@ -320,6 +336,7 @@ class Ledger:
         Heuristic: _heuristic,
         Acknowledge: _acknowledge,
         Enroll: _enroll,
+        Bind: _bind,
     }
 
     def _put(self, decision: Decision) -> None:

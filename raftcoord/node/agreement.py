@@ -61,6 +61,10 @@ class Agreement(Protocol):
     def on_leader_change(self) -> list[Callable[[], None]]:
         """Called after the leader, or the term of its leadership, changed as seen from here."""
 
+    @property
+    def on_bound(self) -> list[Callable[[], None]]:
+        """Called after the ledger bound the name of a participant to another state, or forgot it."""
+
     async def start(self) -> None:
         """Take part in the cluster. ConfigError if the port cannot be had."""
 

@@ -14,6 +14,7 @@ from typing import Any
 from raftcoord import __version__, limits
 from raftcoord.config import Config
 from raftcoord.env import Env
+from raftcoord.node.admission import Admission
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.alarms import Alarms
 from raftcoord.node.completion import Completion
@@ -60,6 +61,7 @@ class Node:
             self.consensus,
             stored,
             self.sessions,
+            Admission(self.consensus, self.sessions, self._alarms, env),
             self.transactions,
             env,
             node=self.config.name,

@@ -89,10 +89,10 @@ def damage(value: object) -> str:
 
 
 def who(value: object) -> str:
-    """The name of whoever acknowledges damage."""
+    """The name of whoever does what is recorded."""
     if type(value) is not str or not value.strip() or not value.isprintable() or len(value) > limits.WHO_LENGTH_MAX:
         raise LocalProtocolError(
-            f"{str(value)[:80]!r} names nobody: say who has seen the damage, in 1 to {limits.WHO_LENGTH_MAX} printable characters"
+            f"{str(value)[:80]!r} names nobody: say who does this, in 1 to {limits.WHO_LENGTH_MAX} printable characters"
         )
     return value
 

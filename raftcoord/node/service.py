@@ -19,9 +19,11 @@ from raftcoord.core.commands import Complete, Decide
 from raftcoord.core.ledger import Decision, Result, Standing
 from raftcoord.env import Env
 from raftcoord.errors import LocalProtocolError, Overloaded, RaftcoordError, RemoteProtocolError, Unavailable
-from raftcoord.node import answers, replacement, requests
+from raftcoord.node import answers, requests
+from raftcoord.node.admission import Admission
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.damages import Damages
+from raftcoord.node.operating import Operating
 from raftcoord.node.sessions import Session, Sessions
 from raftcoord.node.transactions import Asked, Transactions
 from raftcoord.rpc.codes import unknown_method
@@ -51,6 +53,7 @@ class Service:
         agreement: Agreement,
         stored: StoredDecisions,
         sessions: Sessions,
+        admission: Admission,
         transactions: Transactions,
         env: Env,
         *,
@@ -62,12 +65,14 @@ class Service:
         self._agreement = agreement
         self._stored = stored
         self._sessions = sessions
+        self._admission = admission
         self._transactions = transactions
         self._env = env
         self._node = node
         self._cluster_name = cluster_name
         self._about = about
         self._damages = damages = Damages(agreement, env)
+        operating = Operating(agreement, admission, node)
         self._client_methods: dict[str, Method] = {
             "decide": self._decide,
             "submit": self._submit,
@@ -78,7 +83,10 @@ class Service:
             "node": self._describe,
             "txns": self._list,
             "show": self._show,
-            "replace": self._replace,
+            "replace": operating.replace_node,
+            "participants": operating.participants,
+            "replace_participant": operating.replace_participant,
+            "forget_participant": operating.forget_participant,
             "damages": damages.show,
             "report_damage": damages.report,
             "acknowledge": damages.acknowledge,
@@ -106,7 +114,9 @@ class Service:
                 raise Unavailable(
                     "the cluster is not founded yet: a majority of the nodes must be up; dial again in a moment"
                 )
-            conn.context = self._sessions.add(name, instance, conn)
+            self._sessions.check_free(name)
+            identity = self._admission.check(name, details.get("identity"))
+            conn.context = self._sessions.add(name, instance, conn, identity)
         elif role != "client":
             raise LocalProtocolError(
                 f"role {role[:60]!r} is not served on this port; it serves 'client' and 'participant'"
@@ -334,19 +344,6 @@ class Service:
                 conn.reply(request_id, True)
 
         self._agreement.propose(Complete(((txid, acknowledged),)), deadline, done)
-
-    # -- operating ------------------------------------------------------------------------------------------------
-
-    def _replace(self, conn: Connection, request_id: int, params: list[Any]) -> None:
-        (name,) = requests.params(params, "node")
-
-        def done(result: dict[str, Any] | RaftcoordError) -> None:
-            if isinstance(result, RaftcoordError):
-                conn.reply_failure(request_id, result)
-            else:
-                conn.reply(request_id, result)
-
-        replacement.replace(self._agreement, self._node, name, self._loop.time() + limits.ASK_MS / 1000, done)
 
     # -- showing --------------------------------------------------------------------------------------------------
 

@@ -21,12 +21,14 @@ log: Final = logging.getLogger("raftcoord.node")
 class Session:
     """One instance of the participant ``name``, as long as its connection lasts."""
 
-    __slots__ = ("conn", "instance", "name")
+    __slots__ = ("conn", "identity", "instance", "name")
 
-    def __init__(self, name: str, instance: str, conn: Connection) -> None:
+    def __init__(self, name: str, instance: str, conn: Connection, identity: str) -> None:
         self.name = name
         self.instance = instance
         self.conn = conn
+        self.identity = identity
+        """Of its state: 32 hex digits, or "" from one that gives none."""
 
     @property
     def busy(self) -> bool:
@@ -43,17 +45,12 @@ class Sessions:
         self.on_connected: list[Callable[[str], None]] = []
         """Called with a participant's name whenever an instance of it has connected."""
 
-    def add(self, name: str, instance: str, conn: Connection) -> Session:
+    def add(self, name: str, instance: str, conn: Connection, identity: str = "") -> Session:
         """An instance has said hello. An older session of the same instance is half dead and is closed.
 
-        Raises LocalProtocolError if that is the name of a resource: both would finish its branches.
+        The caller has made sure that ``identity`` may go by that name (admission.py).
         """
-        if name in self._resources:
-            raise LocalProtocolError(
-                f"{name!r} is a resource of this node's cluster.yaml, which the resolver finishes; give the participant "
-                "another name, or rename the resource on every node and start the nodes again"
-            )
-        made = Session(name, instance, conn)
+        made = Session(name, instance, conn, identity)
         sessions = self._by_name.setdefault(name, [])
         for old in [old for old in sessions if old.instance == instance]:
             sessions.remove(old)
@@ -63,6 +60,14 @@ class Sessions:
         for listener in self.on_connected:
             listener(name)
         return made
+
+    def check_free(self, name: str) -> None:
+        """Raise LocalProtocolError if ``name`` is that of a resource: both would finish its branches."""
+        if name in self._resources:
+            raise LocalProtocolError(
+                f"{name!r} is a resource of this node's cluster.yaml, which the resolver finishes; give the participant "
+                "another name, or rename the resource on every node and start the nodes again"
+            )
 
     def check_participant(self, name: str) -> None:
         """Raise LocalProtocolError if ``name`` is that of a resource, which is asked for no vote here."""
@@ -92,6 +97,10 @@ class Sessions:
             return None if only.conn.closed or only is but else only
         live = [session for session in sessions if not session.conn.closed and session is not but]
         return min(live, key=lambda session: session.conn.open_calls, default=None)
+
+    def of(self, name: str) -> list[Session]:
+        """The live sessions of ``name``."""
+        return [session for session in self._by_name.get(name, ()) if not session.conn.closed]
 
     def names(self) -> list[str]:
         """The participants that are connected here, sorted."""

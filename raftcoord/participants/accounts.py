@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import sqlite3
 import threading
@@ -28,6 +29,7 @@ from raftcoord.types import TxId, Verdict
 
 T = TypeVar("T")
 
+_IDENTITY: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _VERSION: Final = 1
 _BUSY_MS: Final = 1_000
 _TABLES: Final = {
@@ -97,6 +99,13 @@ class AccountsFile:
             self._one("SELECT value FROM meta WHERE name = ?", name, bytes, f"the entry {name!r} of its table meta")
             or b""
         )
+
+    def identity(self) -> str:
+        """The identity of the state in this file: 32 hex digits, "" if it has none yet. CorruptionError for anything else."""
+        stored = self.meta("identity").decode("ascii", "replace")
+        if stored and _IDENTITY.fullmatch(stored) is None:
+            raise CorruptionError(_corrupt(self.path, "its identity is not what was written"))
+        return stored
 
     def amount(self, key: str) -> int | None:
         """An account's amount, None if there is no such account. For the writing thread."""

@@ -272,6 +272,30 @@ class ParticipantConformance:
                 subject.join(OTHER_CLUSTER)
             subject.join(CLUSTER)
 
+    # -- 10: the identity of the state ----------------------------------------------------------------------------
+
+    def test_the_identity_stays_with_the_state(self, tmp_path: Path) -> None:
+        """Obligation 10."""
+        for subject in self._subjects(tmp_path):
+            identity = subject.identity()
+            owed(
+                len(identity) == 32 and set(identity) <= set("0123456789abcdef"),
+                10,
+                f"identity() gave {identity!r}, not 32 hex digits: make them with os.urandom(16).hex() when the state is new, "
+                "and keep them with it",
+            )
+            txid = TxId.new()
+            subject.must_prepare(txid, self.good_payload(1))
+            subject.commit(txid)
+            owed(subject.identity() == identity, 10, "a transaction changed the identity")
+            subject.restart()
+            owed(subject.identity() == identity, 10, "the identity was lost in a crash")
+
+    def test_another_state_has_another_identity(self, tmp_path: Path) -> None:
+        """Obligation 10."""
+        identities = [identity for subject in self._subjects(tmp_path) if (identity := subject.identity())]
+        owed(len(set(identities)) == len(identities), 10, "two states have the same identity: it must be random")
+
     # -- batches --------------------------------------------------------------------------------------------------
 
     def test_a_batch_answers_each_request_once_and_lets_none_spoil_another(self, tmp_path: Path) -> None:

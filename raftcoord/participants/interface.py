@@ -6,7 +6,8 @@ A participant is a service that votes on its branch of a transaction and then do
 Who calls, and in which order. One worker (``raftcoord.participants.worker``) calls every method from ONE thread, one call
 at a time. For one txid:
 
-    join(cluster)      once, at each start, before anything else
+    identity()         once, at each start, before anything else
+    join(cluster)      once, at each start, before what follows
     prepare            at most one that answers yes; it may be repeated after a yes, because an answer may be lost
     commit or abort    after the outcome is decided; repeated until it returns; then perhaps again, days later
     prepared()         at start and now and then, to find what is in doubt
@@ -26,6 +27,10 @@ Obligations
 8. ``abort`` of a txid that is committed here raises ``AlreadyCommitted`` and changes nothing.
 9. ``join`` remembers the first cluster it is given, durably, and raises ``WrongCluster`` for any other: another cluster does
    not know this one's transactions and would answer ABORTED for a committed one.
+10. ``identity`` gives 32 hex digits that belong to the state: made at random when the state is new, durable before they are given
+   for the first time, the same ever after. Whoever shares the state gives the same. The cluster admits one identity under a
+   name, so that a second state (an empty directory, a file of last week) cannot take over branches that it knows nothing of.
+   A copy of the state has the same identity: it must never serve beside the original.
 
 The table of states and requests behind 4, 5, 6 and 8 is ``raftcoord.core.participant.TABLE``.
 """
@@ -86,6 +91,14 @@ Reply = Vote | RaftcoordError | None
 
 class Participant(abc.ABC):
     """Derive from this. ``prepare``, ``commit``, ``abort`` and ``prepared`` are enough; ``run`` is for those who batch."""
+
+    def identity(self) -> str:
+        """The identity of the state: 32 hex digits (obligation 10).
+
+        "", which is what a participant of an older release gives: the cluster cannot tell its states from each other, and admits
+        it only while the name belongs to no known state.
+        """
+        return ""
 
     @abc.abstractmethod
     def join(self, cluster: str) -> None:

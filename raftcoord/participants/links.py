@@ -69,9 +69,11 @@ class Owner(Protocol):
 
 
 class Link:
-    """One node, dialed again and again. ``details``: what the hello says."""
+    """One node, dialed again and again. ``name``: the participant's; ``details``: what the hello says, asked for each."""
 
-    def __init__(self, address: Address, details: Mapping[str, str], env: Env, owner: Owner) -> None:
+    def __init__(
+        self, address: Address, name: str, details: Callable[[], Mapping[str, str]], env: Env, owner: Owner
+    ) -> None:
         self.address = address
         self.node = str(address)
         self.refused = ""
@@ -86,12 +88,12 @@ class Link:
             address.port,
             self,
             role="participant",
-            details=lambda: dict(details),
+            details=lambda: dict(details()),
             rng=env.rng,
             on_up=self._up,
             on_down=lambda reason: None,
             max_frame_bytes=limits.CLIENT_FRAME_BYTES_MAX,
-            label=f"participant {details['name']} to {address}",
+            label=f"participant {name} to {address}",
         )
 
     @property

@@ -72,10 +72,12 @@ class SqliteParticipant(Participant):
         *,
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         retention_ms: int = limits.PARTICIPANT_RETENTION_MS,
+        entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._file = AccountsFile(Path(path))
         self._wall_ms = wall_ms
         self._retention_ms = retention_ms
+        self._entropy = entropy
         self._dead: RaftcoordError | None = None
         self._changes = Changes()
         self._replies: list[tuple[Request, Reply]] = []  # of the batch that is being served
@@ -149,6 +151,14 @@ class SqliteParticipant(Participant):
         return True
 
     # -- the interface --------------------------------------------------------------------------------------------
+
+    def identity(self) -> str:
+        """The file's identity, made when it is asked for first."""
+        identity = self._file.identity()
+        if not identity:
+            identity = self._entropy(16).hex()
+            self._file.write(Changes(meta={"identity": identity.encode()}))
+        return identity
 
     def join(self, cluster: str) -> None:
         """Remember the cluster's id, or raise WrongCluster."""

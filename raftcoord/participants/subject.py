@@ -87,6 +87,10 @@ class Subject:
             raise AssertionError("the participant was dropped")
         return self._participant
 
+    def identity(self) -> str:
+        """One step."""
+        return self._step().identity()
+
     def join(self, cluster: str) -> None:
         """One step."""
         self._step().join(cluster)

@@ -79,8 +79,8 @@ class Worker:
         self._name = checked_name(name, "participant")
         self._env = env
         self._executor = executor
-        details = {"name": self._name, "instance": f"{env.rng.getrandbits(64):016x}"}
-        self._links = [Link(address, details, env, self) for address in addresses]
+        self._hello = {"name": self._name, "instance": f"{env.rng.getrandbits(64):016x}"}
+        self._links = [Link(address, self._name, lambda: self._hello, env, self) for address in addresses]
         self._cluster = ""
         self._newcomers: list[tuple[Link, Connection, str]] = []
         self._queue: deque[Arrival] = deque()
@@ -96,9 +96,10 @@ class Worker:
     async def run(self) -> None:
         """Serve until ``stop``. Raises what the participant's ``run`` raised, or WrongCluster if every node is refused."""
         executor = self._executor or ThreadPoolExecutor(1, thread_name_prefix=f"participant {self._name}")
-        for link in self._links:
-            link.start()
         try:
+            await self._introduce(executor)
+            for link in self._links:
+                link.start()
             while not self._stopping:
                 await self._wake.wait()
                 self._wake.clear()
@@ -143,6 +144,18 @@ class Worker:
             raise Overloaded(f"participant {self._name} has {waiting} requests waiting: try again later")
         self._queue.append(arrival)
         self._wake.set()
+
+    async def _introduce(self, executor: Executor) -> None:
+        """Ask the participant for the identity of its state, which every hello gives."""
+        identity = await asyncio.get_running_loop().run_in_executor(executor, self._participant.identity)
+        if identity:
+            self._hello["identity"] = identity
+        else:
+            _log.warning(
+                "participant %s gives no identity of its state: give it the method identity() of Participant, so that no "
+                "other state can serve under its name",
+                self._name,
+            )
 
     # -- the cluster ----------------------------------------------------------------------------------------------
 

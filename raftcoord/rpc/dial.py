@@ -14,7 +14,7 @@ import ssl as tls
 from collections.abc import Callable
 from typing import Any, Final
 
-from raftcoord.errors import RaftcoordError, Unavailable
+from raftcoord.errors import LocalProtocolError, RaftcoordError, Unavailable
 from raftcoord.rpc import codes
 from raftcoord.rpc.codes import RpcError
 from raftcoord.rpc.connection import Connection, Handler, log
@@ -177,7 +177,7 @@ class Dialer:
             )
         except RaftcoordError as error:
             if self.conn is None:
-                self._failed(str(error))
+                self._failed(str(error), refused=isinstance(error, LocalProtocolError))
                 return
         except Exception as error:  # a bug; but a dialer that ends in silence would cut this node off for ever
             self._failed(f"dialing failed by a bug in raftcoord, please report it: {error!r}", error)
@@ -187,10 +187,11 @@ class Dialer:
         self.last_error = reason
         self._on_down(reason)
 
-    def _failed(self, reason: str, bug: Exception | None = None) -> None:
+    def _failed(self, reason: str, bug: Exception | None = None, *, refused: bool = False) -> None:
+        """``refused``: by the other end, for good as long as this end is what it is."""
         if self.last_error != reason:
             self.last_error = reason
-            log.log(logging.ERROR if bug else logging.INFO, "%s: %s", self._label, reason, exc_info=bug)
+            log.log(logging.ERROR if bug or refused else logging.INFO, "%s: %s", self._label, reason, exc_info=bug)
 
     def _up(self, conn: Connection, hello: dict[str, Any]) -> None:
         conn.on_end = self._down

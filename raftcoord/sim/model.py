@@ -10,7 +10,18 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from raftcoord.consensus import engine
-from raftcoord.core.commands import Acknowledge, Command, Complete, Decide, Enroll, Found, Heuristic, Retire, open_entry
+from raftcoord.core.commands import (
+    Acknowledge,
+    Bind,
+    Command,
+    Complete,
+    Decide,
+    Enroll,
+    Found,
+    Heuristic,
+    Retire,
+    open_entry,
+)
 from raftcoord.core.ledger import Ledger
 from raftcoord.types import State, TxId, Verdict
 
@@ -35,6 +46,7 @@ class Model:
         self.cluster = ""
         self.damages: dict[tuple[TxId, str], str] = {}
         self.enrolled: dict[str, str] = {}
+        self.bound: dict[str, str] = {}
 
     def apply(self, command: Command, term: int, index: int) -> Decided | None:
         """Apply the next command; the decision, if this command made one."""
@@ -55,6 +67,9 @@ class Model:
                 self.cluster = self.cluster or cluster
             case Enroll(name, identity):
                 self.enrolled[name] = identity
+            case Bind(name, identity, before):
+                if self.bound.get(name, "") == before:
+                    self.bound[name] = identity
             case Heuristic(txid, branch):
                 self.damages.setdefault((txid, branch), "")
             case Acknowledge(txid, branch, who):
@@ -98,6 +113,9 @@ def difference(ledger: Ledger, model: Model, txids: Iterable[TxId]) -> tuple[TxI
         )
     if dict(ledger.enrolled) != model.enrolled:
         return None, f"has enrolled {dict(ledger.enrolled)}, not {model.enrolled}"
+    bound = {binding.name: binding.identity for binding in ledger.participants.values()}
+    if bound != {name: identity for name, identity in model.bound.items() if identity}:
+        return None, f"has bound {bound}, not {model.bound}"
     if {(damage.txid, damage.branch): damage.acknowledged_by for damage in ledger.damages()} != model.damages:
         return None, "has other damage recorded than the log"
     for txid in txids:

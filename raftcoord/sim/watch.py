@@ -154,6 +154,10 @@ class WatchedParticipant(Participant):
         self._point = point
         self._watcher = watcher
 
+    def identity(self) -> str:
+        """As the real one."""
+        return self.real.identity()
+
     def join(self, cluster: str) -> None:
         """As the real one."""
         self.real.join(cluster)

@@ -260,7 +260,7 @@ class Workload:
 
 def bank(directory: Path, env: Env) -> Participant:
     """The participant of which the banks are made, if the caller names no others."""
-    made = SqliteParticipant(directory / "bank.db", wall_ms=env.wall_ms)
+    made = SqliteParticipant(directory / "bank.db", wall_ms=env.wall_ms, entropy=env.rng.randbytes)
     made.open_accounts_once(dict.fromkeys(ACCOUNTS, OPENING))
     return made
 

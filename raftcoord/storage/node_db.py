@@ -261,7 +261,10 @@ class NodeDb:
         for damage in w.changes.damages.values():
             execute("INSERT OR REPLACE INTO damages VALUES(?, ?, ?, ?)", damage_row(damage))
         for binding in (w.changes.bindings or {}).values():
-            execute("INSERT OR REPLACE INTO participants VALUES(?, ?, ?)", binding_row(binding))
+            name, record, crc = binding_row(binding)
+            execute("DELETE FROM participants WHERE name = ?", (name,))
+            if binding.identity:
+                execute("INSERT INTO participants VALUES(?, ?, ?)", (name, record, crc))
         if w.changes.retire_before_ms is not None:  # after the puts: one of them may be forgotten at once
             bound = first_txid_of(min(w.changes.retire_before_ms, _TXID_MS_MAX))
             execute("DELETE FROM decisions WHERE txid < ? AND flags <> 3", (bound,))

@@ -8,11 +8,12 @@ import pytest
 from world import EPOCH_MS, World
 
 from raftcoord import limits
-from raftcoord.core.commands import Acknowledge, Command, Complete, Decide, Enroll, Found, Heuristic, Retire
+from raftcoord.core.commands import Acknowledge, Bind, Command, Complete, Decide, Enroll, Found, Heuristic, Retire
 from raftcoord.core.ledger import Standing
 from raftcoord.errors import RaftcoordError
 from raftcoord.types import TxId, Verdict
 
+ONE, OTHER = "01" * 16, "02" * 16
 BRANCHES = ("a", "b", "c")
 SEEDS = range(60)
 
@@ -87,7 +88,10 @@ class Storm:
             return Found(rng.randbytes(8).hex())
         if choice < 0.965:
             return Enroll(f"n{rng.randrange(3)}", rng.randbytes(16).hex())
-        if choice < 0.98:
+        if choice < 0.97:
+            one, other = (rng.choice((ONE, OTHER, "")) for _ in range(2))
+            return Bind(rng.choice(BRANCHES), one, other, "", now_ms)
+        if choice < 0.985:
             return Heuristic(txid, rng.choice(BRANCHES), "rolled back by hand", now_ms)
         return Acknowledge(txid, rng.choice(BRANCHES), "anna", now_ms)
 

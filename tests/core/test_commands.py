@@ -13,6 +13,7 @@ from raftcoord.core.commands import (
     FORMAT,
     KINDS,
     Acknowledge,
+    Bind,
     Command,
     Complete,
     Decide,
@@ -31,6 +32,7 @@ txids = st.builds(TxId.new, st.integers(0, (1 << 48) - 1), st.binary(min_size=10
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 branches = st.lists(texts, max_size=4).map(tuple)
 times = st.integers(0, (1 << 63) - 1)
+identities = st.binary(min_size=16, max_size=16).map(bytes.hex)
 commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(Decide, txids, st.sampled_from(Verdict), branches, texts, texts, times),
     st.builds(Complete, st.lists(st.tuples(txids, branches), max_size=4).map(tuple)),
@@ -38,7 +40,8 @@ commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(Found, texts),
     st.builds(Heuristic, txids, texts, texts, times),
     st.builds(Acknowledge, txids, texts, texts, times),
-    st.builds(Enroll, texts, st.binary(min_size=16, max_size=16).map(bytes.hex)),
+    st.builds(Enroll, texts, identities),
+    st.builds(Bind, texts, identities, identities | st.just(""), texts, times),
 )
 names = st.integers(0, (1 << 64) - 1)
 T = TxId.new(1, bytes(10))
@@ -61,6 +64,7 @@ def test_every_kind_of_command_has_a_number_that_never_changes() -> None:
         (5, Heuristic),
         (6, Acknowledge),
         (7, Enroll),
+        (9, Bind),
     ]
     assert msgpack.packb(FORMAT) == b"\x01"
 
@@ -88,7 +92,7 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=8) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
     max_leaves=20,
 )
-rows = st.builds(lambda kind, fields: [kind, *fields], st.integers(0, 8), st.lists(anything, max_size=7))
+rows = st.builds(lambda kind, fields: [kind, *fields], st.integers(0, 12), st.lists(anything, max_size=7))
 
 
 @given(

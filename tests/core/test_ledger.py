@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raftcoord import limits
-from raftcoord.core.commands import Acknowledge, Command, Complete, Decide, Enroll, Found, Heuristic, Retire
-from raftcoord.core.ledger import Changes, Damage, Decision, Done, Ledger, Result, Standing
+from raftcoord.core.commands import Acknowledge, Bind, Command, Complete, Decide, Enroll, Found, Heuristic, Retire
+from raftcoord.core.ledger import Binding, Changes, Damage, Decision, Done, Ledger, Result, Standing
 from raftcoord.errors import Halt
 from raftcoord.types import State, TxId, Verdict, first_txid_of
 
@@ -238,6 +238,40 @@ def test_no_more_names_are_enrolled_than_a_cluster_may_have_nodes() -> None:
     assert len(ledger.enrolled) == most
 
 
+def test_a_name_is_bound_to_the_first_state_and_changed_by_nobody_but_an_operator() -> None:
+    ledger = Applied()
+    before = ledger.participants
+    assert ledger.do(Bind("a", ONE, "", "", 5)) == Done(True)
+    assert ledger.do(Bind("a", ONE, "", "", 6)) == Done(False)
+    assert ledger.do(Bind("a", OTHER, "", "", 7)) == Done(False)
+    assert ledger.do(Bind("a", OTHER, OTHER, "ops", 8)) == Done(False)
+    assert (dict(ledger.participants), before) == ({"a": Binding("a", ONE, "", 5, "")}, {})
+    assert ledger.do(Bind("a", OTHER, ONE, "ops", 9)) == Done(True)
+    assert ledger.do(Bind("a", OTHER, ONE, "ops", 9)) == Done(False), "proposed again, because its fate was not known"
+    assert ledger.participants["a"] == Binding("a", OTHER, "ops", 9, ONE)
+    assert ledger.changed_count == 1
+    assert ledger.take_changes().bindings == {"a": Binding("a", OTHER, "ops", 9, ONE)}
+
+
+def test_a_name_that_is_forgotten_is_free() -> None:
+    ledger = Applied()
+    assert ledger.do(Bind("a", "", "", "ops", 1)) == Done(False)
+    ledger.do(Bind("a", ONE, "", "", 1))
+    assert ledger.do(Bind("a", "", OTHER, "ops", 2)) == Done(False)
+    assert ledger.do(Bind("a", "", ONE, "ops", 3)) == Done(True)
+    assert not ledger.participants
+    assert ledger.take_changes().bindings == {"a": Binding("a", "", "ops", 3, ONE)}
+    assert ledger.do(Bind("a", OTHER, "", "", 4)) == Done(True)
+
+
+def test_no_more_participants_are_bound_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PARTICIPANTS_MAX", 3)
+    ledger = Applied()
+    assert all(ledger.do(Bind(f"p{number}", ONE, "", "", 1)) == Done(True) for number in range(3))
+    assert ledger.do(Bind("one-more", ONE, "", "", 1)) == Done(False)
+    assert ledger.do(Bind("p0", OTHER, ONE, "ops", 1)) == Done(True)
+
+
 def test_damage_is_recorded_once_and_acknowledged_once() -> None:
     ledger = Applied()
     assert ledger.do(Acknowledge(T, "a", "anna", 1)) == Done(False)
@@ -268,6 +302,14 @@ commands = st.one_of(
     st.builds(Found, st.sampled_from(["00112233aabbccdd", "ffffffffffffffff"])),
     st.builds(Heuristic, txids, st.sampled_from(["a", "b"]), st.just("by hand"), st.integers(0, 9)),
     st.builds(Enroll, st.sampled_from(["n1", "n2"]), st.sampled_from([ONE, OTHER])),
+    st.builds(
+        Bind,
+        st.sampled_from(["a", "b"]),
+        st.sampled_from([ONE, OTHER, ""]),
+        st.sampled_from([ONE, OTHER, ""]),
+        st.just("x"),
+        st.just(1),
+    ),
     st.builds(Acknowledge, txids, st.sampled_from(["a", "b"]), st.just("anna"), st.integers(0, 9)),
 )
 
@@ -281,6 +323,7 @@ class Disk:
     cluster: str = ""
     horizon_ms: int = 0
     enrolled: Mapping[str, str] | None = None
+    participants: dict[str, Binding] = field(default_factory=dict)
     index: int = 1
 
     def write(self, changes: Changes, index: int) -> None:
@@ -290,6 +333,8 @@ class Disk:
             self.cluster = changes.cluster
         if changes.enrolled is not None:
             self.enrolled = changes.enrolled
+        self.participants.update(changes.bindings or {})
+        self.participants = {name: binding for name, binding in self.participants.items() if binding.identity}
         if changes.retire_before_ms is not None:
             self.horizon_ms = changes.retire_before_ms
             bound = first_txid_of(self.horizon_ms)
@@ -309,6 +354,7 @@ class Disk:
             floor=floor,
             older=lambda txid: self.decisions.get(txid),
             enrolled=self.enrolled,
+            participants=self.participants.values(),
         )
 
 
@@ -320,6 +366,7 @@ def same(one: Ledger, other: Ledger) -> None:
     assert one.open_count == other.open_count
     assert (one.cluster, one.horizon_ms, one.enrolled) == (other.cluster, other.horizon_ms, other.enrolled)
     assert set(one.damages()) == set(other.damages())
+    assert one.participants == other.participants
 
 
 @given(st.lists(commands, max_size=40), st.integers(1, 4), st.randoms(use_true_random=False))

@@ -68,6 +68,7 @@ class LocalConsensus:
         self.proposed: list[Command] = []
         self.waiting: list[tuple[Command | None, Callable[[int], None]]] = []
         self.on_leader_change: list[Callable[[], None]] = []
+        self.on_bound: list[Callable[[], None]] = []
         self._answers: dict[int, Callable[[Result | None], None]] = {}
 
     async def start(self) -> None:
@@ -179,8 +180,12 @@ class LocalConsensus:
         while not self.behind and self.applied_index < len(self.log.entries):
             index = self.applied_index + 1
             term, command = self.log.entries[index - 1]
+            bound = self.ledger.participants
             result = None if command is None else self.ledger.apply(command, term, index)
             self.applied_index, self.applied_term = index, term
+            if self.ledger.participants is not bound:
+                for rebound in self.on_bound:
+                    rebound()
             answer = self._answers.pop(index, None)
             if answer is not None:
                 answer(result)

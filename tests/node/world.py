@@ -14,6 +14,7 @@ from raftcoord import limits
 from raftcoord.config import Address, Config, NodeConfig
 from raftcoord.core.ledger import Decision
 from raftcoord.env import Env
+from raftcoord.errors import Unavailable
 from raftcoord.node.node import Node
 from raftcoord.resource_config import ResourceConfig
 from raftcoord.rpc.codes import RpcError
@@ -176,14 +177,25 @@ class Bank(End):
         self.silent: list[tuple[Connection, int]] = []
         self.conns: list[Connection] = []
         self.instance = f"{name}-1"
+        self.identity = ""
 
     async def join(self, *served: Served) -> Bank:
         """Connect to each node."""
         for one in served:
-            conn, hello = await dial(one, self, "participant", {"name": self.name, "instance": self.instance})
+            conn, hello = await self._dial(one)
             assert hello["cluster"]
             self.conns.append(conn)
         return self
+
+    async def _dial(self, served: Served) -> tuple[Connection, dict[str, Any]]:
+        """Dial until it is not refused for a moment only, as a worker does."""
+        details = {"name": self.name, "instance": self.instance, "identity": self.identity}
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    return await dial(served, self, "participant", details)
+                except Unavailable:
+                    await asyncio.sleep(0.002)
 
     def leave(self) -> None:
         """End every connection."""

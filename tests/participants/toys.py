@@ -6,6 +6,7 @@ docs/tutorial.md does.
 
 import copy
 import json
+import os
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ class Toy(Participant):
     def __init__(self, directory: Path) -> None:
         self.file = directory / "toy.json"
         self.state: dict[str, Any] = {"cluster": "", "prepared": {}, "since": {}, "finished": {}, "words": []}
+        self.state["identity"] = ""
         if self.file.exists():
             self.state = json.loads(self.file.read_text())
 
@@ -44,6 +46,11 @@ class Toy(Participant):
         key = str(txid)
         known = "prepared" if key in self.state["prepared"] else self.state["finished"].get(key, "unknown")
         return TABLE[BranchState(known), ask].action
+
+    def identity(self) -> str:
+        if not self.state["identity"]:
+            self.save({**self.state, "identity": os.urandom(16).hex()})
+        return str(self.state["identity"])
 
     def join(self, cluster: str) -> None:
         if self.state["cluster"] not in ("", cluster):
@@ -195,6 +202,32 @@ class UndoesACommit(Toy):
 class ForgetsItsCluster(Toy):
     def join(self, cluster: str) -> None:
         pass
+
+
+class ForgetsItsIdentity(Toy):
+    def identity(self) -> str:
+        return os.urandom(16).hex()
+
+
+class IdentityInMemory(Toy):
+    def identity(self) -> str:
+        if not self.state["identity"]:
+            self.state["identity"] = os.urandom(16).hex()
+        return str(self.state["identity"])
+
+    def save(self, state: dict[str, Any]) -> None:
+        super().save({**state, "identity": ""})
+        self.state = state
+
+
+class IdentityOfTheProgram(Toy):
+    def identity(self) -> str:
+        return "ab" * 16
+
+
+class WithoutIdentity(Toy):
+    def identity(self) -> str:
+        return ""
 
 
 class ShowsTooEarly(Toy):

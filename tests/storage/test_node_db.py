@@ -155,6 +155,19 @@ def test_a_later_put_replaces_the_record(tmp_path: Path) -> None:
     db.close()
 
 
+def test_a_participant_is_bound_replaced_and_forgotten(tmp_path: Path) -> None:
+    first, second = BINDINGS
+    for binding, left in (
+        (first, [first]),
+        (second, [first, second]),
+        (first._replace(identity="ab" * 16), [first._replace(identity="ab" * 16), second]),
+        (second._replace(identity=""), [first._replace(identity="ab" * 16)]),
+    ):
+        with closing(opened(tmp_path)) as db:
+            db.write(write(changes=NOTHING._replace(bindings={binding.name: binding})))
+            assert db.load().participants == left
+
+
 def test_damage_is_kept_and_acknowledged(tmp_path: Path) -> None:
     db = opened(tmp_path)
     damage = Damage(txid(1), "bank-a", "committed by hand", START_MS, "")

@@ -1,0 +1,59 @@
+"""What operators ask of a node: taking a new node or a new state for one that is lost.
+
+Owed: an answer that says what is recorded, or what is to be done first. Each change is in the ledger, under the name of
+whoever made it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from raftcoord import limits
+from raftcoord.errors import RaftcoordError
+from raftcoord.node import replacement, requests
+from raftcoord.node.admission import Admission
+from raftcoord.node.agreement import Agreement
+from raftcoord.rpc.connection import Connection
+
+
+class Operating:
+    """The requests of operators, of one node's client port. ``node``: its name."""
+
+    def __init__(self, agreement: Agreement, admission: Admission, node: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._agreement = agreement
+        self._admission = admission
+        self._node = node
+
+    def replace_node(self, conn: Connection, request_id: int, params: list[Any]) -> None:
+        """See replacement.py."""
+        (name,) = requests.params(params, "node")
+        deadline = self._loop.time() + limits.ASK_MS / 1000
+        replacement.replace(self._agreement, self._node, name, deadline, _answering(conn, request_id))
+
+    def participants(self, conn: Connection, request_id: int, params: list[Any]) -> None:
+        """Which state goes by which name, as this node knows it."""
+        requests.params(params)
+        conn.reply(request_id, self._admission.listed())
+
+    def replace_participant(self, conn: Connection, request_id: int, params: list[Any]) -> None:
+        """See admission.py."""
+        name, identity, who = requests.params(params, "name", "identity", "who")
+        self._admission.replace(name, identity, requests.who(who), _answering(conn, request_id))
+
+    def forget_participant(self, conn: Connection, request_id: int, params: list[Any]) -> None:
+        """See admission.py."""
+        name, who = requests.params(params, "name", "who")
+        self._admission.forget(name, requests.who(who), _answering(conn, request_id))
+
+
+def _answering(conn: Connection, request_id: int) -> Callable[[dict[str, Any] | RaftcoordError], None]:
+    def done(result: dict[str, Any] | RaftcoordError) -> None:
+        if isinstance(result, RaftcoordError):
+            conn.reply_failure(request_id, result)
+        else:
+            conn.reply(request_id, result)
+
+    return done
