@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from .options import Output, with_config, with_output
+from .telling import reading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +41,7 @@ def up(detach: bool, config: Config, output: Output) -> None:
     if config.resources:
         logs.append(_Log(_RESOLVER, cluster.resolver.log_path))
     output.progress(f"starting the nodes of {config.path}: {', '.join(node.name for node in config.nodes)}")
-    started = cluster.start_all()
+    started = cluster.start_all(on_reading=reading(output))
     try:
         resolver_started = cluster.start_resolver()
     except BaseException:  # also Ctrl-C

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from .options import Output, with_config, with_output
+from .telling import reading
 
 if TYPE_CHECKING:
     from raftcoord.config import Config
@@ -31,7 +32,7 @@ def node() -> None:
 def start(name: str, config: Config, output: Output) -> None:
     """Start node NAME in the background and wait until it is ready."""
     cluster = _cluster(config)
-    cluster.start(name)
+    cluster.start(name, on_reading=reading(output))
     output.result({"node": name, "pid": cluster.pid(name)}, f"node {name} is ready (pid {cluster.pid(name)})")
 
 

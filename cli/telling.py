@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -56,6 +57,16 @@ class Teller:
             self._status.console.print(line, markup=False)
         else:
             click.echo(line)
+
+
+def reading(output: Output) -> Callable[[str, str], None]:
+    """Tells how far a node has come with reading what it has stored: on stderr, because the result goes to stdout."""
+
+    def tell(what: str, text: str) -> None:
+        node = what.removeprefix("node ")
+        click.echo(json.dumps({"node": node, "reading": text}) if output.as_json else f"{what}: {text}", err=True)
+
+    return tell
 
 
 def verdict_text(held: bool, verdict: str) -> str:

@@ -301,3 +301,11 @@ held until it can."""
 
 RESOLVER_FORGET_MS: Final = 60_000
 """How often marks that nothing can ask for any more are deleted (ms)."""
+
+# -- logs ---------------------------------------------------------------------------------------------------------
+LOG_BYTES_MAX: Final = 16 << 20
+"""Bytes of one log file of a process that was started in the background. A healthy node writes a few lines a day;
+this is more than anybody reads, and quickly searched."""
+
+LOG_FILES_KEPT: Final = 4
+"""Full log files that are kept beside the current one: the oldest goes. A process then has at most 80 MiB of logs."""

@@ -143,6 +143,29 @@ def test_a_process_that_never_gets_ready_is_reported_with_its_log(room: Room) ->
         process.wait_ready(timeout_s=0.5)
 
 
+READER = (
+    "import sys, time\n"
+    "for done in range({rows}):\n"
+    "    print(f'12:00 n1 INFO raftcoord.node: reading decisions: {{done}} of {rows}, for 1 s', flush=True); time.sleep(0.2)\n"
+    "{end}"
+)
+
+
+def test_a_process_that_makes_progress_is_waited_for_and_says_how_far_it_is(room: Room) -> None:
+    process = room.process(READER.format(rows=10, end=READY))
+    process.start()
+    heard: list[tuple[str, str]] = []
+    process.wait_ready(timeout_s=1.0, on_reading=lambda what, reading: heard.append((what, reading)))
+    assert ("node x", "reading decisions: 9 of 10, for 1 s") in heard
+
+
+def test_a_process_whose_progress_ends_is_reported_with_how_far_it_came(room: Room) -> None:
+    process = room.process(READER.format(rows=3, end="time.sleep(60)"))
+    process.start()
+    with pytest.raises(RaftcoordError, match=r"not ready after 1 s without progress .*: reading decisions: 2 of 3"):
+        process.wait_ready(timeout_s=1.0)
+
+
 def test_a_paused_process_is_seen_as_paused_and_can_be_stopped(room: Room) -> None:
     process = room.process(READY)
     process.start()

@@ -15,8 +15,8 @@ LINES_MAX = 400
 
 LEVELS = (
     ("env", "errors", "limits"),
-    ("types",),
-    ("strict_yaml",),
+    ("private", "types"),
+    ("logs", "strict_yaml"),
     ("resource_config",),
     ("config", "core"),
     ("history", "resources", "rpc", "storage"),

@@ -8,29 +8,29 @@ Linux and macOS. Everything here blocks for at most the time that is given; call
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
-import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
-from raftcoord.errors import ConfigError, RaftcoordError
-
-START_TIMEOUT_S: Final = 30.0
-"""How long a process may take until it says that it is ready (s); a ledger of a million decisions is verified in less."""
+from raftcoord import logs, private
+from raftcoord.errors import ConfigError
+from raftcoord.node.starting import START_TIMEOUT_S, OnReading, Starting, unwatched, wait_ready
 
 STOP_TIMEOUT_S: Final = 10.0
 """How long a process may take to end after SIGTERM (s), before SIGKILL, which it survives as well."""
 
+PID_FILE_S: Final = 5.0
+"""How long a pid file may be locked by somebody else (s); the processes of raftcoord hold it for milliseconds."""
+
 _POLL_S: Final = 0.02
-_LOG_TAIL_BYTES: Final = 64 << 10
-_READY: Final = re.compile(rb"^raftcoord \w+ \S+ ready\b", re.MULTILINE)
 
 
 class Seen(NamedTuple):
@@ -41,15 +41,22 @@ class Seen(NamedTuple):
 
 
 class LocalProcess:
-    """A process called ``what`` in errors, run by ``command``, logging to ``log_path``, remembered in ``pid_path``."""
+    """A process called ``what`` in errors, run by ``command``, logging to ``log_path``, remembered in ``pid_path``.
 
-    def __init__(self, what: str, command: Sequence[str], log_path: Path, pid_path: Path) -> None:
+    ``without``: variables that it does not inherit.
+    """
+
+    def __init__(
+        self, what: str, command: Sequence[str], log_path: Path, pid_path: Path, *, without: Collection[str] = ()
+    ) -> None:
         self.what = what
         self.command = list(command)
         self.log_path = log_path
+        self.starting: Starting | None = None
+        """What it has written since its start, while nobody knows yet how that went."""
         self._pid_path = pid_path
+        self._without = frozenset(without)
         self._child: subprocess.Popen[bytes] | None = None
-        self._log_start = 0
 
     @property
     def pid(self) -> int | None:
@@ -65,13 +72,23 @@ class LocalProcess:
     def start(self) -> None:
         """Start it; ``wait_ready`` tells how that went. Raises ConfigError if it runs already or nothing can be written."""
         try:
-            self._pid_path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(self._pid_path, "a+", fcntl.LOCK_EX) as file, self.log_path.open("ab") as log:
+            private.make_directory(self._pid_path.parent)
+            logs.make_room(self.log_path)
+            for path in (self._pid_path, self.log_path):
+                private.make_file(path)
+                private.take_back(path)
+            with _locked(self._pid_path, "r+", fcntl.LOCK_EX) as file, self.log_path.open("ab") as log:
                 if (pid := self._alive(file)[0]) is not None:
                     raise ConfigError(f"{self.what} is running already (pid {pid}); nothing was started")
-                self._log_start = log.tell()
+                self.starting = Starting(self.what, self.log_path)
                 self._child = subprocess.Popen(
-                    self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                    self.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    umask=private.UMASK,
+                    env=self._environment(),
                 )
                 try:
                     _write(file, self._child.pid)
@@ -84,24 +101,14 @@ class LocalProcess:
                 f"{self.what} cannot be started: {error.strerror}: {where}; check data_dir in cluster.yaml"
             ) from None
 
-    def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Wait for the line that says ready. Raises RaftcoordError with the log's last line if the process ends instead."""
+    def wait_ready(self, timeout_s: float = START_TIMEOUT_S, on_reading: OnReading = unwatched) -> None:
+        """``starting.wait_ready`` for this process alone."""
+        wait_ready([self], timeout_s, on_reading)
 
-        def settled() -> bool:
-            return _READY.search(self._log_since_start()) is not None or self.pid is None
-
-        in_time = _wait(settled, timeout_s)
-        log = self._log_since_start()
-        if _READY.search(log) is not None:
-            return
-        lines = log.decode(errors="replace").strip().splitlines()
-        last = lines[-1].removeprefix(f"{self.what}: ") if lines else f"it wrote nothing to {self.log_path}"
-        if in_time:
-            refused = self._child is not None and self._child.poll() == 2
-            raise (ConfigError if refused else RaftcoordError)(f"{self.what} did not start: {last}")
-        raise RaftcoordError(
-            f"{self.what} is not ready after {timeout_s:g} s (its last line: {last}); look at {self.log_path}"
-        )
+    def ended(self) -> tuple[bool, int | None]:
+        """Whether it has ended, and its exit code, if it was started here."""
+        gone = self.pid is None
+        return gone, self._child.returncode if gone and self._child is not None else None
 
     def kill(self) -> bool:
         """SIGKILL, and wait until it is gone. False if it did not run."""
@@ -151,6 +158,10 @@ class LocalProcess:
                 return self._alive(file)
         except (FileNotFoundError, NotADirectoryError):
             return None, None
+        except PermissionError:
+            raise ConfigError(
+                f"{self._pid_path} can be read by its owner alone: use the account that started {self.what}"
+            ) from None
 
     def _alive(self, file: IO[str]) -> tuple[int | None, Seen | None]:
         if self._child is not None:
@@ -164,10 +175,9 @@ class LocalProcess:
         seen = look_at(pid)
         return (pid, seen) if seen is not None and seen.started == started else (None, None)
 
-    def _log_since_start(self) -> bytes:
-        with self.log_path.open("rb") as log:
-            log.seek(self._log_start)
-            return log.read(_LOG_TAIL_BYTES)
+    def _environment(self) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if name not in self._without}
+        return {**inherited, logs.FILE_VARIABLE: str(self.log_path)}
 
 
 def _write(file: IO[str], pid: int) -> None:
@@ -181,8 +191,22 @@ def _write(file: IO[str], pid: int) -> None:
 @contextmanager
 def _locked(path: Path, mode: str, lock: int) -> Iterator[IO[str]]:
     with path.open(mode) as file:
-        fcntl.flock(file, lock)
+        if not _wait(lambda: _flock(file, lock), PID_FILE_S):
+            raise ConfigError(
+                f"{path} is locked by another program, and raftcoord holds it for milliseconds only: `fuser {path}` names it; "
+                "end that one"
+            )
         yield file
+
+
+def _flock(file: IO[str], lock: int) -> bool:
+    try:
+        fcntl.flock(file, lock | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        return False
+    return True
 
 
 def _wait(condition: Callable[[], bool], timeout_s: float) -> bool:

@@ -16,16 +16,22 @@ import sys
 from collections.abc import Callable
 from typing import Final, NoReturn
 
-from raftcoord.config import Config
+from raftcoord import logs, private
+from raftcoord.config import Config, NodeConfig
 from raftcoord.consensus.driver import Consensus
 from raftcoord.env import Env
 from raftcoord.errors import ConfigError, RaftcoordError
 from raftcoord.node.node import Node
+from raftcoord.node.progress import Progress
 from raftcoord.storage.node_db import NodeDb
 
 log: Final = logging.getLogger("raftcoord.node")
 
 USAGE: Final = "usage: python -m raftcoord.node CLUSTER_YAML NAME"
+
+OPEN_TO_ALL: Final = (
+    "without TLS whoever reaches it is trusted: let a firewall or a private network keep everybody else out"
+)
 
 _SWITCH_S: Final = 0.0005
 """How long a busy thread keeps the interpreter (s). With Python's 5 ms the thread that writes node.db waits ten times as long
@@ -46,6 +52,8 @@ def main(argv: list[str]) -> int:
     except RaftcoordError as error:
         print(f"node {argv[1]}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
+    except KeyboardInterrupt:  # while it was reading: nothing is half done
+        return 130
     return 0
 
 
@@ -55,18 +63,38 @@ def run(config: Config, name: str, on_ready: Callable[[str], None]) -> None:
     Logs to stderr. Raises the RaftcoordError that says what it cannot run with; a halt ends the process.
     """
     node = config.node(name)
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s {name} %(levelname)s %(name)s: %(message)s"
-    )
+    os.umask(private.UMASK)
+    logs.to_stderr(f"%(asctime)s {name} %(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGHUP, lambda *_: logs.on_hangup(_die))
     raise_open_files()
-    db = NodeDb.open(node.data_dir, cluster_name=config.cluster, node=node.name)
-    serving = _serve(config, node.name, db, on_ready)
-    try:
-        import uvloop
-    except ImportError:  # the extra "fast" is not installed
-        asyncio.run(serving)
-    else:
-        uvloop.run(serving)
+    warn_of_strangers(node)
+    with Progress() as progress:
+        db = NodeDb.open(node.data_dir, cluster_name=config.cluster, node=node.name, reading=progress.reading)
+        progress.reading.begin("the newest decisions into memory")
+
+        def ready(line: str) -> None:
+            progress.stop()
+            on_ready(line)
+
+        serving = _serve(config, node.name, db, ready)
+        try:
+            import uvloop
+        except ImportError:  # the extra "fast" is not installed
+            asyncio.run(serving)
+        else:
+            uvloop.run(serving)
+
+
+def _die() -> None:
+    """Before there is a loop that ends cleanly: nothing is half done that the next start could not finish."""
+    signal.raise_signal(signal.SIGTERM)
+
+
+def warn_of_strangers(node: NodeConfig) -> None:
+    """Log what can be reached from other machines, because there is no TLS."""
+    for what, address in (("peer", node.peer), ("client", node.client)):
+        if not address.loopback:
+            log.warning("its %s port %s is open to other machines (allow_remote), and %s", what, address, OPEN_TO_ALL)
 
 
 def raise_open_files() -> None:
@@ -83,6 +111,7 @@ async def _serve(config: Config, name: str, db: NodeDb, on_ready: Callable[[str]
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
+    loop.add_signal_handler(signal.SIGHUP, logs.on_hangup, told.set)
     env = Env.real()
 
     def halt(error: Exception) -> NoReturn:

@@ -20,7 +20,9 @@ from typing import Final
 
 from raftcoord.config import Address, Config, NodeConfig
 from raftcoord.errors import ConfigError
+from raftcoord.node import starting
 from raftcoord.node.local_process import STOP_TIMEOUT_S, LocalProcess
+from raftcoord.node.starting import OnReading, unwatched
 from raftcoord.types import NodeName, checked_name
 
 _PORTS: Final = range(10_000, 32_000)
@@ -48,22 +50,29 @@ class LocalCluster:
         )
         """It holds the credentials of the databases; they come from its environment and stand in no argument."""
 
-    def start(self, name: str, *, wait_ready: bool = True) -> None:
-        """Start node ``name``. Raises ConfigError or RaftcoordError with what the node said if it does not come up."""
+    def start(self, name: str, *, wait_ready: bool = True, on_reading: OnReading = unwatched) -> None:
+        """Start node ``name``. Raises ConfigError or RaftcoordError with what the node said if it does not come up.
+
+        While it makes progress with reading what it has stored it is waited for, and ``on_reading`` is called. What leaves the
+        wait otherwise, such as Ctrl-C, stops it.
+        """
         process = self._node(name)
         process.start()
         if wait_ready:
-            process.wait_ready()
+            try:
+                process.wait_ready(on_reading=on_reading)
+            except BaseException:  # also Ctrl-C
+                process.stop()
+                raise
 
-    def start_all(self, *, wait_ready: bool = True) -> list[str]:
-        """Start every node that does not run; return their names. If one fails, those started here are stopped again."""
+    def start_all(self, *, wait_ready: bool = True, on_reading: OnReading = unwatched) -> list[str]:
+        """Start every node that does not run, as ``start``; return their names. If one fails, those started here are stopped."""
         started = [name for name, process in self._nodes.items() if process.pid is None]
         try:
             for name in started:
                 self._nodes[name].start()
             if wait_ready:
-                for name in started:
-                    self._nodes[name].wait_ready()
+                starting.wait_ready([self._nodes[name] for name in started], on_reading=on_reading)
         except BaseException:  # also Ctrl-C
             _stop(self._nodes[name] for name in started)
             raise

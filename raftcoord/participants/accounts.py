@@ -10,7 +10,9 @@ Other programs may read the file at any time (WAL). Only the participant may wri
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import logging
 import os
 import re
 import shutil
@@ -24,10 +26,13 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgpack
 
+from raftcoord import private
 from raftcoord.errors import ConfigError, CorruptionError, RaftcoordError, StorageError
 from raftcoord.types import TxId, Verdict
 
 T = TypeVar("T")
+
+_log: Final = logging.getLogger("raftcoord.participants")
 
 _IDENTITY: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _VERSION: Final = 1
@@ -78,6 +83,7 @@ class AccountsFile:
         try:
             opened += [_connect(path), _connect(path)]
             _prepare_schema(opened[0], path)
+            _take_back(path)
         except BaseException as error:
             for db in opened:
                 db.close()
@@ -218,10 +224,24 @@ def _records(prepared: Mapping[TxId, PreparedBranch | None]) -> Iterable[tuple[T
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    with contextlib.suppress(OSError):  # SQLite says what is wrong
+        private.make_file(path)
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_MS / 1000)
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA fullfsync = 1")  # macOS: an fsync there does not reach the platter
     return db
+
+
+def _take_back(path: Path) -> None:
+    """The file is a participant's, so it is its owner's alone."""
+    for file in (path, *(path.with_name(f"{path.name}{side}") for side in ("-wal", "-shm", ".lock"))):
+        try:
+            if file.exists() and private.take_back(file):
+                _log.info("others than its owner could use %s; now they cannot", file)
+        except OSError as error:
+            raise ConfigError(
+                f"{file} cannot be used for writing ({error.strerror}): choose another with --db"
+            ) from None
 
 
 def _prepare_schema(db: sqlite3.Connection, path: Path) -> None:
@@ -257,7 +277,7 @@ class _FileLock:
     def __init__(self, path: Path) -> None:
         name = f"{path}.lock"
         try:
-            self._fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ConfigError(
                 f"{name} cannot be opened ({error.strerror}): create the directory or choose another with --db"

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import signal
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from raftcoord import logs, private
 from raftcoord.config import Config
 from raftcoord.env import Env
 from raftcoord.errors import ConfigError
@@ -45,7 +46,8 @@ def serve_accounts(
 ) -> None:
     """``serve`` a SqliteParticipant on the file ``db``, logging to stderr. ``accounts``: opened the first time for this file."""
     checked_name(name, "participant")
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    os.umask(private.UMASK)
+    logs.to_stderr("%(asctime)s %(levelname)s %(message)s")
     participant = SqliteParticipant(db)
     try:
         if accounts and not participant.open_accounts_once(accounts):
@@ -78,6 +80,7 @@ async def _serve(participant: Participant, name: str, config: Config, on_ready: 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
+    loop.add_signal_handler(signal.SIGHUP, logs.on_hangup, worker.stop)
     announcing = loop.create_task(_announce(worker, name, on_ready))
     try:
         await worker.run()

@@ -7,14 +7,14 @@ resource that hangs holds up no other. Never: an end because a database or the n
 from __future__ import annotations
 
 import logging
+import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from raftcoord import limits
+from raftcoord import limits, logs, private
 from raftcoord.client.synchronous import Client
 from raftcoord.config import Config
 from raftcoord.errors import ConfigError
@@ -43,10 +43,12 @@ def serve(config: Config, on_ready: Callable[[str], None], *, safety_s: float | 
 
     Logs to stderr. Raises ConfigError if there are no resources, or one cannot be used.
     """
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    os.umask(private.UMASK)
+    logs.to_stderr("%(asctime)s %(levelname)s %(message)s")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    signal.signal(signal.SIGHUP, lambda *_: logs.on_hangup(stop.set))
     with Client.from_config(config, name="resolver") as client:
         resources = _resources(config, client, safety_s)
         threads = [

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from raftcoord.errors import ConfigError, CorruptionError
+from raftcoord.storage.reading import Reading
 from raftcoord.storage.records import (
     UNREADABLE,
     binding_crc,
@@ -140,13 +141,15 @@ class Examination:
         if first and first[0][0] != b"blob":
             raise self._refuse(f"a key in its table {table} is not what was written: {first[0][1]!r}")
 
-    def decisions(self) -> None:
+    def decisions(self, reading: Reading) -> None:
         """Every decision is right."""
         self._keys("decisions", "txid")
+        [(total,)] = self._connection.execute("SELECT count(*) FROM decisions").fetchall()
+        reading.begin("decisions", total)
         txid: Any = b""
         rows = self._connection.execute("SELECT txid, flags, record, crc FROM decisions ORDER BY txid")
         try:
-            for txid, flags, record, crc in rows:
+            for reading.done, (txid, flags, record, crc) in enumerate(rows, 1):
                 if decision_crc(txid, flags, record) != crc:
                     raise self._refuse(f"the decision of transaction {txid.hex()} has a wrong checksum")
         except UNREADABLE:

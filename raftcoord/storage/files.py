@@ -15,10 +15,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from raftcoord import private
 from raftcoord.errors import ConfigError, CorruptionError
 from raftcoord.storage.examine import Examination, check_header
 from raftcoord.storage.faults import corrupt
 from raftcoord.storage.mark import MARK_FILE, NOTHING, UNFINISHED_MARK, Reach, create_mark, read_mark
+from raftcoord.storage.reading import Reading
 from raftcoord.storage.records import (
     Identity,
     LogRow,
@@ -59,6 +61,7 @@ def create(directory: Path, identity: Identity) -> None:
     unfinished = directory / _UNFINISHED
     for side in _SIDE_FILES:
         (directory / f"{_UNFINISHED}{side}").unlink(missing_ok=True)
+    private.make_file(unfinished)  # SQLite gives its other files the same mode
     with closing(connect(unfinished, "mode=rwc")) as connection:
         for pragma in (f"page_size={PAGE_BYTES}", "journal_mode=WAL", "synchronous=FULL"):
             connection.execute(f"PRAGMA {pragma}").fetchall()
@@ -93,15 +96,17 @@ def check_owner(directory: Path, found: Identity, *, cluster_name: str, node: st
         )
 
 
-def judge(directory: Path) -> tuple[NodeState, Extent]:
-    """Read all of node.db; its state and the extent of its log. Raises CorruptionError."""
+def judge(directory: Path, reading: Reading) -> tuple[NodeState, Extent]:
+    """Read all of node.db; its state and the extent of its log. ``reading``: how far it has come. Raises CorruptionError."""
     db = directory / DB_FILE
     with closing(_look(directory)) as examination:
         state = examination.meta("state", read_state)
         mark = _mark_of(directory)
         if mark is None:
             raise corrupt(db, f"{MARK_FILE} beside it, which says how far it must reach, is missing")
+        reading.begin(f"structure of {DB_FILE} ({db.stat().st_size / (1 << 20):,.0f} MiB)")
         examination.structure()
+        reading.begin("log")
         first, last = examination.log()
         if not first <= state.applied_index <= last:
             raise corrupt(db, f"log entry {state.applied_index} was applied, and its log has {first} to {last}")
@@ -111,7 +116,7 @@ def judge(directory: Path) -> tuple[NodeState, Extent]:
                 f"it ends at write {state.writes} with log entry {last}, and write {mark.writes} with log entry {mark.last} "
                 f"was acknowledged: {DB_FILE}-wal was cut, damaged or removed, or an old copy was put back",
             )
-        examination.decisions()
+        examination.decisions(reading)
         examination.damages()
         if examination.schema() > 1:
             examination.participants()

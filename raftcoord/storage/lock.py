@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from raftcoord import private
 from raftcoord.errors import ConfigError
 
 _HOLDER_FILE: Final = "LOCK"
@@ -39,6 +40,7 @@ class DirectoryLock:
 
     def sign(self) -> None:
         """Write this process's id into LOCK, once it is clear that the directory is ours."""
+        private.make_file(self._holder)
         self._holder.write_text(f"{os.getpid()}\n")
 
     def release(self) -> None:

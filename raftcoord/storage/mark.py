@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from zlib import crc32
 
+from raftcoord import private
 from raftcoord.storage.schema import sync_file
 
 MARK_FILE: Final = "node.mark"
@@ -62,6 +63,7 @@ def _sealed(reach: Reach) -> bytes:
 def create_mark(directory: Path) -> None:
     """Make the mark of a node that has acknowledged nothing, whole under its name. The caller syncs the directory."""
     unfinished = directory / UNFINISHED_MARK
+    private.make_file(unfinished)
     unfinished.write_bytes(_sealed(NOTHING))
     sync_file(unfinished)
     unfinished.rename(directory / MARK_FILE)

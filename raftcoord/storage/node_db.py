@@ -22,6 +22,7 @@ Never: repairs a damaged file, waits for another process, writes into the direct
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,7 +30,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-from raftcoord import limits
+from raftcoord import limits, private
 from raftcoord.core.ledger import Binding, Damage, Decision
 from raftcoord.errors import StorageError, check
 from raftcoord.storage import files
@@ -38,6 +39,7 @@ from raftcoord.storage.faults import opening, refused_write
 from raftcoord.storage.lock import DirectoryLock
 from raftcoord.storage.mark import Mark, Reach
 from raftcoord.storage.reader import Reader
+from raftcoord.storage.reading import Reading
 from raftcoord.storage.records import (
     Identity,
     LogRow,
@@ -55,6 +57,8 @@ from raftcoord.storage.write import Extent, Write, extent_after, state_after
 from raftcoord.types import TxId, first_txid_of
 
 __all__ = ["LogRow", "NodeDb", "SnapshotInfo", "Stored", "Write"]
+
+log: Final = logging.getLogger("raftcoord.storage")
 
 _INSERT_LOG: Final = BulkInsert("INSERT INTO log", columns=4, rows_max=128)
 _PUT_DECISIONS: Final = BulkInsert("INSERT OR REPLACE INTO decisions", columns=4, rows_max=2048)
@@ -123,11 +127,18 @@ class NodeDb:
 
     @classmethod
     def open(
-        cls, directory: Path, *, cluster_name: str, node: str, entropy: Callable[[int], bytes] = os.urandom
+        cls,
+        directory: Path,
+        *,
+        cluster_name: str,
+        node: str,
+        entropy: Callable[[int], bytes] = os.urandom,
+        reading: Reading | None = None,
     ) -> Self:
         """Open the data directory of ``node``, made if it is missing, after reading and checking all of it.
 
         ``entropy``: random bytes, as many as it is asked for, of which the identity of a new node is made.
+        ``reading``: how far it has come.
 
         Raises ConfigError (not a directory, not writable, in use, of another node or cluster, of a newer format),
         CorruptionError, or StorageError (disk full or failing). Nothing that was there is changed then.
@@ -135,7 +146,7 @@ class NodeDb:
         directory = Path(directory).absolute()
         with opening(directory / files.DB_FILE), contextlib.ExitStack() as held:
             if not directory.exists():
-                directory.mkdir(parents=True)
+                private.make_directory(directory)
                 sync_file(directory.parent)
             lock = DirectoryLock(directory)
             held.callback(lock.release)
@@ -143,8 +154,10 @@ class NodeDb:
                 files.create(directory, Identity(cluster_name, node, entropy(16)))
             identity = files.owner(directory)
             files.check_owner(directory, identity, cluster_name=cluster_name, node=node)
+            if taken := private.take_back_directory(directory):
+                log.info("others than their owner could use these; now they cannot: %s", ", ".join(map(str, taken)))
             lock.sign()
-            state, extent = files.judge(directory)
+            state, extent = files.judge(directory, reading or Reading())
             files.bring_to_format(directory)
             files.sweep(directory)
             return cls(directory, identity, state, extent, held)

@@ -19,6 +19,7 @@ from zlib import crc32
 from raftcoord.errors import CorruptionError
 from raftcoord.storage.examine import Examination, check_header
 from raftcoord.storage.faults import bad_snapshot, corrupt, refused_copy
+from raftcoord.storage.reading import Reading
 from raftcoord.storage.records import (
     UNREADABLE,
     NodeState,
@@ -128,7 +129,7 @@ def _examine(examination: Examination) -> SnapshotHead:
     examination.meta_keys(_META_KEYS)
     head = examination.meta("snapshot", read_snapshot_head)
     examination.structure()
-    examination.decisions()
+    examination.decisions(Reading())
     examination.damages()
     if form > 1:
         examination.participants()
