@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 from typing import TYPE_CHECKING, Final
 
@@ -101,18 +100,10 @@ class _Log:
     """What a node writes from now on."""
 
     def __init__(self, node: str, path: Path) -> None:
-        self.node = node
-        self._path = path
-        self._offset = path.stat().st_size if path.exists() else 0
-        self._rest = b""
+        from raftcoord.logs import Follow
 
-    def new_lines(self) -> list[str]:
-        with contextlib.suppress(FileNotFoundError), self._path.open("rb") as file:
-            file.seek(self._offset)
-            self._rest += file.read()
-            self._offset = file.tell()
-        *lines, self._rest = self._rest.split(b"\n")
-        return [line.decode(errors="replace") for line in lines]
+        self.node = node
+        self.new_lines = Follow(path).new_lines
 
 
 class _Foreground:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import click
 
@@ -98,25 +97,22 @@ def resume(name: str, config: Config, output: Output) -> None:
 @with_output
 def logs(name: str, lines: int, follow: bool, config: Config, output: Output) -> None:
     """What node NAME has written."""
-    path = _cluster(config).log_path(name)
-    last, file = _last_lines(path, lines)
-    with file:
-        output.result({"node": name, "path": str(path), "lines": last}, "\n".join(last))
-        while follow and not output.as_json:
-            if text := file.read():
-                click.echo(text, nl=False)
-            time.sleep(_FOLLOW_S)
-
-
-def _last_lines(path: Path, lines: int) -> tuple[list[str], IO[str]]:
     from raftcoord.errors import ConfigError
+    from raftcoord.logs import Follow, files, last_lines
 
+    path = _cluster(config).log_path(name)
+    following = Follow(path)
     try:
-        file = path.open(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        raise ConfigError(f"there is no log {path}: this node was never started here in the background") from None
-    text = file.read().splitlines()
-    return (text[-lines:] if lines else []), file
+        if not files(path):
+            raise ConfigError(f"there is no log {path}: this node was never started here in the background")
+        last = last_lines(path, lines)
+    except PermissionError:
+        raise ConfigError(f"{path} can be read by its owner alone: use the account that started node {name}") from None
+    output.result({"node": name, "path": str(path), "lines": last}, "\n".join(last))
+    while follow and not output.as_json:
+        for line in following.new_lines():
+            click.echo(line)
+        time.sleep(_FOLLOW_S)
 
 
 @node.command()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from raftcoord.errors import RaftcoordError, Unavailable
+from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -140,8 +141,10 @@ async def look(client: AsyncClient, config: Config) -> View:
     local = LocalCluster(config)
     told = await client.nodes()
     silent = [name for name, said in told.items() if not isinstance(said, dict)]
-    held = frozenset(name for name in silent if local.paused(name))
-    return View(config.cluster, told, held, (local.resolver.pid or 0) if config.resources else None)
+    with contextlib.suppress(ConfigError):  # they are another user's, who alone may look at them
+        held = frozenset(name for name in silent if local.paused(name))
+        return View(config.cluster, told, held, (local.resolver.pid or 0) if config.resources else None)
+    return View(config.cluster, told, frozenset(), None)
 
 
 async def wait_for_leader(client: AsyncClient, config: Config, timeout_s: float = LEADER_TIMEOUT_S) -> Leader:

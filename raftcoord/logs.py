@@ -18,7 +18,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from raftcoord import limits
 
@@ -64,6 +64,51 @@ def files(path: Path) -> list[Path]:
     """The log files of a process, the oldest first, as far as they are there."""
     rotated = [_numbered(path, number) for number in range(limits.LOG_FILES_KEPT, 0, -1)]
     return [file for file in (*rotated, path) if file.exists()]
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """The last ``count`` lines of a log, also those of its older files. OSError if one cannot be read."""
+    lines: list[bytes] = []
+    for file in reversed(files(path)):
+        if len(lines) >= count:
+            break
+        lines = file.read_bytes().splitlines() + lines
+    return [line.decode(errors="replace") for line in lines[-count:]] if count else []
+
+
+class Follow:
+    """What is written to the log at ``path`` from now on, whichever file that goes to."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rest = b""
+        self._file: IO[bytes] | None = None
+        with contextlib.suppress(FileNotFoundError):
+            self._file = path.open("rb")
+            self._file.seek(0, os.SEEK_END)
+
+    def new_lines(self) -> list[str]:
+        """Whole lines that have come since the last call. OSError if the log cannot be read."""
+        new = b""
+        while True:
+            if self._file is not None:
+                new += self._file.read()
+                if _is_named(self._file.fileno(), self._path) or not self._path.exists():
+                    break
+                new += self._file.read()  # what came before it was rotated
+                self._file.close()
+            with contextlib.suppress(FileNotFoundError):
+                self._file = self._path.open("rb")
+                continue
+            self._file = None
+            break
+        *lines, self._rest = (self._rest + new).split(b"\n")
+        return [line.decode(errors="replace") for line in lines]
+
+    def close(self) -> None:
+        """Close it."""
+        if self._file is not None:
+            self._file.close()
 
 
 class LogFile:

@@ -34,6 +34,11 @@ class Document(NamedTuple):
     environ: Mapping[str, str]
 
 
+def variables(written: str) -> frozenset[str]:
+    """The names of the variables in a value as it stands in the file."""
+    return frozenset(found[1] for found in _VARIABLE.finditer(written) if found[1])
+
+
 def holds_variable(text: str) -> bool:
     """Whether ``text`` holds a ``${NAME}``, or what looks like one."""
     return any(found[0] != "$${" for found in _VARIABLE.finditer(text))

@@ -129,3 +129,40 @@ def test_the_name_of_the_log_is_not_inherited_any_further(process: LocalProcess,
     with log.open("ab") as file:
         subprocess.run([sys.executable, "-c", program], stdout=file, stderr=file, env=environment(log), check=True)
     assert logs.FILE_VARIABLE not in log.read_text()
+
+
+def test_a_log_is_followed_from_one_file_to_the_next(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    log.write_text("before\n")
+    follow = logs.Follow(log)
+    with log.open("a") as old:
+        print("one", file=old, flush=True)
+        assert follow.new_lines() == ["one"]
+        log.rename(tmp_path / "x.log.1")
+        assert follow.new_lines() == []  # nothing has its name for a moment
+        print("two", file=old, flush=True)
+        log.write_text("three\nfo")
+        assert follow.new_lines() == ["two", "three"]
+        assert follow.new_lines() == []
+    with log.open("a") as file:
+        print("ur", file=file)
+    assert follow.new_lines() == ["four"]
+    follow.close()
+
+
+def test_a_log_that_is_not_there_yet_is_followed_from_its_first_line(tmp_path: Path) -> None:
+    follow = logs.Follow(tmp_path / "x.log")
+    assert follow.new_lines() == []
+    (tmp_path / "x.log").write_text("first\n")
+    assert follow.new_lines() == ["first"]
+    follow.close()
+
+
+def test_the_last_lines_are_those_of_older_files_too(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    (tmp_path / "x.log.2").write_text("1\n2\n")
+    (tmp_path / "x.log.1").write_text("3\n")
+    log.write_text("4\n5\n")
+    assert logs.last_lines(log, 2) == ["4", "5"]
+    assert logs.last_lines(log, 4) == ["2", "3", "4", "5"]
+    assert logs.last_lines(log, 0) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -246,3 +247,50 @@ def test_a_cluster_needs_its_file(tmp_path: Path) -> None:
     (tmp_path / "cluster.yaml").unlink()
     with pytest.raises(ConfigError, match="write the configuration to a file first"):
         LocalCluster(config)
+
+
+def test_nodes_and_participants_do_not_inherit_what_the_resolver_alone_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable that another value names as well stays: the node reads that one."""
+    path = write_local_config(tmp_path).path
+    assert path is not None
+    written = path.read_text().replace("cluster: 'demo'", "cluster: ${CLUSTER}") + (
+        "resources:\n- {name: ledger, url: 'postgresql://app:${PG_PASSWORD}@127.0.0.1:1/${CLUSTER}'}\n"
+    )
+    path.write_text(written)
+    monkeypatch.setenv("PG_PASSWORD", "hush")
+    monkeypatch.setenv("CLUSTER", "shop")
+    cluster = LocalCluster(Config.load(path))
+    try:
+        cluster.start_all()
+        cluster.start_resolver()
+        cluster.start_participant("bank-a", tmp_path / "a.db")
+        inherited = {}
+        for what, pid in (
+            ("node", cluster.pid("n1")),
+            ("participant", cluster.participant_pid("bank-a")),
+            ("resolver", cluster.resolver.pid),
+        ):
+            pairs = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            inherited[what] = [pair for pair in pairs if pair.startswith((b"PG_PASSWORD", b"CLUSTER"))]
+        assert inherited["node"] == inherited["participant"] == [b"CLUSTER=shop"]
+        assert sorted(inherited["resolver"]) == [b"CLUSTER=shop", b"PG_PASSWORD=hush"]
+    finally:
+        cluster.stop_all()
+
+
+def test_sighup_does_not_end_a_node(tmp_path: Path) -> None:
+    cluster = LocalCluster(write_local_config(tmp_path, nodes=1))
+    try:
+        cluster.start("n1")
+        pid = cluster.pid("n1")
+        assert pid is not None
+        old = cluster.log_path("n1")
+        old.rename(tmp_path / "moved.log")
+        os.kill(pid, signal.SIGHUP)
+        while not old.exists():
+            assert cluster.pid("n1") == pid
+        assert cluster.pid("n1") == pid
+    finally:
+        cluster.stop_all()

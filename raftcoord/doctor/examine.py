@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from raftcoord.client.answers import Damages
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.config import Config
-from raftcoord.doctor import clocks, databases, nodes, prepared
+from raftcoord.doctor import access, clocks, databases, nodes, prepared
 from raftcoord.doctor.aside import aside
 from raftcoord.doctor.databases import Looked
 from raftcoord.doctor.findings import Report, Row, Verdict
@@ -132,7 +132,8 @@ class _Examination:
             return [Row(clocks.HERE, "directory", Verdict.WARNING, what, "run this as the user that runs the nodes")]
 
     def _here(self) -> list[Row]:
-        return [*nodes.directories(self._config), *nodes.judge_resolver(self._config)]
+        here = [*nodes.directories(self._config), *nodes.judge_resolver(self._config)]
+        return [*here, *access.judge_ports(self._config)]
 
     # -- progress --------------------------------------------------------------------------------------------------
 

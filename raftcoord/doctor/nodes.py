@@ -16,11 +16,11 @@ from raftcoord.client.answers import Damages
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.client.link import Endpoint
 from raftcoord.config import Config, NodeConfig
-from raftcoord.doctor import disks
+from raftcoord.doctor import access, disks
 from raftcoord.doctor.aside import aside
 from raftcoord.doctor.clocks import Clock, measured
 from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Row, Verdict
-from raftcoord.errors import RaftcoordError, Unavailable
+from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
 from raftcoord.node.processes import LocalCluster
 
 NAME_S: Final = 3.0
@@ -200,8 +200,8 @@ def directories(config: Config) -> list[Row]:
     for node in config.nodes:
         try:
             rows += _directory(node, local, measured_devices)
-        except OSError as error:
-            what = f"{node.data_dir} cannot be looked at: {error.strerror}"
+        except (OSError, ConfigError) as error:
+            what = f"{node.data_dir} cannot be looked at: {getattr(error, 'strerror', None) or error}"
             rows.append(
                 Row(f"node {node.name}", "directory", Verdict.WARNING, what, "run this as the user of the node")
             )
@@ -218,6 +218,7 @@ def _directory(node: NodeConfig, local: LocalCluster, measured_devices: set[int]
         return [Row(subject, "directory", Verdict.NOTE, what, "on the node's machine: raftcoord doctor")]
     device = directory.stat().st_dev if there else -1
     rows = disks.look(subject, directory, measure=device not in measured_devices)
+    rows.append(access.judge_files(subject, directory, local.files_of(node.name)))
     measured_devices.add(device)
     return rows if pid is None else [*rows, *disks.judge_process(subject, pid)]
 
@@ -226,7 +227,10 @@ def judge_resolver(config: Config) -> list[Row]:
     """Whether a resolver runs that was started from here. Blocks."""
     if not config.resources:
         return []
-    pid = LocalCluster(config).resolver.pid
+    try:
+        pid = LocalCluster(config).resolver.pid
+    except ConfigError as error:  # somebody else's
+        return [Row("resolver", "running", Verdict.NOTE, str(error))]
     if pid is not None:
         return [Row("resolver", "running", Verdict.OK, f"pid {pid}")]
     what = "none was started from here; without one, what a crashed program leaves prepared keeps its locks"

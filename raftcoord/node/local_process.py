@@ -54,7 +54,7 @@ class LocalProcess:
         self.log_path = log_path
         self.starting: Starting | None = None
         """What it has written since its start, while nobody knows yet how that went."""
-        self._pid_path = pid_path
+        self.pid_path = pid_path
         self._without = frozenset(without)
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -72,12 +72,12 @@ class LocalProcess:
     def start(self) -> None:
         """Start it; ``wait_ready`` tells how that went. Raises ConfigError if it runs already or nothing can be written."""
         try:
-            private.make_directory(self._pid_path.parent)
+            private.make_directory(self.pid_path.parent)
             logs.make_room(self.log_path)
-            for path in (self._pid_path, self.log_path):
+            for path in (self.pid_path, self.log_path):
                 private.make_file(path)
                 private.take_back(path)
-            with _locked(self._pid_path, "r+", fcntl.LOCK_EX) as file, self.log_path.open("ab") as log:
+            with _locked(self.pid_path, "r+", fcntl.LOCK_EX) as file, self.log_path.open("ab") as log:
                 if (pid := self._alive(file)[0]) is not None:
                     raise ConfigError(f"{self.what} is running already (pid {pid}); nothing was started")
                 self.starting = Starting(self.what, self.log_path)
@@ -96,7 +96,7 @@ class LocalProcess:
                     self._child.kill()  # a process that nobody finds again must not stay
                     raise
         except OSError as error:
-            where = error.filename or self._pid_path
+            where = error.filename or self.pid_path
             raise ConfigError(
                 f"{self.what} cannot be started: {error.strerror}: {where}; check data_dir in cluster.yaml"
             ) from None
@@ -154,13 +154,13 @@ class LocalProcess:
 
     def _find(self) -> tuple[int | None, Seen | None]:
         try:
-            with _locked(self._pid_path, "r", fcntl.LOCK_SH) as file:
+            with _locked(self.pid_path, "r", fcntl.LOCK_SH) as file:
                 return self._alive(file)
         except (FileNotFoundError, NotADirectoryError):
             return None, None
         except PermissionError:
             raise ConfigError(
-                f"{self._pid_path} can be read by its owner alone: use the account that started {self.what}"
+                f"{self.pid_path} can be read by its owner alone: use the account that started {self.what}"
             ) from None
 
     def _alive(self, file: IO[str]) -> tuple[int | None, Seen | None]:

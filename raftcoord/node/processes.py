@@ -11,18 +11,21 @@ a thread, not from an event loop.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
+from raftcoord import logs
 from raftcoord.config import Address, Config, NodeConfig
 from raftcoord.errors import ConfigError
 from raftcoord.node import starting
 from raftcoord.node.local_process import STOP_TIMEOUT_S, LocalProcess
 from raftcoord.node.starting import OnReading, unwatched
+from raftcoord.strict_yaml import variables
 from raftcoord.types import NodeName, checked_name
 
 _PORTS: Final = range(10_000, 32_000)
@@ -42,11 +45,12 @@ class LocalCluster:
         self._file = str(config.path.absolute())
         self._nodes: dict[str, LocalProcess] = {}
         self._participants: dict[str, LocalProcess] = {}
+        self._credentials = _credentials(config, config.path.read_text(encoding="utf-8"))
         for node in config.nodes:
             command = [sys.executable, "-m", node_module, self._file, node.name]
-            self._nodes[node.name] = self._process(f"node {node.name}", command, node.name)
+            self._nodes[node.name] = self._process(f"node {node.name}", command, node.name, self._credentials)
         self.resolver = self._process(
-            "resolver", [sys.executable, "-m", "raftcoord.resolver", self._file], "resolver.1"
+            "resolver", [sys.executable, "-m", "raftcoord.resolver", self._file], "resolver.1", ()
         )
         """It holds the credentials of the databases; they come from its environment and stand in no argument."""
 
@@ -93,6 +97,11 @@ class LocalCluster:
     def resume(self, name: str) -> bool:
         """SIGCONT. False if it does not run."""
         return self._node(name).resume()
+
+    def files_of(self, name: str) -> list[Path]:
+        """The files of node ``name`` beside its directory, whether or not they are there: its pid file and its logs."""
+        process = self._node(name)
+        return [process.pid_path, *logs.files(process.log_path)]
 
     def pid(self, name: str) -> int | None:
         """The node's pid while it runs, else None."""
@@ -158,12 +167,30 @@ class LocalCluster:
         checked_name(name, "participant")
         process = self._participants.get(name)
         if process is None:
-            process = self._participants[name] = self._process(f"participant {name}", [], f"participant.{name}")
+            process = self._participants[name] = self._process(
+                f"participant {name}", [], f"participant.{name}", self._credentials
+            )
         return process
 
-    def _process(self, what: str, command: Sequence[str], stem: str) -> LocalProcess:
+    def _process(self, what: str, command: Sequence[str], stem: str, without: Collection[str]) -> LocalProcess:
         directory = self.config.data_dir
-        return LocalProcess(what, command, directory / f"{stem}.log", directory / f"{stem}.pid")
+        return LocalProcess(what, command, directory / f"{stem}.log", directory / f"{stem}.pid", without=without)
+
+
+def _credentials(config: Config, text: str) -> frozenset[str]:
+    """The variables that the urls of resources name, and that nothing else in the file needs: the resolver alone gets them."""
+    named = frozenset[str]().union(*(variables(resource.written) for resource in config.resources))
+
+    def needless(name: str) -> bool:
+        try:
+            Config.parse(
+                text, config.path or "", {other: value for other, value in os.environ.items() if other != name}
+            )
+        except ConfigError:
+            return False
+        return True
+
+    return frozenset(filter(needless, named))
 
 
 def _stop(processes: Iterable[LocalProcess]) -> list[str]:

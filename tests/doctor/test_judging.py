@@ -13,8 +13,8 @@ import pytest
 
 from raftcoord import TxId, __version__, limits
 from raftcoord.client.answers import Damage, Damages
-from raftcoord.config import Config
-from raftcoord.doctor import clocks, disks, nodes, prepared
+from raftcoord.config import Address, Config, NodeConfig
+from raftcoord.doctor import access, clocks, disks, nodes, prepared
 from raftcoord.doctor.clocks import Clock
 from raftcoord.doctor.disks import Speed
 from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Report, Row, Verdict
@@ -24,6 +24,7 @@ from raftcoord.node.processes import write_local_config
 from raftcoord.resources import gid as gids
 from raftcoord.resources.dialects import DIALECTS
 from raftcoord.resources.steps import Finding, PreparedHere, SqlError
+from raftcoord.types import NodeName
 
 from .rows import having, lacking, run, troubles
 
@@ -509,3 +510,30 @@ def test_the_worst_comes_first_and_subjects_stay_together() -> None:
     assert report.count(Verdict.OK) == 2
     assert report.fails()
     assert not report.fails(DAMAGE)
+
+
+def test_files_that_others_can_use_are_an_error_with_the_command(tmp_path: Path) -> None:
+    directory, log = tmp_path / "n1", tmp_path / "n1.log"
+    directory.mkdir(mode=0o700)
+    for path in (log, directory / "node.db"):
+        path.write_text("")
+        path.chmod(0o600)
+    assert access.judge_files("node n1", directory, [log]).verdict is Verdict.OK
+    (directory / "node.db").chmod(0o640)
+    log.chmod(0o604)
+    row = access.judge_files("node n1", directory, [log, tmp_path / "n1.pid"])
+    assert row.verdict is Verdict.ERROR
+    assert row.mend.startswith(f"chmod go-rwx {directory / 'node.db'} {log};")
+
+
+def test_ports_that_are_open_to_other_machines_are_a_warning() -> None:
+    ports = [
+        NodeConfig(NodeName(f"n{n}"), Address("10.0.0.1", n), Address("127.0.0.1", n), Path(f"d/n{n}"))
+        for n in (1, 2, 3)
+    ]
+    config = Config("demo", tuple(ports), allow_remote=True)
+    rows = list(access.judge_ports(config))
+    assert [row.subject for row in rows] == ["node n1", "node n2", "node n3"]
+    assert rows[0].verdict is Verdict.WARNING
+    assert rows[0].what.startswith("10.0.0.1:1 can be reached from other machines (allow_remote): without TLS")
+    assert not any(row.what.count("127.0.0.1") for row in rows)
