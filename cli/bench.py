@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .errors import BROKEN
-from .options import Function, Output, with_output
+from .groups import Commands
+from .options import Function, Number, Output, with_output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,16 +23,16 @@ def with_measurement(function: Function) -> Function:
     """The options of a benchmark that keeps calls in flight."""
     for option in (
         click.option("--nodes", type=int, help="Nodes of the throwaway cluster: 1, 3, 5 or 7. [default: 3]"),
-        click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Of each measurement. [default: 5]"),
+        click.option("--seconds", type=Number(0, min_open=True), help="Of each measurement. [default: 5]"),
         click.option("--in-flight", type=int, multiple=True, help="Calls at a time. Repeatable. [default: 1, 64, 512]"),
     ):
         function = option(function)
     return function
 
 
-@click.group()
+@click.group(cls=Commands)
 def bench() -> None:
-    """How fast: decide, transfer, databases, failover."""
+    """How fast it is."""
 
 
 @bench.command()
@@ -74,7 +75,7 @@ def transfer(output: Output, **given: Any) -> None:
 )
 @click.option("--workers", type=int, multiple=True, help="Threads that transfer. Repeatable. [default: 1, 8, 32]")
 @click.option("--processes", type=click.IntRange(1), help="Over which they are dealt. [default: one for each core]")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Of each kind per measurement. [default: 6]")
+@click.option("--seconds", type=Number(0, min_open=True), help="Of each kind per measurement. [default: 6]")
 @click.option("--nodes", type=int, help="Nodes of the throwaway cluster: 1, 3, 5 or 7. [default: 3]")
 @with_output
 def databases(output: Output, **given: Any) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from .errors import INTERRUPTED
 from .options import Output, with_config, with_output
 from .telling import reading
 
@@ -26,11 +26,15 @@ _COLOURS: Final = ("cyan", "yellow", "green", "magenta", "blue", "bright_cyan", 
 @click.option("-d", "--detach", is_flag=True, help="Return as soon as there is a leader; stop the nodes with down.")
 @with_config
 @with_output
-def up(detach: bool, config: Config, output: Output) -> None:
-    """Start the nodes of cluster.yaml on this machine, and a resolver if it names resources.
+def up(detach: bool, config: Config, output: Output) -> int:
+    """Start the nodes of cluster.yaml on this machine.
+
+    If the file names resources, a resolver is started too.
 
     In the foreground it shows what they log, and Ctrl-C stops those that it started.
     """
+    import asyncio
+
     from raftcoord.node.processes import LocalCluster
 
     cluster = LocalCluster(config)
@@ -43,25 +47,40 @@ def up(detach: bool, config: Config, output: Output) -> None:
     started = cluster.start_all(on_reading=reading(output))
     try:
         resolver_started = cluster.start_resolver()
-    except BaseException:  # also Ctrl-C
-        cluster.stop_nodes(started)
+    except BaseException as error:  # also Ctrl-C
+        stopped = cluster.stop_nodes(started)
+        if isinstance(error, KeyboardInterrupt):
+            error.add_note(_ended(stopped))
         raise
     if detach:
-        _report(config, cluster, started, output)
-        return
+        try:
+            _report(config, cluster, started, output)
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note("the nodes go on; raftcoord down stops them")
+            raise
+        return 0
     others = len(config.nodes) - len(started)
     stays = f"{others} of {len(config.nodes)} ran already and go on; " if others else ""
     ending = [*([_RESOLVER] if resolver_started else []), *started]
     output.progress(f"{stays}Ctrl-C stops {', '.join(ending) or 'nothing but this view'}")
     try:
         asyncio.run(_Foreground(config, cluster, logs, output).watch())
+    except KeyboardInterrupt:
+        return INTERRUPTED
     finally:
         stopped = [_RESOLVER] if resolver_started and cluster.resolver.stop() else []
         stopped += cluster.stop_nodes(started)
-        output.line({"stopped": stopped}, f"stopped: {', '.join(stopped)}" if stopped else "nothing was stopped")
+        output.line({"stopped": stopped}, _ended(stopped))
+    return 0
+
+
+def _ended(stopped: list[str]) -> str:
+    return f"stopped: {', '.join(stopped)}" if stopped else "nothing was stopped"
 
 
 def _report(config: Config, cluster: LocalCluster, started: list[str], output: Output) -> None:
+    import asyncio
+
     from raftcoord.client.asynchronous import AsyncClient
 
     from .view import Leader, wait_for_leader
@@ -89,7 +108,10 @@ def _report(config: Config, cluster: LocalCluster, started: list[str], output: O
 @with_config
 @with_output
 def down(config: Config, output: Output) -> None:
-    """Stop the nodes, participants and resolver that were started from cluster.yaml here. What they have stored stays."""
+    """Stop what was started from cluster.yaml on this machine.
+
+    These are nodes, participants and the resolver. Their data is kept.
+    """
     from raftcoord.node.processes import LocalCluster
 
     stopped = LocalCluster(config).stop_all()
@@ -119,6 +141,8 @@ class _Foreground:
         self._resolver_runs = bool(config.resources)
 
     async def watch(self) -> None:
+        import asyncio
+
         task = asyncio.current_task()
         assert task is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel, "SIGTERM")
@@ -129,6 +153,8 @@ class _Foreground:
                 raise
 
     async def _watch(self) -> None:
+        import asyncio
+
         from raftcoord.client.asynchronous import AsyncClient
         from raftcoord.errors import RaftcoordError
 

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 @click.option("--keep", is_flag=True, default=None, help="Keep the files and logs also when every promise held.")
 @with_output
 def demo(output: Output, databases: bool, **given: Any) -> int:
-    """A throwaway cluster, several banks, payment orders, kill -9 of the leader and of a bank, an audit, a verdict.
+    """A throwaway cluster that is killed under load, then an audit and a verdict.
+
+    Payment orders between several banks go on while the leader and a bank are killed with kill -9.
 
     With --databases programs pay from one server to the other, and a program in mid-commit, the resolver and a server are
     killed as well.

@@ -23,15 +23,18 @@ _STYLES: Final = {"OK": "green", "NOTE": "cyan", "WARNING": "yellow", "ERROR": "
 @with_config
 @with_output
 def doctor(config: Config, output: Output) -> int:
-    """Look at every node and resource of cluster.yaml, and say what is wrong and how to mend it. Changes nothing.
+    """Say what is wrong with nodes, databases, clocks and disks, and how to fix it.
+
+    It looks at every node and resource of cluster.yaml, and changes nothing.
 
     Run it on each machine that has a node: data directories are looked at where they are. It takes 15 s at most.
 
     \b
     Exit code: 0  no errors; there may be warnings
-               2  something is set up wrongly, or a branch is prepared that nobody finishes
+               2  something is set up wrongly, or nobody finishes a prepared
+                  branch
                5  a node or a resource cannot be reached, or there is no leader
-               6  a branch is damaged and nobody has acknowledged it
+               6  a branch is damaged, and nobody has acknowledged it
     """
     from raftcoord.doctor.examine import examine
     from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Verdict

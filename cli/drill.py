@@ -8,12 +8,13 @@ import click
 
 from .drill_databases import databases
 from .errors import BROKEN
-from .options import Output, with_output
+from .groups import Commands
+from .options import Number, Output, with_output
 
 
-@click.group()
+@click.group(cls=Commands)
 def drill() -> None:
-    """Real processes, real faults, a verdict: ls, run, databases."""
+    """Real faults under load, then an audit and a verdict."""
 
 
 drill.add_command(databases)
@@ -34,11 +35,9 @@ def ls(output: Output) -> None:
 
 @drill.command()
 @click.argument("name")
-@click.option(
-    "--duration", "duration_s", type=click.FloatRange(1), help="Seconds in which faults are made. [default: 15]"
-)
+@click.option("--duration", "duration_s", type=Number(1), help="Seconds in which faults are made. [default: 15]")
 @click.option("--rounds", type=click.IntRange(1), help="So many faults instead of a duration.")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Orders per second. [default: 200]")
+@click.option("--rate", type=Number(0, min_open=True), help="Orders per second. [default: 200]")
 @click.option("--seed", type=int, help="Chooses the orders and the times of the faults. [default: 1]")
 @click.option("--nodes", type=int, help="3, 5 or 7. [default: 3]")
 @click.option("--keep", is_flag=True, default=None, help="Keep the files and logs also when every promise held.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .errors import BROKEN
+from .groups import Commands
 from .options import Output, with_output
 
 if TYPE_CHECKING:
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
     from raftcoord.drills.crashes import CrashReport
 
 
-@click.group()
+@click.group(cls=Commands)
 def databases() -> None:
-    """Real PostgreSQL, MariaDB and SQLite, kill -9, the resolver, an audit."""
+    """The same over real PostgreSQL, MariaDB and SQLite."""
 
 
 @databases.command()
@@ -37,7 +38,7 @@ def databases() -> None:
 @click.option("--keep", is_flag=True, help="Keep the files and logs also when every promise held.")
 @with_output
 def crashes(output: Output, **given: Any) -> int:
-    """The crash matrix: kill -9 of a program, and of a database server, at every point of a transaction.
+    """Kill a program, or a database server, at every point of a transaction.
 
     For every pair of databases, through each driver that is installed; what is not there is told. Both sides must be equal
     afterwards, and nothing may stay prepared or locked. Exit code 0: HELD; 6: BROKEN.
@@ -70,9 +71,11 @@ def crashes(output: Output, **given: Any) -> int:
 @click.option("--keep", is_flag=True, help="Keep the files and logs also when every promise held.")
 @with_output
 def transfers(output: Output, **given: Any) -> int:
-    """Orders between PostgreSQL and MariaDB while programs, nodes and the resolver are killed.
+    """Pay orders between databases while programs, nodes and the resolver are killed.
 
-    Half of the commits are left to the resolver. Then the audit: every order is paid exactly once, on both sides, to the cent,
+    The databases are PostgreSQL and MariaDB. Half of the commits are left to the resolver.
+
+    Then the audit: every order is paid exactly once, on both sides, to the cent,
     and nothing is left prepared. Exit code 0: HELD; 6: BROKEN.
     """
     from raftcoord.drills.crashes_transfers import TransferOptions, run

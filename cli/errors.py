@@ -6,11 +6,13 @@ broken, 130 interrupted.
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import json
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import click
@@ -23,13 +25,14 @@ UNAVAILABLE: Final = 5
 BROKEN: Final = 6
 INTERRUPTED: Final = 130
 
+_WORD_MAX: Final = 80
+"""Characters of a word of the command line that an error shows."""
+
 
 def wants_json(arguments: Sequence[str]) -> bool:
     """Whether ``-o json`` stands among the arguments, also where they are wrong and cannot be parsed."""
-    following = zip(arguments, [*arguments[1:], ""], strict=True)
-    return any(
-        (here in ("-o", "--output") and there == "json") or here in ("-ojson", "--output=json")
-        for here, there in following
+    return any(each in ("-ojson", "--output=json") for each in arguments) or any(
+        here in ("-o", "--output") and there == "json" for here, there in itertools.pairwise(arguments)
     )
 
 
@@ -69,19 +72,47 @@ def report(error: BaseException, as_json: bool) -> int:
 
 
 def report_usage(error: click.ClickException, as_json: bool) -> int:
-    """The same for a command line that cannot be understood: click's own words, which name the option."""
-    if as_json:
-        _say("Usage", _one_line(error.format_message()), error.exit_code, True, {})
-    else:
-        error.show()
-    return error.exit_code
+    """The same for a command line that cannot be understood: which word is wrong, and where the right ones are listed."""
+    _say("Usage", _and_where(_usage(error), getattr(error, "ctx", None)), USAGE, as_json, {})
+    return USAGE
 
 
-def _say(kind: str, message: str, code: int, as_json: bool, detail: dict[str, Any]) -> None:
+def report_interrupt(interrupt: BaseException, as_json: bool) -> int:
+    """The same for Ctrl-C. ``interrupt`` may carry notes: what became of the work."""
+    carrier = interrupt.__cause__ or interrupt  # click raises Abort from the KeyboardInterrupt
+    notes = "".join(f"; {note}" for note in getattr(carrier, "__notes__", ()))
+    _say("Interrupted", f"interrupted{notes}", INTERRUPTED, as_json, {}, prefix="")
+    return INTERRUPTED
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'this'?`` for the nearest of ``known``, or nothing."""
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _usage(error: click.ClickException) -> str:
+    """click's own words in the form of all others."""
+    context = getattr(error, "ctx", None)
+    if isinstance(error, click.NoSuchOption) and context is not None:
+        known = [name for parameter in context.command.get_params(context) for name in parameter.opts]
+        return f"there is no option {error.option_name!r}{did_you_mean(error.option_name, known)}"
+    words = _one_line(error.format_message()).removesuffix(".").split(" ")
+    text = " ".join(word if len(word) <= _WORD_MAX else f"{word[:_WORD_MAX]}..." for word in words)
+    return text[:1].lower() + text[1:]
+
+
+def _and_where(message: str, context: click.Context | None) -> str:
+    if context is None:
+        return message
+    return f"{message}{' See' if message.endswith('?') else '; see'} {context.command_path} --help"
+
+
+def _say(kind: str, message: str, code: int, as_json: bool, detail: dict[str, Any], prefix: str = "error: ") -> None:
     if as_json:
         click.echo(json.dumps({"error": {"kind": kind, "message": message, "exit_code": code, **detail}}))
     else:
-        click.echo(f"error: {message}", err=True)
+        click.echo(f"{prefix}{message}", err=True)
     sys.stdout.flush()
 
 

@@ -7,6 +7,7 @@ A command is imported when it is called, so that ``raftcoord --help`` answers at
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -14,28 +15,30 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from .errors import INTERRUPTED, report, report_usage, wants_json
+from .errors import report, report_interrupt, report_usage, wants_json
+from .groups import Commands
 
 _COMMANDS: Final = {
-    "demo": (".demo", "A throwaway cluster: transfers, kill -9 of the leader, an audit, a verdict."),
-    "up": (".cluster", "Start the nodes of cluster.yaml on this machine, and a resolver if it names resources."),
-    "down": (".cluster", "Stop what was started by up."),
-    "status": (".status", "Each node: its role, its term, what it has applied, who is connected."),
-    "top": (".status", "The same, live."),
-    "node": (".node", "One node: start, stop, kill, pause, resume, logs, run."),
-    "participant": (".participant", "Run a SQLite participant."),
-    "submit": (".submit", "Run one transaction, read from a JSON file or standard input."),
-    "txn": (".txn", "Transactions: ls, show, resolve, acknowledge."),
-    "resource": (".resource", "The databases of cluster.yaml: init, ls."),
-    "resolver": (".resolver", "Finish what crashed programs leave prepared in databases: run."),
-    "doctor": (".doctor", "What is wrong with nodes, databases, clocks and disks, and what mends it."),
-    "drill": (".drill", "Real faults under load, then an audit and a verdict."),
-    "sim": (".sim", "The real code on a virtual clock, with faults from a seed: run, replay, faults."),
-    "bench": (".bench", "How fast: decide, transfer, databases, failover."),
+    "demo": ".demo",
+    "up": ".cluster",
+    "down": ".cluster",
+    "status": ".status",
+    "top": ".status",
+    "node": ".node",
+    "participant": ".participant",
+    "submit": ".submit",
+    "txn": ".txn",
+    "resource": ".resource",
+    "resolver": ".resolver",
+    "doctor": ".doctor",
+    "drill": ".drill",
+    "sim": ".sim",
+    "bench": ".bench",
 }
+"""Each command and the module that it is in, in the order in which one meets them."""
 
 
-class Root(click.Group):
+class Root(Commands):
     """The group of all commands."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -46,14 +49,9 @@ class Root(click.Group):
         """The command, imported now."""
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(_COMMANDS[cmd_name][0], __package__)
+        module = importlib.import_module(_COMMANDS[cmd_name], __package__)
         command: click.Command = getattr(module, cmd_name)
         return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands, without importing any."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
 
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
@@ -68,16 +66,33 @@ class Root(click.Group):
             code = super().main(arguments, prog_name or "raftcoord", **extra)
         except click.ClickException as error:
             sys.exit(report_usage(error, as_json))
-        except (click.Abort, KeyboardInterrupt):
-            sys.exit(INTERRUPTED)
+        except (click.Abort, KeyboardInterrupt) as interrupt:
+            sys.exit(report_interrupt(interrupt, as_json))
         except Exception as error:  # the last line of defence: whatever it is, one sentence
             sys.exit(report(error, as_json))
         sys.exit(code if isinstance(code, int) else 0)
 
 
-@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
-@click.version_option(package_name="raftcoord", message="%(prog)s %(version)s")
-def main() -> None:
+def _version(ctx: click.Context, parameter: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        number = version("raftcoord")
+        json_wanted = ctx.params.get("output") == "json"
+        click.echo(json.dumps({"raftcoord": number}) if json_wanted else f"raftcoord {number}")
+        ctx.exit()
+
+
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, expose_value=False, callback=_version, help="Show the version and exit.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    is_eager=True,
+    help="text for people, json for programs; before a command or after it.",
+)
+def main(output: str | None) -> None:
     """The transaction coordinator that does not forget.
 
     \b

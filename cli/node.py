@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .groups import Commands
 from .options import Output, with_config, with_output
 from .telling import reading
 
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 _FOLLOW_S = 0.2
 
 
-@click.group()
+@click.group(cls=Commands)
 def node() -> None:
-    """One node: start, stop, kill, pause, resume, logs, run, replace."""
+    """One node."""
 
 
 @node.command()
@@ -62,7 +63,10 @@ def _signalled(
 @with_config
 @with_output
 def kill(name: str, config: Config, output: Output) -> None:
-    """kill -9 of node NAME: as if it had lost power."""
+    """Kill node NAME at once (kill -9): it has no time to finish anything.
+
+    What the system has already taken over for the disk still gets there: this is a crash of the process, not a power cut.
+    """
     _signalled(name, config, output, lambda cluster, name: cluster.kill(name), "killed")
 
 
@@ -135,9 +139,10 @@ def run(name: str, config: Config, output: Output) -> None:
 @with_config
 @with_output
 def replace(name: str, yes: bool, config: Config, output: Output) -> None:
-    """Give up the data that node NAME had, for good, and take the new node NAME for it.
+    """Give up the data that node NAME had, and accept a new, empty node NAME.
 
-    The old node must be stopped, the new one running in an empty data directory: the others refuse it until this is done.
+    This is for good. The old node must be stopped, and the new one must run in an empty data directory. The others refuse it
+    until this is done.
     """
     from raftcoord.client.synchronous import Client
     from raftcoord.errors import LocalProtocolError

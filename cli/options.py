@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -21,6 +22,17 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _WIDTH_WITHOUT_TERMINAL = 160
 """Columns of a table that goes into a file or a pipe."""
+
+
+class Number(click.FloatRange):
+    """A number within bounds. nan compares with none, and so would be within any; inf is no time and no rate."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As a float."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a number that can be used", param, ctx)
+        return number
 
 
 class Output:
@@ -72,8 +84,8 @@ def _load(ctx: click.Context, parameter: click.Parameter, value: Path) -> Config
     return Config.load(value)
 
 
-def _output(ctx: click.Context, parameter: click.Parameter, value: str) -> Output:
-    return Output(value == "json")
+def _output(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Output:
+    return Output((value or ctx.find_root().params.get("output")) == "json")
 
 
 def with_config(function: Function) -> Function:
@@ -97,9 +109,8 @@ def with_output(function: Function) -> Function:
         "-o",
         "--output",
         type=click.Choice(["text", "json"]),
-        default="text",
         callback=_output,
-        help="text for people, json for programs.",
+        help="text for people, json for programs. [default: text]",
     )(function)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .groups import Commands
 from .options import Output, when, with_config, with_output
 
 if TYPE_CHECKING:
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from raftcoord.config import Config
 
 
-@click.group()
+@click.group(cls=Commands)
 def participant() -> None:
-    """Participants: run, ls, replace, forget."""
+    """Participants: services that vote."""
 
 
 @participant.command()

@@ -7,23 +7,24 @@ from typing import TYPE_CHECKING
 import click
 
 from .errors import BROKEN, IN_DOUBT, UNAVAILABLE
-from .options import Output, with_config, with_output
+from .groups import Commands
+from .options import Number, Output, with_config, with_output
 
 if TYPE_CHECKING:
     from raftcoord.config import Config
     from raftcoord.resolver.serve import Looked
 
 
-@click.group()
+@click.group(cls=Commands)
 def resolver() -> None:
-    """Finish what crashed programs leave prepared in the resources of cluster.yaml."""
+    """Finish what crashed programs leave prepared in databases."""
 
 
 @resolver.command()
 @click.option("--once", is_flag=True, help="Finish what can be finished now, tell what was found, and end.")
 @click.option(
     "--safety",
-    type=click.FloatRange(0.1, 3600),
+    type=Number(0.1, 3600),
     default=1.2,
     show_default=True,
     help="Seconds for which an undecided branch is left to its program, before its transaction is aborted.",

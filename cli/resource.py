@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .errors import UNAVAILABLE
+from .groups import Commands
 from .options import Output, with_config, with_output
 
 if TYPE_CHECKING:
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from raftcoord.resolver.listing import Listed
 
 
-@click.group()
+@click.group(cls=Commands)
 def resource() -> None:
-    """The databases of cluster.yaml: init, ls."""
+    """The databases of cluster.yaml."""
 
 
 @resource.command()
@@ -27,9 +28,11 @@ def resource() -> None:
 @with_config
 @with_output
 def init(name: str | None, config: Config, output: Output) -> None:
-    """Make the table of marks in resource NAME, or in all: it proves which branches were committed. Again: no effect.
+    """Make the table of marks in resource NAME, or in all resources.
 
-    Tells what else the database lacks.
+    The table proves which branches were committed. If it is there already, nothing is changed.
+
+    What else the database lacks is shown.
     """
     from raftcoord.resolver.listing import make_marks, named
 
@@ -46,7 +49,9 @@ def init(name: str | None, config: Config, output: Output) -> None:
 @with_config
 @with_output
 def ls(config: Config, output: Output) -> int:
-    """What is prepared in each resource: since when, whose it is, and what the ledger says. Changes nothing.
+    """What is prepared in each resource.
+
+    Since when, whose it is, and what the ledger says. Nothing is changed.
 
     Exit code 5 if a resource cannot be reached.
     """

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from .errors import BROKEN, INTERNAL, INTERRUPTED
-from .options import Function, Output, console, with_output
+from .groups import Commands
+from .options import Function, Number, Output, console, with_output
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,7 +41,7 @@ def with_recipe(function: Function) -> Function:
             help="A callable that returns a context manager, entered around the simulations of each process.",
         ),
         click.option(
-            "--duration", "duration_s", type=float, help="Virtual seconds in which faults are made. [default: 8]"
+            "--duration", "duration_s", type=Number(0), help="Virtual seconds in which faults are made. [default: 8]"
         ),
         click.option("--faults", metavar="KIND,...", help="Kinds of faults, or all, or none. [default: all]"),
         click.option("--nodes", type=int, help="3 or 5. [default: 3]"),
@@ -49,9 +50,9 @@ def with_recipe(function: Function) -> Function:
     return function
 
 
-@click.group()
+@click.group(cls=Commands)
 def sim() -> None:
-    """The real code on a virtual clock, with faults drawn from a seed: run, replay, faults."""
+    """The real code on a virtual clock, with faults drawn from a seed."""
 
 
 @sim.command()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import click
 
 from .errors import UNAVAILABLE
-from .options import Output, console, with_config, with_output
+from .options import Number, Output, console, with_config, with_output
 
 if TYPE_CHECKING:
     from raftcoord.config import Config
@@ -20,10 +19,14 @@ if TYPE_CHECKING:
 @with_config
 @with_output
 def status(config: Config, output: Output) -> int:
-    """Each node: its role, its term, what it has applied, which participants are connected, or why it cannot be reached.
+    """How each node is, or why it cannot be reached.
+
+    Its role, its term, what it has applied, and which participants are connected.
 
     Exit code 5 if there is no leader.
     """
+    import asyncio
+
     from raftcoord.client.asynchronous import AsyncClient
 
     from .view import look
@@ -38,14 +41,17 @@ def status(config: Config, output: Output) -> int:
 
 
 @click.command()
-@click.option(
-    "--every", type=click.FloatRange(0.1, 60), default=0.5, show_default=True, help="Seconds between two looks."
-)
+@click.option("--every", type=Number(0.1, 60), default=0.5, show_default=True, help="Seconds between two looks.")
 @click.option("-n", "--count", type=click.IntRange(1), help="Stop after so many looks; without it, at Ctrl-C.")
 @with_config
 @with_output
 def top(every: float, count: int | None, config: Config, output: Output) -> None:
-    """The same as status, live, until Ctrl-C. With -o json: one line for each look."""
+    """The same as status, live, until Ctrl-C.
+
+    Without a terminal each look is printed below the last one; with -o json it is one line.
+    """
+    import asyncio
+
     from raftcoord.client.asynchronous import AsyncClient
 
     from .view import look

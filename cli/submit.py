@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 import click
 
 from .errors import ABORTED
-from .options import Output, with_config, with_output
+from .options import Number, Output, with_config, with_output
 
 if TYPE_CHECKING:
     from raftcoord.config import Config
@@ -21,9 +21,7 @@ _DIGITS_MAX = 20
 
 @click.command()
 @click.argument("file", type=click.File("r", encoding="utf-8"))
-@click.option(
-    "--timeout", type=click.FloatRange(0.001, 600), default=10.0, show_default=True, help="Seconds until the outcome."
-)
+@click.option("--timeout", type=Number(0.001, 600), default=10.0, show_default=True, help="Seconds until the outcome.")
 @click.option("--txid", help="The transaction's id, 32 hex digits of a UUIDv7; made if not given. One id runs once.")
 @click.option(
     "--wait",
@@ -38,8 +36,9 @@ def submit(file: IO[str], timeout: float, txid: str | None, wait: str, config: C
     """Run one transaction, read from FILE, or from standard input if FILE is '-'.
 
     \b
-    {"branches": {"bank-a": [{"op": "add", "key": "alice", "amount": -10, "min": 0}],
-                  "bank-b": [{"op": "add", "key": "bob", "amount": 10}]}}
+    {"branches": {
+        "bank-a": [{"op": "add", "key": "alice", "amount": -10, "min": 0}],
+        "bank-b": [{"op": "add", "key": "bob", "amount": 10}]}}
 
     Exit code 0: committed; 3: aborted, and nothing happened; 4: in doubt, and the message says how to learn the outcome.
     """
@@ -51,8 +50,8 @@ def submit(file: IO[str], timeout: float, txid: str | None, wait: str, config: C
     try:
         with Client.from_config(config, name="submit") as client:
             outcome = client.submit(branches, txid=chosen, timeout=timeout, wait=wait)
-    except KeyboardInterrupt:
-        click.echo(f"interrupted; it may have been decided: raftcoord txn resolve {chosen}", err=True)
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note(f"it may have been decided: raftcoord txn resolve {chosen}")
         raise
     value = {
         "txid": str(outcome.txid),

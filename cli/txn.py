@@ -9,7 +9,8 @@ import click
 
 from .damages import damage_json, damage_text, list_damages
 from .errors import ABORTED
-from .options import Output, when, with_config, with_output
+from .groups import Commands
+from .options import Number, Output, when, with_config, with_output
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from raftcoord.config import Config
 
 
-@click.group()
+@click.group(cls=Commands)
 def txn() -> None:
-    """Transactions: ls, show, resolve, acknowledge."""
+    """Transactions that are recorded."""
 
 
 @txn.command()
@@ -53,7 +54,7 @@ def ls(state: str | None, limit: int, before: str | None, heuristic: bool, confi
 @with_config
 @with_output
 def show(txid: str, config: Config, output: Output) -> int:
-    """One transaction: its outcome, why, and who has still to be told."""
+    """One transaction: its outcome, the reason, and which branches are still open."""
     from raftcoord.client.synchronous import Client
     from raftcoord.types import State
 
@@ -78,11 +79,13 @@ def show(txid: str, config: Config, output: Output) -> int:
 
 @txn.command()
 @click.argument("txid")
-@click.option("--timeout", type=click.FloatRange(0.001, 600), default=10.0, show_default=True, help="Seconds.")
+@click.option("--timeout", type=Number(0.001, 600), default=10.0, show_default=True, help="Seconds.")
 @with_config
 @with_output
 def resolve(txid: str, timeout: float, config: Config, output: Output) -> int:
-    """The final outcome of a transaction. One that is undecided is aborted by this, for good.
+    """Learn the final outcome of a transaction; one that is undecided is aborted.
+
+    An abort is for good: the program that ran the transaction can no longer commit it.
 
     Exit code 0: committed, or forgotten; 3: aborted; 4: still not known, ask again.
     """
@@ -110,8 +113,9 @@ def resolve(txid: str, timeout: float, config: Config, output: Output) -> int:
 @with_config
 @with_output
 def acknowledge(txid: str, branch: str, who: str, config: Config, output: Output) -> None:
-    """Say that somebody has seen the damage of BRANCH in transaction TXID, and has dealt with it.
+    """Record that somebody has dealt with a damaged branch.
 
+    The branch is BRANCH of transaction TXID.
     The ledger then waits for that branch no longer. The damage stays listed, under that name.
     """
     from raftcoord.client.synchronous import Client

@@ -114,8 +114,9 @@ def _directory() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="raftcoord-"))
     try:
         yield directory
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         shutil.rmtree(directory)
+        interrupt.add_note("what was started is stopped, and its files are removed")
         raise
     except BaseException as error:
         error.add_note(f"the cluster's files and logs are kept in {directory}")

@@ -77,8 +77,10 @@ class LocalCluster:
                 self._nodes[name].start()
             if wait_ready:
                 starting.wait_ready([self._nodes[name] for name in started], on_reading=on_reading)
-        except BaseException:  # also Ctrl-C
-            _stop(self._nodes[name] for name in started)
+        except BaseException as error:  # also Ctrl-C
+            stopped = _stop(self._nodes[name] for name in started)
+            if isinstance(error, KeyboardInterrupt):
+                error.add_note(f"stopped: {', '.join(stopped)}" if stopped else "nothing was started")
             raise
         return started
 
