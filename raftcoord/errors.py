@@ -80,6 +80,14 @@ class LocalProtocolError(ProtocolError):
     """The caller asked for what is not allowed. Nothing was changed."""
 
 
+class FutureTxid(LocalProtocolError):
+    """A txid lies in the future of the clock that it was compared with. Nothing was attempted; one of the two clocks is wrong."""
+
+
+class ForgottenTxid(LocalProtocolError):
+    """A txid is older than the horizon. Nothing was attempted, and what became of it before is not known any more."""
+
+
 class RemoteProtocolError(ProtocolError):
     """The other end of a connection sent what is not allowed. That connection is closed; no other is disturbed."""
 

@@ -17,7 +17,11 @@ PAYLOAD_BYTES_MAX: Final = 1 << 20
 
 # -- time ---------------------------------------------------------------------------------------------------------
 FUTURE_MS_MAX: Final = 5 * 60 * 1000
-"""How far ahead of the node's clock a txid may lie (ms); beyond it the horizon could never retire it in order."""
+"""How far ahead of a node's clock the txid of a transaction that begins may lie (ms): what lies ahead is kept for longer."""
+
+DECIDE_FUTURE_MS_MAX: Final = 366 * 24 * 3600 * 1000
+"""The same when it is decided or resolved (ms). Something may be prepared by then, and locked until it is decided: only what
+would be kept for more than a year, and could be sent in any number, is refused."""
 
 CLOCK_SPREAD_MS_MAX: Final = 60 * 1000
 """How far apart a majority's clocks may be (ms) for the leader to move the horizon."""
@@ -61,8 +65,12 @@ CLOSE_MS_MAX: Final = 1_000
 """How long a closed connection may take to send what it still holds (ms), such as the error that closes it."""
 
 # -- the client ---------------------------------------------------------------------------------------------------
-CLIENT_GRACE_MS: Final = 5_000
-"""How long past its deadline a submit that lost its node goes on asking what stands (ms), before it is in doubt."""
+GRACE_MS_DEFAULT: Final = 2_000
+"""How long past its timeout a transaction that may be decided is asked for, before it is in doubt, and how long past it one
+database is waited for (ms): an election takes less, and what is left then the resolver does."""
+
+GRACE_MS_MAX: Final = TIMEOUT_MS_MAX
+"""The longest grace that a client may have (ms)."""
 
 CLIENT_PATIENCE_MS: Final = 500
 """How long past the node's own deadline its answer is awaited (ms); a node that is silent for longer hangs."""
@@ -181,6 +189,10 @@ PARTICIPANTS_MAX: Final = 4_096
 PARTICIPANTS_REFUSED_MAX: Final = 8
 """States that a node remembers as refused under one name, for the operator who replaces one; the oldest is dropped."""
 
+RETIRE_STEP_MS_MAX: Final = 10 * 60 * 1000
+"""How far the horizon moves at a time (ms): ten times as fast as time passes, so that it catches up after an outage, and so that
+a majority of wrong clocks that is noticed within minutes has cost minutes."""
+
 DAMAGES_MAX: Final = 500
 """Damages in one listing: each may bear REASON_LENGTH_MAX characters of four bytes, and all must fit in one frame."""
 
@@ -259,9 +271,6 @@ host that has vanished, and a proxy that forwards nothing, take for ever."""
 RESOURCE_SILENT_MS: Final = 5_000
 """How long the host of a database may leave packets unacknowledged (ms) before the kernel calls the connection lost: when it is
 back, locks are held until the resolver has connected anew."""
-
-BRANCH_GRACE_MS: Final = 5_000
-"""How long past its timeout a transaction waits for one database (ms): what is then left to the resolver holds locks longer."""
 
 # -- the resolver -------------------------------------------------------------------------------------------------
 RESOLVER_SAFETY_MS: Final = 1_200

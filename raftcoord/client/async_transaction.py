@@ -37,7 +37,7 @@ class AsyncTransaction:
     def __init__(self, client: TransactionRequests, timeout: float) -> None:
         self._client = client
         now = asyncio.get_running_loop().time
-        self._committing = Committing(client._mint(), checks.timeout(timeout), now, client.resources)
+        self._committing = Committing(client._mint(), checks.timeout(timeout), now, client.resources, client.grace)
         self._entered = False
 
     @property
@@ -61,7 +61,7 @@ class AsyncTransaction:
         name = self._committing.check_enlistment(connection, branch)
         session = drivers.async_session(connection, name)
         session.check_fit()
-        cluster = await self._client.cluster_id(timeout=max(0.1, self._committing.left()))
+        cluster = await self._client.admit(self._committing.minted, self._committing.left())
         if await self._drive(self._committing.enlist(session, cluster, blocks.is_fit(connection))):
             blocks.remember(connection)
         given: _T = session.given
@@ -118,6 +118,7 @@ class TransactionRequests:
     """The part of AsyncClient that is about transactions over the caller's own connections."""
 
     resources: frozenset[str]
+    grace: float
     _cluster: ClusterIdentity
     _completing: Completing
 
@@ -125,6 +126,10 @@ class TransactionRequests:
         raise NotImplementedError
 
     def _mint(self) -> TxId:
+        raise NotImplementedError
+
+    async def admit(self, txid: TxId, timeout: float) -> str:
+        """See Admission."""
         raise NotImplementedError
 
     async def decide(
@@ -148,7 +153,8 @@ class TransactionRequests:
     def transaction(self, *, timeout: float = TIMEOUT_S) -> AsyncTransaction:
         """A transaction over database connections that the caller has: enlist them, work on them, leave the block.
 
-        ``timeout``: seconds (0.001 to 600) from here until it is aborted if nothing was decided.
+        ``timeout``: seconds (0.001 to 600) from here until it is aborted if nothing was decided. What may be decided by then is
+        asked for, and what is decided is carried out, for the client's ``grace`` after that.
         """
         return AsyncTransaction(self, timeout)
 

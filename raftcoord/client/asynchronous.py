@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 from raftcoord import limits
 from raftcoord.client import answers, checks
+from raftcoord.client.admission import Admission
 from raftcoord.client.answers import Row, UnreadableAnswer
 from raftcoord.client.async_transaction import TransactionRequests
 from raftcoord.client.completing import Completing
-from raftcoord.client.damages import TIMEOUT_S, DamageRequests
+from raftcoord.client.damages import GRACE_S, TIMEOUT_S, DamageRequests
 from raftcoord.client.deadlines import Deadlines
 from raftcoord.client.effort import PATIENCE_S, Ask, Effort, Lost, share_of
 from raftcoord.client.link import ClusterIdentity, Endpoint, Link
 from raftcoord.client.participants import ParticipantRequests
 from raftcoord.env import Env
-from raftcoord.errors import ConfigError, InDoubt, LocalProtocolError, RaftcoordError, Unavailable
+from raftcoord.errors import ConfigError, ForgottenTxid, InDoubt, LocalProtocolError, RaftcoordError, Unavailable
 from raftcoord.rpc.codes import RpcError
 from raftcoord.types import Answer, Outcome, Payload, State, TxId, Verdict, checked_branch
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from raftcoord.config import Config
 
 
-class AsyncClient(DamageRequests, ParticipantRequests, TransactionRequests):
+class AsyncClient(Admission, DamageRequests, ParticipantRequests, TransactionRequests):
     """A client of one cluster. Make it with ``from_config`` or ``from_addresses``, and use it in one event loop.
 
     ``async with`` closes it; otherwise ``await client.close()``. A txid may be given as a TxId or as 32 hex digits. Every
@@ -46,10 +47,13 @@ class AsyncClient(DamageRequests, ParticipantRequests, TransactionRequests):
         name: str = "client",
         env: Env | None = None,
         resources: Iterable[str] = (),
+        grace: float = GRACE_S,
     ) -> None:
         """``cluster_name``: refuse nodes of any other. ``name``: for the nodes' logs. ``env``: a simulator's, else the real.
 
         ``resources``: the names that connections may be enlisted by, because a resolver looks after them; none: by any.
+        ``grace``: seconds (0 to 600) after the timeout of a transaction in which its outcome is still asked for, if it may be
+        decided, and in which a database may finish what was decided.
         """
         if not endpoints:
             raise ConfigError("a client without an address; give at least one node's host:port")
@@ -57,6 +61,7 @@ class AsyncClient(DamageRequests, ParticipantRequests, TransactionRequests):
         self._cluster = ClusterIdentity(cluster_name)
         self._name = name
         self.resources = frozenset(resources)
+        self.grace = checks.grace(grace)
         self._simulated = env is not None
         env = env or Env.real()
         self._rng = env.rng
@@ -65,24 +70,33 @@ class AsyncClient(DamageRequests, ParticipantRequests, TransactionRequests):
         self._links: list[Link] = []
         self._deadlines: Deadlines
         self._sticky: Link
+        self._failing = False
+        """Whether the last request that was tried at several nodes found none."""
         self._closed = False
 
     @classmethod
-    def from_config(cls, config: str | Path | Config, *, name: str = "client") -> Self:
-        """A client of the cluster that cluster.yaml (its path, or the Config read from it) describes. Raises ConfigError."""
+    def from_config(cls, config: str | Path | Config, *, name: str = "client", grace: float = GRACE_S) -> Self:
+        """A client of the cluster that cluster.yaml (its path, or the Config read from it) describes. Raises ConfigError.
+
+        ``grace``: seconds after a transaction's timeout to learn its outcome and to carry it out; see the class.
+        """
         from raftcoord.config import Config  # it brings PyYAML, which a client by addresses does not need
 
         read = config if isinstance(config, Config) else Config.load(config)
         endpoints = [Endpoint(node.client.host, node.client.port, node.name) for node in read.nodes]
-        return cls(endpoints, cluster_name=read.cluster, name=name, resources=[each.name for each in read.resources])
+        resources = [each.name for each in read.resources]
+        return cls(endpoints, cluster_name=read.cluster, name=name, resources=resources, grace=grace)
 
     @classmethod
-    def from_addresses(cls, addresses: Iterable[str], *, name: str = "client") -> Self:
-        """A client of the nodes whose client ports are at ``addresses``, each ``host:port``. Raises ConfigError."""
+    def from_addresses(cls, addresses: Iterable[str], *, name: str = "client", grace: float = GRACE_S) -> Self:
+        """A client of the nodes whose client ports are at ``addresses``, each ``host:port``. Raises ConfigError.
+
+        ``grace``: as for ``from_config``.
+        """
         from raftcoord.config import Address
 
         parsed = [Address.parse(address) for address in addresses]
-        return cls([Endpoint(address.host, address.port) for address in parsed], name=name)
+        return cls([Endpoint(address.host, address.port) for address in parsed], name=name, grace=grace)
 
     async def __aenter__(self) -> Self:
         self._bind(asyncio.get_running_loop())
@@ -121,18 +135,18 @@ class AsyncClient(DamageRequests, ParticipantRequests, TransactionRequests):
         the way is not asked again: the transaction is resolved through another one, which aborts it if it was not
         decided, and ``Outcome.reason`` then says so.
 
-        Raises InDoubt if no node could tell the outcome until 5 s after ``timeout``; Unavailable or Overloaded if
-        nothing was attempted.
+        Raises InDoubt if no node could tell the outcome until the client's ``grace`` after ``timeout``; Unavailable or
+        Overloaded if nothing was attempted.
         """
         given = checks.payloads(payloads)
         seconds = checks.timeout(timeout)
-        made = self._mint() if txid is None else checks.txid(txid, self._wall_ms())
+        made = self._mint() if txid is None else checks.txid(txid)
         ask = Ask("submit", (made, given), (checks.wait(wait),), timed=True, txid=made, repeatable=False)
         deadline = asyncio.get_running_loop().time() + seconds
         try:
             result = await self._answer(ask, deadline)
         except Lost as lost:
-            return await self._settle(made, lost, deadline + limits.CLIENT_GRACE_MS / 1000)
+            return await self._settle(made, lost, deadline + self.grace)
         return _outcome(made, result)
 
     async def status(self, txid: TxId | str, *, timeout: float = TIMEOUT_S) -> Answer:
@@ -140,7 +154,7 @@ class AsyncClient(DamageRequests, ParticipantRequests, TransactionRequests):
 
         Changes nothing. Raises Unavailable if no node answers within ``timeout`` seconds.
         """
-        made = checks.txid(txid, self._wall_ms())
+        made = checks.txid(txid)
         return answers.answer(made, await self._ask(Ask("status", (made,)), timeout))
 
     async def resolve(self, txid: TxId | str, *, branch: str | None = None, timeout: float = TIMEOUT_S) -> Answer:
@@ -151,7 +165,7 @@ class AsyncClient(DamageRequests, ParticipantRequests, TransactionRequests):
         is forgotten; FORGOTTEN only if it must be left alone, because damage was recorded for it.
         Raises InDoubt if no node confirms it within ``timeout`` seconds, Unavailable if none could be asked.
         """
-        made = checks.txid(txid, self._wall_ms())
+        made = checks.txid(txid)
         if branch is None:
             ask = Ask("resolve", (made,), timed=True, txid=made)
         else:
@@ -173,15 +187,15 @@ class AsyncClient(DamageRequests, ParticipantRequests, TransactionRequests):
         The Outcome is what stands, and may differ from ``verdict``: then somebody resolved it before. ``branches``: who must
         carry it out; report them with ``complete``. ``reason``: of an abort. Asking again is safe.
 
-        Raises InDoubt if no node confirms it within ``timeout`` seconds: do not guess, ask ``resolve``. Unavailable or
-        Overloaded if nothing was attempted. LocalProtocolError if a COMMIT with other branches stands, or the txid is older
-        than the horizon.
+        Raises Unavailable or Overloaded if nothing was attempted within ``timeout`` seconds. InDoubt if it was, and no node
+        confirms it until the client's ``grace`` after that: do not guess, ask ``resolve``. LocalProtocolError if a COMMIT with
+        other branches stands, or the txid is older than the horizon.
         """
-        made = checks.txid(txid, self._wall_ms())
+        made = checks.txid(txid)
         wanted = checks.verdict(verdict)
         head = (made, int(wanted), checks.branches(branches), checks.reason(reason, wanted))
-        result = await self._ask(Ask("decide", head, timed=True, txid=made), timeout)
-        return _outcome(made, result)
+        deadline = asyncio.get_running_loop().time() + checks.timeout(timeout)
+        return _outcome(made, await self._answer(Ask("decide", head, timed=True, txid=made), deadline, self.grace))
 
     async def complete(
         self, txid: TxId | str, branches: Iterable[str] | None = None, *, timeout: float = TIMEOUT_S
@@ -190,7 +204,7 @@ class AsyncClient(DamageRequests, ParticipantRequests, TransactionRequests):
 
         Asking again is safe. Raises Unavailable if no node confirms it within ``timeout`` seconds; then repeat it.
         """
-        made = checks.txid(txid, self._wall_ms())
+        made = checks.txid(txid)
         await self._ask(Ask("complete", (made, None if branches is None else checks.branches(branches))), timeout)
 
     # -- looking --------------------------------------------------------------------------------------------------
@@ -294,25 +308,32 @@ class AsyncClient(DamageRequests, ParticipantRequests, TransactionRequests):
         deadline = asyncio.get_running_loop().time() + checks.timeout(timeout)
         return await self._answer(ask, deadline)
 
-    async def _answer(self, ask: Ask, deadline: float) -> Any:
+    async def _answer(self, ask: Ask, deadline: float, grace: float = 0.0) -> Any:
         """The result of ``ask``. The common case runs here: a good connection, an answer, and nothing in between."""
         loop = self._bind(asyncio.get_running_loop())
         link = self._sticky
         conn = link.ready
         if conn is None:
-            return await self._persist(Effort(ask, self._order(None), deadline, self._rng))
+            return await self._persist(Effort(ask, self._order(None), deadline, self._rng, grace))
         now = loop.time()
         share = share_of(ask, deadline - now, len(self._links))
         reply = await link.ask(conn, ask.method, ask.params(share), now + share + PATIENCE_S)
         if type(reply) is not RpcError:
             return reply
-        effort = Effort(ask, self._order(link), deadline, self._rng)
+        effort = Effort(ask, self._order(link), deadline, self._rng, grace)
         effort.judge(link, reply)
         return await self._persist(effort)
 
     async def _persist(self, effort: Effort) -> Any:
-        link, result = await effort.run()
+        try:
+            link, result = await effort.run()
+        except (Unavailable, InDoubt):
+            self._failing = True
+            raise
+        self._failing = False
         self._sticky = link
+        if effort.fate_unknown:
+            effort.check_known(result)
         return result
 
     async def _settle(self, txid: TxId, lost: Lost, deadline: float) -> Outcome:
@@ -366,7 +387,7 @@ def _outcome(txid: TxId, result: Any, *, submitted: bool = False) -> Outcome:
         return stands
     if submitted:
         raise InDoubt(txid, "it is older than what the cluster remembers")
-    raise LocalProtocolError(
+    raise ForgottenTxid(
         f"txid {txid} is older than what the cluster remembers: nothing was recorded, and what became of it before is not "
         "known any more; use a new txid"
     )

@@ -29,6 +29,8 @@ from raftcoord import limits
 from raftcoord.errors import (
     Aborted,
     ConfigError,
+    ForgottenTxid,
+    FutureTxid,
     InDoubt,
     LocalProtocolError,
     Overloaded,
@@ -48,6 +50,8 @@ from raftcoord.resources.steps import (
     Steps,
 )
 from raftcoord.types import Branch, Outcome, TxId, Verdict, checked_branch
+
+_GRACE_S: Final = limits.GRACE_MS_DEFAULT / 1000
 
 RECORD_ABORT_S: Final = 1.0
 """How long an abort that is certain waits to be recorded (s). It is for ``txn show``; nothing depends on it."""
@@ -119,15 +123,18 @@ class Enlisted:
 class Committing:
     """One transaction. ``now``: the time that ``timeout`` (s) runs by. ``outcome``: what stands in the ledger, once known.
 
-    ``resources``: the names that branches may have; none: any.
+    ``resources``: the names that branches may have; none: any. ``grace``: seconds after ``timeout`` for what is decided by then.
     """
 
-    def __init__(self, txid: TxId, timeout: float, now: Callable[[], float], resources: frozenset[str]) -> None:
+    def __init__(
+        self, txid: TxId, timeout: float, now: Callable[[], float], resources: frozenset[str], grace: float = _GRACE_S
+    ) -> None:
         self.outcome: Outcome | None = None
         self._txid = txid
         self._was_read = False
         self._is_local = False
         self._timeout = timeout
+        self._grace = grace
         self._resources = resources
         self._told = "it is not committed, and what was prepared of it the resolver rolls back"
         self._now = now
@@ -144,6 +151,11 @@ class Committing:
         self._was_read = True
         return None if self._is_local else self._txid
 
+    @property
+    def minted(self) -> TxId:
+        """The same, unread."""
+        return self._txid
+
     def aborted(self, reason: str, branch: str | None = None) -> Aborted:
         """The error of this transaction, of which nothing stands."""
         return Aborted(self._txid, reason, branch)
@@ -154,7 +166,7 @@ class Committing:
 
     def patience_s(self) -> float:
         """How long one database is waited for now (s): what it does not finish, the resolver finishes."""
-        return max(self.left(), 0.0) + limits.BRANCH_GRACE_MS / 1000
+        return max(self.left(), 0.0) + self._grace
 
     def check_enlistment(self, connection: Any, branch: object) -> Branch:
         """Raise LocalProtocolError or ConfigError unless ``connection`` may be enlisted as ``branch``; the name, checked."""
@@ -262,11 +274,10 @@ class Committing:
         except NotPossible as error:
             yield from self._give_up(None, error)
         try:
-            seconds = self.left() + limits.CLIENT_GRACE_MS / 1000
             names = tuple(branch.gid.branch for branch in self._branches)
             before, self._told = self._told, "whether it is committed is not known; resolve it, which tells"
-            self.outcome = yield Decide(self._txid, Verdict.COMMIT, names, "", max(seconds, 1.0))
-        except (Unavailable, Overloaded) as error:
+            self.outcome = yield Decide(self._txid, Verdict.COMMIT, names, "", self.left())
+        except (Unavailable, Overloaded, FutureTxid, ForgottenTxid) as error:  # definite: it was not proposed
             self._told = before
             yield from self._roll_back_all()
             raise self.aborted(f"no node took the decision, and it was rolled back: {error}") from None

@@ -5,21 +5,20 @@ Owed: damage that was reported here is in the ledger when the call returns. Neve
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+from raftcoord import limits
 from raftcoord.client import answers, checks
 from raftcoord.client.answers import Damage, Damages
 from raftcoord.client.effort import Ask
 from raftcoord.types import TxId, checked_branch
 
 TIMEOUT_S = 5.0
+GRACE_S = limits.GRACE_MS_DEFAULT / 1000
 
 
 class DamageRequests:
     """The part of AsyncClient that is about damage: a branch that was finished by somebody else, against its decision."""
-
-    _wall_ms: Callable[[], int]
 
     async def _ask(self, ask: Ask, timeout: float) -> Any:
         raise NotImplementedError
@@ -38,7 +37,7 @@ class DamageRequests:
         ``what``: what happened, to be read by a person (1 to 500 characters). Asking again is safe. Raises Unavailable if no
         node confirms it within ``timeout`` seconds; then repeat it.
         """
-        made = checks.txid(txid, self._wall_ms())
+        made = checks.txid(txid)
         await self._ask(Ask("report_damage", (made, checked_branch(branch), checks.damage(what))), timeout)
 
     async def acknowledge(self, txid: TxId | str, branch: str, who: str, *, timeout: float = TIMEOUT_S) -> Damage:

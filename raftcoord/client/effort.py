@@ -4,6 +4,7 @@ Theory of operation. What a request has done is known from how it failed:
 
     unavailable, or never sent    untouched: try another node
     overloaded                    untouched: try again after a growing pause, a few times
+    in the future                 untouched: the clock of that node says so, and may be the wrong one; a majority's is not
     silent, connection lost,
     in doubt, internal            unknown: it may have been carried out
     bad request, txid used        refused: the caller is told
@@ -11,6 +12,8 @@ Theory of operation. What a request has done is known from how it failed:
 After an unknown fate a repeatable request (status, resolve, decide: asking twice gives the same answer) goes on at another
 node; a submit must not, and ends as Lost. Once the fate of one try is unknown, no later "untouched" makes the whole
 definite again: a request that may have been carried out ends in an answer or as InDoubt, never as Unavailable.
+
+Time. What is untouched is tried until ``deadline``. What may have been carried out is asked about for ``grace`` seconds more.
 
 Owed: an answer, or the error that says truly what is known. Never: a submit that is sent twice.
 """
@@ -26,10 +29,10 @@ from typing import Any, Final, NamedTuple
 from raftcoord import limits
 from raftcoord.client.deadlines import SILENT
 from raftcoord.client.link import Link
-from raftcoord.errors import InDoubt, RaftcoordError, Unavailable
+from raftcoord.errors import InDoubt, Overloaded, RaftcoordError, Unavailable
 from raftcoord.rpc import codes
 from raftcoord.rpc.codes import RpcError
-from raftcoord.types import TxId
+from raftcoord.types import State, TxId
 
 PAUSE_S_MIN: Final = 0.02
 PAUSE_S_MAX: Final = 0.25
@@ -71,6 +74,12 @@ def share_of(ask: Ask, remaining: float, left: int) -> float:
     return even_share(remaining, left) if ask.repeatable else max(0.0, remaining)
 
 
+def said(failure: RpcError) -> str:
+    """Why, for a message of our own: what to do about it depends on what comes of the other tries."""
+    why = failure.detail.get("why")
+    return why if failure.code == codes.IN_DOUBT and isinstance(why, str) and why else failure.message
+
+
 class Lost(RaftcoordError):
     """The fate of a request that must not be repeated is unknown. ``link``: where it was sent."""
 
@@ -82,21 +91,31 @@ class Lost(RaftcoordError):
 class Effort:
     """The tries of one request. ``links``: in the order in which they are tried, round after round until ``deadline``."""
 
-    def __init__(self, ask: Ask, links: Sequence[Link], deadline: float, rng: random.Random) -> None:
+    def __init__(
+        self, ask: Ask, links: Sequence[Link], deadline: float, rng: random.Random, grace: float = 0.0
+    ) -> None:
         self._ask = ask
         self._links = links
-        self._deadline = deadline
+        self._untouched_until = deadline
+        self._grace = grace
         self._rng = rng
         self._loop = asyncio.get_running_loop()
         self._why: dict[str, str] = {}
-        self._fate_unknown = False
+        self._overloaded: set[str] = set()
+        self._future: set[str] = set()
+        self.fate_unknown = False
+        """Whether one of the tries may have been carried out."""
         self._overloads = 0
         self._pause_s = PAUSE_S_MIN
         self._tired = False
 
+    @property
+    def _deadline(self) -> float:
+        return self._untouched_until + (self._grace if self.fate_unknown else 0.0)
+
     def touched(self, link: Link, why: str) -> None:
         """The transaction was touched at ``link`` before this effort: it cannot end as Unavailable."""
-        self._fate_unknown = True
+        self.fate_unknown = True
         self._why[str(link)] = why
 
     async def run(self) -> tuple[Link, Any]:
@@ -116,21 +135,33 @@ class Effort:
 
     def judge(self, link: Link, failure: RpcError) -> None:
         """What a failed try tells. Returns if another try is allowed; raises what is known, or Lost, if not."""
-        self._why[str(link)] = failure.message
+        name = str(link)
+        self._why[name] = said(failure)
+        (self._overloaded.add if failure.code == codes.OVERLOADED else self._overloaded.discard)(name)
         match failure.code:
             case codes.UNAVAILABLE:
                 pass
             case codes.OVERLOADED:
                 self._overloads += 1
                 self._tired = True
-                if self._overloads > limits.CLIENT_OVERLOAD_RETRIES_MAX and not self._fate_unknown:
+                if self._overloads > limits.CLIENT_OVERLOAD_RETRIES_MAX and not self.fate_unknown:
                     raise codes.to_error(failure)
-            case codes.BAD_REQUEST if self._fate_unknown:
+            case codes.BAD_REQUEST if codes.is_of_clocks(failure):
+                self._future.add(name)
+                if len(self._future) * 2 > len(self._links):
+                    raise self._failure() if self.fate_unknown else codes.to_error(failure)
+            case codes.BAD_REQUEST if self.fate_unknown:
                 raise self._failure()
             case codes.BAD_REQUEST | codes.TXID_USED | codes.WRONG_CLUSTER:
                 raise codes.to_error(failure)
             case _:  # a code that only a newer release knows is no promise either
                 self._unknown(link, failure)
+
+    def check_known(self, result: Any) -> None:
+        """FORGOTTEN proves nothing of a proposal that may have been carried out before: InDoubt."""
+        if self._ask.method == "decide" and type(result) is list and result[:1] == [State.FORGOTTEN]:
+            assert self._ask.txid is not None
+            raise InDoubt(self._ask.txid, "it may have been decided, and is older than what the cluster remembers")
 
     async def _try(self, link: Link, left: int) -> Any:
         """One try, with its share of the time for each of the ``left`` links of this round."""
@@ -150,9 +181,9 @@ class Effort:
         if failure is SILENT:
             link.suspect(self._loop.time(), failure.message)
         if not self._ask.repeatable:
-            raise Lost(link, failure.message)
+            raise Lost(link, said(failure))
         if self._ask.txid is not None:
-            self._fate_unknown = True
+            self.fate_unknown = True
 
     async def _rest(self) -> None:
         """A pause that grows, jittered, so that many clients do not come back at once."""
@@ -163,8 +194,10 @@ class Effort:
 
     def _failure(self) -> RaftcoordError:
         each = "; ".join(f"{link}: {why}" for link, why in self._why.items()) or "the client is closed"
-        if self._fate_unknown and self._ask.txid is not None:
+        if self.fate_unknown and self._ask.txid is not None:
             return InDoubt(self._ask.txid, f"no node could tell it in time ({each})")
+        if self._overloaded:
+            return Overloaded(f"the nodes are overloaded, and nothing was changed ({each}); try again more slowly")
         return Unavailable(
             f"no node could do it in time, and nothing was changed ({each}); "
             "try again when a majority of the nodes runs, or with more time"

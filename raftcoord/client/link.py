@@ -15,6 +15,7 @@ from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
 from raftcoord.rpc import codes, dial
 from raftcoord.rpc.codes import RpcError
 from raftcoord.rpc.connection import Connection
+from raftcoord.types import TxId
 
 _NOT_FOUNDED: Final = "its cluster has not been founded yet: a majority of the nodes must have met once"
 _NOT_TRIED: Final = "not tried"
@@ -70,6 +71,9 @@ class Link:
         self.closed = False
         self.why = _NOT_TRIED
         self.suspect_until = 0.0
+        self.silent = False
+        """Whether it did not answer the last time that it was asked."""
+        self._clock: tuple[float, int, int] | None = None  # when it said hello, its clock and its horizon then (ms)
         self._cluster = cluster
         self._deadlines = deadlines
         self._client_name = client_name
@@ -83,9 +87,28 @@ class Link:
         exchange = self._deadlines.exchange(deadline)
         try:
             conn.call(method, params, exchange)
-            return await exchange.future
+            reply = await exchange.future
+            self.silent = reply is SILENT
+            return reply
         finally:
             self._deadlines.discard(exchange)
+
+    def learn_clock(self, said: dict[str, Any]) -> None:
+        """What its node says of itself, now: its clock and its horizon."""
+        match said:
+            case {"wall_ms": int(wall_ms), "horizon_ms": int(horizon_ms)}:
+                self._clock = asyncio.get_running_loop().time(), wall_ms, horizon_ms
+            case _:  # a release that does not say
+                self._clock = None
+
+    def finds_fit(self, txid: TxId, now: float) -> bool:
+        """Whether by its clock and its horizon, as it told them at the hello, a transaction may begin under that txid."""
+        if self._clock is None:
+            return False
+        at, wall_ms, horizon_ms = self._clock
+        passed_ms = int((now - at) * 1000)
+        earliest_ms = horizon_ms + passed_ms if horizon_ms else 0
+        return earliest_ms <= txid.ms <= wall_ms + passed_ms + limits.FUTURE_MS_MAX
 
     async def open(self, deadline: float, *, any_cluster: bool = False) -> Connection:
         """The connection, dialed if need be. ``any_cluster``: also to a node whose cluster has no id yet.
@@ -160,6 +183,7 @@ class Link:
             return
         self.node = node if isinstance(node, str) else ""
         self.conn = conn
+        self.learn_clock(hello)
         if hello["cluster"]:
             self.ready = conn
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from raftcoord.client.answers import Damage, Damages, ParticipantRow, Row
 from raftcoord.client.asynchronous import AsyncClient
-from raftcoord.client.damages import TIMEOUT_S
+from raftcoord.client.damages import GRACE_S, TIMEOUT_S
 from raftcoord.client.transaction import Transaction
 from raftcoord.errors import LocalProtocolError, RaftcoordError
 from raftcoord.types import Answer, Outcome, Payload, State, TxId, Verdict
@@ -44,14 +45,14 @@ class Client:
         self._thread.start()
 
     @classmethod
-    def from_config(cls, config: str | Path | Config, *, name: str = "client") -> Self:
+    def from_config(cls, config: str | Path | Config, *, name: str = "client", grace: float = GRACE_S) -> Self:
         """See AsyncClient.from_config."""
-        return cls(AsyncClient.from_config(config, name=name))
+        return cls(AsyncClient.from_config(config, name=name, grace=grace))
 
     @classmethod
-    def from_addresses(cls, addresses: Iterable[str], *, name: str = "client") -> Self:
+    def from_addresses(cls, addresses: Iterable[str], *, name: str = "client", grace: float = GRACE_S) -> Self:
         """See AsyncClient.from_addresses."""
-        return cls(AsyncClient.from_addresses(addresses, name=name))
+        return cls(AsyncClient.from_addresses(addresses, name=name, grace=grace))
 
     def __enter__(self) -> Self:
         return self
@@ -111,12 +112,16 @@ class Client:
 
     def cluster_id(self, *, timeout: float = TIMEOUT_S) -> str:
         """See AsyncClient.cluster_id."""
-        if (
-            known := self._client._cluster.id
-        ):  # each branch needs it, and the way to the thread and back costs as much as a query
+        return self._run(lambda: self._client.cluster_id(timeout=timeout))
+
+    def admit(self, txid: TxId, timeout: float) -> str:
+        """See Admission."""
+        if known := self._client._admitted(
+            txid, time.monotonic()
+        ):  # the way to the thread and back costs as much as a query
             self._check_usable()
             return known
-        return self._run(lambda: self._client.cluster_id(timeout=timeout))
+        return self._run(lambda: self._client.admit(txid, timeout))
 
     def transactions(
         self,
@@ -175,6 +180,11 @@ class Client:
     def resources(self) -> frozenset[str]:
         """See AsyncClient."""
         return self._client.resources
+
+    @property
+    def grace(self) -> float:
+        """See AsyncClient."""
+        return self._client.grace
 
     def _complete_later(self, txid: TxId, branches: tuple[str, ...]) -> None:
         with self._lock:

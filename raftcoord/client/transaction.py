@@ -35,8 +35,12 @@ class Decides(Protocol):
     def resources(self) -> frozenset[str]:
         """See AsyncClient."""
 
-    def cluster_id(self, *, timeout: float) -> str:
-        """See AsyncClient.cluster_id."""
+    @property
+    def grace(self) -> float:
+        """See AsyncClient."""
+
+    def admit(self, txid: TxId, timeout: float) -> str:
+        """See Admission."""
 
     def decide(
         self, txid: TxId, verdict: Verdict, branches: tuple[str, ...], reason: str, *, timeout: float
@@ -57,7 +61,9 @@ class Transaction:
     ) -> None:
         self._client = client
         self._complete_later = complete_later
-        self._committing = Committing(TxId.new(), checks.timeout(timeout), time.monotonic, client.resources)
+        self._committing = Committing(
+            TxId.new(), checks.timeout(timeout), time.monotonic, client.resources, client.grace
+        )
         self._entered = False
 
     @property
@@ -100,7 +106,7 @@ class Transaction:
     def _begin(self, session: Session) -> None:
         with self._patiently(session):  # one driver asks the server whether it is there
             session.check_fit()
-        cluster = self._client.cluster_id(timeout=max(0.1, self._committing.left()))
+        cluster = self._client.admit(self._committing.minted, self._committing.left())
         if self._drive(self._committing.enlist(session, cluster, blocks.is_fit(session.connection))):
             blocks.remember(session.connection)
 

@@ -13,7 +13,9 @@ What is not a message (wire.py) closes that connection and disturbs no other.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -32,6 +34,9 @@ from raftcoord.types import NodeName
 log: Final = logging.getLogger("raftcoord.consensus")
 
 ROLE = "peer"
+_HEARTBEATS: Final = ("append_entries", "next_node_idx")
+"""A peer's clock is taken from what the leader and those who follow it say all the time, and from nothing that is said once."""
+
 GROUP_BYTES = 256 << 10
 """Messages to one peer share a frame up to about this many bytes of entries."""
 
@@ -71,7 +76,9 @@ class Peers:
         self._up: dict[int, str] = {}  # the peers whose link is up, and the identity of each
         self._inbound: set[_Inbound] = set()
         self._why: dict[int, str] = {}  # why a peer was refused, as last logged
-        self._offsets: dict[int, int] = {}
+        self._loop = asyncio.get_running_loop()
+        self._clocks: dict[int, tuple[float, int]] = {}  # when a peer was heard last, and what its clock showed (ms)
+        self._clock_age_s = config.timing.election_ms_max / 1000
         self._server: Server | None = None
         self.names = {config.node_id(node.name): node.name for node in config.nodes}
         self.self_id = config.node_id(name)
@@ -132,8 +139,19 @@ class Peers:
         return self._dialers[node].conn if node in self._up else None
 
     def clock_offsets(self) -> dict[NodeName, int | None]:
-        """How far each peer's clock was ahead of ours (ms) when it last spoke; None: not heard since its link went down."""
-        return {self.names[i]: self._offsets.get(i) for i in self._dialers}
+        """How far each peer's clock is ahead of ours (ms); None: it has not been heard for an election timeout.
+
+        What a clock showed is carried on by the time that has passed since, so that ours, when it is set, agrees with nobody.
+        A message that was long on its way makes a peer's clock look late, never early.
+        """
+        now, wall_ms = self._loop.time(), self._env.wall_ms()
+        found: dict[NodeName, int | None] = {}
+        for node in self._dialers:
+            at, showed_ms = self._clocks.get(node, (-math.inf, 0))
+            age_s = now - at
+            fresh = age_s <= self._clock_age_s
+            found[self.names[node]] = showed_ms + int(age_s * 1000) - wall_ms if fresh else None
+        return found
 
     def links(self) -> dict[NodeName, str]:
         """For each peer, "" if the link is up, else why it is not."""
@@ -247,14 +265,15 @@ class Peers:
         self._listener.on_link(node, True)
 
     def _down(self, node: int) -> None:
-        self._offsets.pop(node, None)
+        self._clocks.pop(node, None)
         if self._up.pop(node, None) is not None:
             self._listener.on_link(node, False)
 
     def heard(self, node: int, rows: list[Any], wall_ms: int) -> None:
         """What a peer sent: checked, then told to the listener in order."""
         messages = [wire.decode(row) for row in rows]
-        self._offsets[node] = wall_ms - self._env.wall_ms()
+        if any(message["type"] in _HEARTBEATS for message in messages):
+            self._clocks[node] = (self._loop.time(), wall_ms)
         for message in messages:
             self._listener.on_message(node, message)
 

@@ -95,5 +95,5 @@ class View:
         }
 
     def clock_offsets(self) -> dict[NodeName, int | None]:
-        """How far each peer's clock was ahead of ours (ms); None: its link is down."""
+        """How far each peer's clock is ahead of ours (ms); None: it has not been heard for an election timeout."""
         return self._peers.clock_offsets()

@@ -230,8 +230,12 @@ class _InGreenlet:
         self._client = client
         self.resources = client.resources
 
-    def cluster_id(self, *, timeout: float) -> str:
-        return await_only(self._client.cluster_id(timeout=timeout))
+    @property
+    def grace(self) -> float:
+        return self._client.grace
+
+    def admit(self, txid: TxId, timeout: float) -> str:
+        return await_only(self._client.admit(txid, timeout))
 
     def decide(
         self, txid: TxId, verdict: Verdict, branches: tuple[str, ...], reason: str, *, timeout: float

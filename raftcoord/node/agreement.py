@@ -79,7 +79,7 @@ class Agreement(Protocol):
         """
 
     def clock_offsets(self) -> Mapping[NodeName, int | None]:
-        """How far each peer's clock is ahead of ours (ms); None: not known."""
+        """How far each peer's clock is ahead of ours (ms), measured within the last election timeout; None: not known."""
 
     def propose(self, command: Command, deadline: float, done: Callable[[Result | RaftcoordError], None]) -> None:
         """Raises Overloaded or Unavailable when nothing was attempted.

@@ -53,7 +53,7 @@ class Damages:
         raw, name, text = requests.params(params, "txid", "branch", "what")
         txid, branch, what = requests.txid(raw), requests.branch(name), requests.damage(text)
         now_ms = self._env.wall_ms()
-        requests.not_in_the_future(txid, now_ms)
+        requests.decidable(txid, now_ms)
         if self._agreement.ledger.damage(txid, branch) is not None:
             conn.reply(request_id, True)
             return

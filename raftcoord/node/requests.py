@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from raftcoord import limits
-from raftcoord.errors import LocalProtocolError
+from raftcoord.errors import FutureTxid, LocalProtocolError
 from raftcoord.types import Payload, TxId, Verdict, checked_name
 
 WAITS: Final = {"decided": False, "completed": True}
@@ -42,11 +42,21 @@ def txid(value: object) -> TxId:
 
 
 def not_in_the_future(made: TxId, now_ms: int) -> None:
-    """Refuse a txid more than FUTURE_MS_MAX ahead of this node's clock."""
+    """Refuse to begin a transaction whose txid is more than FUTURE_MS_MAX ahead of this node's clock."""
     if made.ms > now_ms + limits.FUTURE_MS_MAX:
-        raise LocalProtocolError(
-            f"txid {made} lies {(made.ms - now_ms) // 1000} s in the future; at most {limits.FUTURE_MS_MAX // 1000} s are "
-            "allowed: correct the clock where it was made, or leave it out to have one made"
+        raise FutureTxid(
+            f"txid {made} lies {(made.ms - now_ms) // 1000} s in the future of this node's clock; at most "
+            f"{limits.FUTURE_MS_MAX // 1000} s are allowed: correct the clock where it was made, or that of the node "
+            "(raftcoord doctor compares them)"
+        )
+
+
+def decidable(made: TxId, now_ms: int) -> None:
+    """Refuse to decide what lies further in the future than anything is kept: branches may be prepared, so no less is refused."""
+    if made.ms > now_ms + limits.DECIDE_FUTURE_MS_MAX:
+        raise FutureTxid(
+            f"txid {made} lies more than {limits.DECIDE_FUTURE_MS_MAX // 86_400_000} days in the future of this node's clock, "
+            "so it would be kept for so long; correct the clock where it was made, or that of the node"
         )
 
 

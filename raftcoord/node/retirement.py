@@ -1,7 +1,9 @@
 """What the leader proposes by itself: the cluster's id, once, and the horizon, every minute.
 
 Owed: the horizon moves only while this node's clock agrees within CLOCK_SPREAD_MS_MAX with the clocks of a majority, itself
-counted; a peer whose clock is not known does not agree. One wrong clock must not make the cluster forget. Never: by a follower.
+counted; a peer whose clock has not been heard for an election timeout does not agree. It moves to the retention before the time
+that a majority of the clocks has reached, and by RETIRE_STEP_MS_MAX at a time. One wrong clock must not make the cluster forget.
+Never: by a follower.
 """
 
 from __future__ import annotations
@@ -86,12 +88,24 @@ class Retirement:
                 limits.CLOCK_SPREAD_MS_MAX // 1000,
             )
             return
-        before_ms = self._env.wall_ms() - self._retention_ms
+        before_ms = self._next_ms()
         if before_ms > self._agreement.ledger.horizon_ms:
             _propose(self._agreement, self._alarms, Retire(before_ms), lambda ok: None)
 
+    def _next_ms(self) -> int:
+        """Where the horizon may move to now."""
+        offsets = sorted((offset for offset in self._offsets() if offset is not None), reverse=True)
+        reached_ms = self._env.wall_ms() + min(0, offsets[len(self._offsets()) // 2])
+        horizon_ms = self._agreement.ledger.horizon_ms
+        latest_ms = horizon_ms + limits.RETIRE_STEP_MS_MAX if horizon_ms else reached_ms
+        return min(reached_ms - self._retention_ms, latest_ms)
+
+    def _offsets(self) -> list[int | None]:
+        """How far the clock of each node is ahead of this one's, itself included (ms)."""
+        return [0, *self._agreement.clock_offsets().values()]
+
     def clock_agrees(self) -> bool:
         """Whether a majority of the nodes, this one counted, have clocks within CLOCK_SPREAD_MS_MAX of this one's."""
-        offsets = self._agreement.clock_offsets().values()
-        agreeing = 1 + sum(offset is not None and abs(offset) <= limits.CLOCK_SPREAD_MS_MAX for offset in offsets)
-        return agreeing * 2 > len(offsets) + 1
+        offsets = self._offsets()
+        agreeing = sum(offset is not None and abs(offset) <= limits.CLOCK_SPREAD_MS_MAX for offset in offsets)
+        return agreeing * 2 > len(offsets)

@@ -121,7 +121,13 @@ class Service:
             raise LocalProtocolError(
                 f"role {role[:60]!r} is not served on this port; it serves 'client' and 'participant'"
             )
-        return {"node": self._node, "cluster": self._agreement.ledger.cluster, "cluster_name": self._cluster_name}
+        return {
+            "node": self._node,
+            "cluster": self._agreement.ledger.cluster,
+            "cluster_name": self._cluster_name,
+            "wall_ms": self._env.wall_ms(),
+            "horizon_ms": self._agreement.ledger.horizon_ms,
+        }
 
     def on_request(self, conn: Connection, request_id: int, method: str, params: list[Any]) -> None:
         """Answered here or from a callback. A RaftcoordError that is raised is the answer."""
@@ -152,7 +158,6 @@ class Service:
         reason = requests.reason(text)
         deadline = self._loop.time() + requests.timeout_ms(timeout) / 1000
         now_ms = self._env.wall_ms()
-        requests.not_in_the_future(txid, now_ms)
 
         def done(result: Result | RaftcoordError) -> None:
             if type(result) is Standing:
@@ -168,6 +173,7 @@ class Service:
         if known is not None:
             done(Standing(known.state, known, False))
         else:
+            requests.decidable(txid, now_ms)
             self._agreement.propose(Decide(txid, verdict, branches, reason, "", now_ms), deadline, done)
 
     def _submit(self, conn: Connection, request_id: int, params: list[Any]) -> None:
@@ -182,7 +188,6 @@ class Service:
             lambda standing: self._used(conn, request_id, txid, standing),
             lambda: conn.reply_failure(request_id, answers.in_doubt(txid, _FATE)),
         )
-        requests.not_in_the_future(txid, self._env.wall_ms())
         self._must_be_new(txid)
         if self._agreement.leader is None:
             raise Unavailable(
@@ -198,6 +203,7 @@ class Service:
         if txid in self._transactions.running:
             raise answers.txid_running(txid)
         requests.not_forgotten(txid, ledger.horizon_ms)
+        requests.not_in_the_future(txid, self._env.wall_ms())
 
     def _used(self, conn: Connection, request_id: int, txid: TxId, standing: Standing) -> None:
         assert standing.decision is not None  # FORGOTTEN is not somebody's use
@@ -267,12 +273,12 @@ class Service:
         view: Callable[[answers.Told], answers.Told],
     ) -> None:
         """As ``_look``; what is undecided is proposed to be aborted, and told is what then stands."""
-        now_ms = self._env.wall_ms()
-        requests.not_in_the_future(txid, now_ms)
         told = answers.final(txid, self._agreement)
         if told is not None:
             conn.reply(request_id, view(told))
             return
+        now_ms = self._env.wall_ms()
+        requests.decidable(txid, now_ms)
 
         def done(result: Result | RaftcoordError) -> None:
             if isinstance(result, Standing):

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from raftcoord.errors import (
     ConfigError,
+    FutureTxid,
     InDoubt,
     LocalProtocolError,
     Overloaded,
@@ -31,6 +32,10 @@ WRONG_VERSION: Final = "wrong_version"
 WRONG_CLUSTER: Final = "wrong_cluster"
 CONNECTION_LOST: Final = "connection_lost"
 INTERNAL: Final = "internal"
+
+
+_CLOCK: Final = "clock"
+"""In the detail of a bad request: it is bad by the clock of who says so."""
 
 
 class RpcError(RaftcoordError):
@@ -69,6 +74,8 @@ def to_rpc(error: RaftcoordError) -> RpcError:
         return error
     if isinstance(error, InDoubt):
         return RpcError(IN_DOUBT, str(error), {"txid": bytes(error.txid), "why": error.why})
+    if isinstance(error, FutureTxid):
+        return RpcError(BAD_REQUEST, str(error), {_CLOCK: True})
     for kind, code in _CODES:
         if isinstance(error, kind):
             return RpcError(code, str(error))
@@ -79,8 +86,15 @@ def to_error(error: RpcError) -> RaftcoordError:
     """What the caller raises for an error reply. A code without a class of its own stays an RpcError."""
     if error.code == IN_DOUBT:
         return _in_doubt(error)
+    if is_of_clocks(error):
+        return FutureTxid(error.message)
     kind = _ERRORS.get(error.code)
     return error if kind is None else kind(error.message)
+
+
+def is_of_clocks(error: RpcError) -> bool:
+    """Whether the request was refused by the other end's clock, so that another node may serve it."""
+    return error.code == BAD_REQUEST and error.detail.get(_CLOCK) is True
 
 
 def _in_doubt(error: RpcError) -> RaftcoordError:

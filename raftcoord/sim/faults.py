@@ -5,8 +5,8 @@ hides what happens without it), each kind with a rate and a bound. A fault can b
 that fails can be shrunk (hunt.py).
 
     links        clog-one-way, clog-two-way, isolate, isolate-leader, split, ring, break, slow, repeat
-    processes    kill, power, outage, kill-all, power-all, storm, crash-at, pause
-    clocks       drift, jump
+    processes    kill, power, outage, kill-all, power-all, storm, crash-at, pause, silent
+    clocks       drift, jump, client-jump
     disks        slow-disk, disk-error, flip-bit, wipe
     copies       break-copy, flip-copy, late-copy
     strangers    stranger
@@ -74,6 +74,11 @@ def _crash_at(stage: _Stage) -> Fault:
     return stage.fault("crash-at", 1.5, (who,), float(stage.rng.randrange(8)), label)
 
 
+def _wrong_by_ms(rng: random.Random) -> float:
+    """A minute or an hour: some are refused for it, some are not."""
+    return float(rng.uniform(-1.0, 1.0) ** 3 * 7.2e6)
+
+
 def _storm(stage: _Stage) -> Fault:
     return stage.fault("storm", 1.5, [stage.anybody() for _ in range(stage.rng.randint(4, 10))])
 
@@ -99,7 +104,7 @@ KINDS: Final[dict[str, tuple[int, Callable[[_Stage], Fault]]]] = {
     "drift": (1, lambda stage: Fault(0.0, 0.0, "drift", (), stage.rng.choice((0.001, 0.02, 0.1)))),
     "jump": (
         2,
-        lambda stage: stage.fault("jump", 3.0, (stage.rng.choice(stage.nodes),), stage.rng.uniform(-300e3, 300e3)),
+        lambda stage: stage.fault("jump", 3.0, (stage.rng.choice(stage.nodes),), _wrong_by_ms(stage.rng)),
     ),
     "slow-disk": (2, lambda stage: stage.fault("slow-disk", 2.0, (stage.rng.choice(stage.nodes),), 0.05)),
     "disk-error": (
@@ -112,6 +117,8 @@ KINDS: Final[dict[str, tuple[int, Callable[[_Stage], Fault]]]] = {
     "flip-copy": (1, lambda stage: stage.fault("flip-copy", 8.0)),
     "stranger": (4, lambda stage: stage.fault("stranger", 0.5, (stage.rng.choice(stage.nodes),), stage.rng.random())),
     "late-copy": (1, lambda stage: Fault(stage.rng.uniform(0.6, 2.0), stage.end, "late-copy")),
+    "client-jump": (2, lambda stage: stage.fault("client-jump", 4.0, value=_wrong_by_ms(stage.rng))),
+    "silent": (2, lambda stage: stage.fault("silent", 4.0, _minority(stage))),
 }
 """Kind -> (how many of them at most in one plan, how to draw one)."""
 

@@ -23,7 +23,7 @@ SUMMARIES: Final[dict[str, str]] = {
     "crash-at": "a process ends at a chosen moment: between stage, sync, apply and send, or around a prepare or commit",
     "pause": "a process stands still (SIGSTOP), and then goes on",
     "drift": "clocks run at different speeds",
-    "jump": "a node's wall clock is wrong by up to 5 minutes, and then right again",
+    "jump": "a node's wall clock is wrong by up to 2 hours, and then right again",
     "slow-disk": "a node's disk takes 50 ms to sync",
     "disk-error": "a node's disk is full, or a write or fsync fails",
     "flip-bit": "a node is killed and a bit on its disk is flipped: it must refuse to start, and is replaced",
@@ -32,5 +32,7 @@ SUMMARIES: Final[dict[str, str]] = {
     "flip-copy": "a chunk of a ledger copy has a flipped bit",
     "stranger": "somebody sends garbage, pickles or administrative commands to a node's ports",
     "late-copy": "a ledger copy arrives after another leader has sent the entries instead",
+    "client-jump": "a client's wall clock is wrong by up to 2 hours, and then right again",
+    "silent": "a minority stands still with its links up, while the leader's clock is up to two days ahead",
 }
 """One line for each of ``faults.KINDS``."""

@@ -41,6 +41,7 @@ def knobs(seed: int) -> Iterator[Knobs]:
         (limits, "APPEND_ENTRIES_MAX", rng.choice((1, 3, 1000))),
         (limits, "RETENTION_MS_MIN", 1),
         (limits, "RETIRE_EVERY_MS", 700),
+        (limits, "RETIRE_STEP_MS_MAX", 7_000),
         (os, "getpid", lambda: _PROCESS_ID),
     ]
     retention_ms = rng.choice((1_500, 4_000)) if forgets else None

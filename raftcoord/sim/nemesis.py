@@ -147,6 +147,16 @@ class Nemesis:
         self._world.pause(fault.who[0])
         self._at(fault.until, self._world.resume, fault.who[0])
 
+    def _silent(self, fault: Fault) -> None:
+        """A minority stops, every link of it stays up, and meanwhile the clock of the leader is set ahead."""
+        for name in fault.who:
+            self._pause(fault._replace(who=(name,)))
+        leaders = [name for name in self._world.nodes if self._leads(name) and name not in fault.who]
+        for name in leaders[:1]:
+            ahead_ms = self._rng.randrange(1_000, 200_000_000)
+            self._set_ahead(name, ahead_ms)
+            self._at(fault.until, self._set_ahead, name, -ahead_ms)
+
     # -- clocks --------------------------------------------------------------------------------------------------------
 
     def _drift(self, fault: Fault) -> None:
@@ -156,12 +166,16 @@ class Nemesis:
             machine.clock_offset_s = self._rng.uniform(0.0, 1e5)
 
     def _jump(self, fault: Fault) -> None:
-        machine = self._world.machines[fault.who[0]]
-        machine.offset_ms += int(fault.value)
-        self._at(fault.until, self._jump_back, fault)
+        self._set_ahead(fault.who[0], int(fault.value))
+        self._at(fault.until, self._set_ahead, fault.who[0], -int(fault.value))
 
-    def _jump_back(self, fault: Fault) -> None:
-        self._world.machines[fault.who[0]].offset_ms -= int(fault.value)
+    def _client_jump(self, fault: Fault) -> None:
+        name = self._rng.choice(self._world.clients)
+        self._set_ahead(name, int(fault.value))
+        self._at(fault.until, self._set_ahead, name, -int(fault.value))
+
+    def _set_ahead(self, name: str, by_ms: int) -> None:
+        self._world.set_clock(name, self._world.machines[name].offset_ms + by_ms)
 
     # -- disks ---------------------------------------------------------------------------------------------------------
 
@@ -260,9 +274,11 @@ class Nemesis:
             late.stop()
         self._network.unclog_all()
         self._fast()
+        for name in world.clients:
+            world.set_clock(name, 0)
         for name in (*world.nodes, *world.banks):
             machine = world.machines[name]
-            machine.offset_ms = 0
+            world.set_clock(name, 0)
             if machine.disk is not None:
                 machine.disk.fault = lambda db, write: None
             if machine.runner is not None:
@@ -298,4 +314,6 @@ class Nemesis:
         "flip-copy": _flip_copy,
         "stranger": _stranger,
         "late-copy": _late_copy,
+        "client-jump": _client_jump,
+        "silent": _silent,
     }

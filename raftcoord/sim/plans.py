@@ -26,7 +26,7 @@ _TWO: Final = ("clog-one-way", "clog-two-way")
 _SHARES: Final = ("break", "repeat", "disk-error", "stranger")
 """Kinds whose value is a share, 0 to under 1."""
 
-_VALUE_MAX: Final = 1e6
+_VALUE_MAX: Final = 1e7
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def check(faults: Sequence[Fault], settings: Settings) -> None:
 
 
 def _check_value(where: str, fault: Fault) -> None:
-    lowest = -_VALUE_MAX if fault.kind == "jump" else 0.0
+    lowest = -_VALUE_MAX if fault.kind in ("jump", "client-jump") else 0.0
     good = math.isfinite(fault.value) and lowest <= fault.value <= _VALUE_MAX
     if not good or (fault.kind in _SHARES and fault.value >= 1.0) or (fault.kind == "drift" and fault.value > 0.5):
         raise ConfigError(f"{where} cannot have the value {fault.value}")

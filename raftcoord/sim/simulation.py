@@ -21,7 +21,7 @@ from raftcoord.sim import strangers
 from raftcoord.sim.conduct import Conduct
 from raftcoord.sim.faults import KINDS, Fault, draw
 from raftcoord.sim.healing import Healing
-from raftcoord.sim.invariants import Invariants
+from raftcoord.sim.invariants import CLOCKS_WITHIN_S, Invariants
 from raftcoord.sim.knobs import knobs
 from raftcoord.sim.nemesis import Nemesis
 from raftcoord.sim.synced import Violation
@@ -127,6 +127,7 @@ class Simulation:
         )
         invariants.locking = frozenset(name for name, make in settings.participants.items() if make is bank)
         invariants.retention_ms = world.config.retention_ms
+        invariants.clocks = lambda: world.clocks(CLOCKS_WITHIN_S)
         timing = world.config.timing
         election = (timing.election_ms_min / 1000, timing.election_ms_max / 1000)
         invariants.conduct = Conduct(names, invariants.must, lambda: world.loop.now, election)

@@ -33,8 +33,8 @@ class ConsensusWatcher(Protocol):
     def on_heard(self, name: str, sender: int, message: dict[str, Any]) -> None:
         """A message has come in."""
 
-    def on_proposed(self, name: str, command: Command, wall_ms: int, offsets: Collection[int | None]) -> None:
-        """That node proposes ``command``. ``wall_ms``: its clock; ``offsets``: how far the others' are ahead, as it measured."""
+    def on_proposed(self, name: str, command: Command) -> None:
+        """That node proposes ``command``."""
 
     def on_link(self, name: str, peer: int, up: bool) -> None:
         """The link over which that node sends to ``peer`` came up or went down."""
@@ -76,11 +76,9 @@ class WatchedConsensus(Consensus):
 
     _mischief: Mischief
 
-    _wall_ms: Callable[[], int]
-
-    def watch(self, point: Point, watcher: ConsensusWatcher, mischief: Mischief, wall_ms: Callable[[], int]) -> None:
+    def watch(self, point: Point, watcher: ConsensusWatcher, mischief: Mischief) -> None:
         """Be looked at from now on."""
-        self._point, self._watcher, self._mischief, self._wall_ms = point, watcher, mischief, wall_ms
+        self._point, self._watcher, self._mischief = point, watcher, mischief
         send = self._peers.send
 
         def sending(messages: list[tuple[int, dict[str, Any]]]) -> None:
@@ -101,7 +99,7 @@ class WatchedConsensus(Consensus):
 
     def propose(self, command: Command, deadline: float, done: Done) -> None:
         """As Consensus'."""
-        self._watcher.on_proposed(self._name, command, self._wall_ms(), tuple(self.clock_offsets().values()))
+        self._watcher.on_proposed(self._name, command)
         super().propose(command, deadline, done)
 
     def on_message(self, node: int, message: dict[str, Any]) -> None:

@@ -55,6 +55,7 @@ class Workload:
         self._open = 0
         self._finishing = False
         self._names = [f"c{number}" for number in range(1, clients + 1)]
+        world.clients = list(self._names)
 
     def start(self) -> None:
         """Let the clients begin."""
@@ -122,7 +123,7 @@ class Workload:
     # -- what they do --------------------------------------------------------------------------------------------------
 
     async def _transfer(self, name: str, client: AsyncClient, rng: random.Random) -> None:
-        txid = self._mint(rng)
+        txid = self._mint(name, rng)
         payloads = self._payloads(self._world.banks, rng)
         self._invariants.submitted[txid] = tuple(payloads)
         await self._submit(name, client, rng, txid, payloads)
@@ -137,7 +138,7 @@ class Workload:
         )
 
     async def _drive(self, name: str, client: AsyncClient, rng: random.Random) -> None:
-        txid = self._mint(rng)
+        txid = self._mint(name, rng)
         verdict = Verdict.COMMIT if rng.random() < 0.7 else Verdict.ABORT
         if rng.random() < 0.5:
             await asyncio.sleep(rng.random() * 0.05)  # its phase one; meanwhile others may resolve
@@ -155,7 +156,9 @@ class Workload:
         if rng.random() < 0.7:
             return
         for _ in range(rng.randrange(5, 30)):
-            asyncio.get_running_loop().create_task(self._counted(self._one_of_many(name, client, self._mint(rng))))
+            asyncio.get_running_loop().create_task(
+                self._counted(self._one_of_many(name, client, self._mint(name, rng)))
+            )
             await asyncio.sleep(rng.uniform(0.0005, 0.003))
 
     async def _one_of_many(self, name: str, client: AsyncClient, txid: TxId) -> None:
@@ -200,7 +203,7 @@ class Workload:
 
     async def _twins(self, name: str, client: AsyncClient, rng: random.Random) -> None:
         """Two programs submit under one txid at once, to other participants perhaps: one COMMIT stands, if any."""
-        txid = self._mint(rng)
+        txid = self._mint(name, rng)
         self._invariants.on_reuse(txid)
         other = asyncio.get_running_loop().create_task(self._submit_elsewhere(rng, txid))
         await self._submit(name, client, rng, txid, self._payloads(self._world.banks, rng))
@@ -214,7 +217,7 @@ class Workload:
         """A caller decides in the name of a participant that never prepared: damage, which must be recorded."""
         if rng.random() < 0.8:
             return
-        txid = self._mint(rng)
+        txid = self._mint(name, rng)
         self._invariants.careless.add(txid)
         branches = (rng.choice(self._world.banks),)
         await self._request(
@@ -237,6 +240,8 @@ class Workload:
             self._invariants.on_answer(name, txid, answer.state, answer.term, answer.index, since)
         except (Unavailable, Overloaded, LocalProtocolError) as error:
             outcome = type(error).__name__
+            if kind in ("status", "resolve") and isinstance(error, LocalProtocolError):
+                self._invariants.on_hidden(name, txid, str(error), since)
             if kind != "decide" or not isinstance(error, LocalProtocolError):
                 operation.not_attempted(self._event())
                 if kind in ("submit", "decide"):
@@ -252,8 +257,10 @@ class Workload:
         self._events += 1
         return self._events
 
-    def _mint(self, rng: random.Random) -> TxId:
-        txid = TxId.new(EPOCH_MS + int(self._world.loop.now * 1000), rng.randbytes(10))
+    def _mint(self, name: str, rng: random.Random) -> TxId:
+        """A txid by the clock of that client's machine."""
+        ahead_ms = self._world.machines[name].offset_ms
+        txid = TxId.new(EPOCH_MS + int(self._world.loop.now * 1000) + ahead_ms, rng.randbytes(10))
         self._recent.append(txid)
         return txid
 

@@ -72,6 +72,8 @@ class Machine:
     lives: int = 0
     offset_ms: int = 0
     """How far its wall clock is ahead (ms)."""
+    was_ms: tuple[float, int] = (float("-inf"), 0)
+    """Until when (virtual s) it was how far ahead."""
     clock_offset_s: float = 0.0
     clock_rate: float = 1.0
     disk: NodeDisk | None = None
@@ -140,6 +142,7 @@ class World:
         self.machines = {name: Machine(name, root) for name in (*names, *participants)}
         self.nodes = list(map(str, names))
         self.banks = list(participants)
+        self.clients: list[str] = []
 
     def rng(self, purpose: str) -> random.Random:
         """A generator of its own for each purpose, so that one does not disturb the other."""
@@ -202,7 +205,7 @@ class World:
         machine.runner = runner
         config = self._config_of(directory)
         machine.consensus = WatchedConsensus(config, name, db, env, on_halt=halt, runner=runner)
-        machine.consensus.watch(point, self.watcher, self.mischief, env.wall_ms)
+        machine.consensus.watch(point, self.watcher, self.mischief)
         machine.node = Node(config, name, machine.consensus, db, env, on_halt=halt)
         self.watcher.on_born(name, db, machine.consensus)
         process.spawn(machine.node.start(), "start")
@@ -241,12 +244,29 @@ class World:
     def env(self, machine: Machine) -> Env:
         """The clock and the chance of this life."""
 
-        def wall_ms() -> int:
-            process = machine.process
-            local = process.local(self.loop.now) if process is not None else self.loop.now
-            return EPOCH_MS + machine.offset_ms + int((local - machine.clock_offset_s) * 1000)
+        return Env(lambda: self._true_ms(machine) + machine.offset_ms, self.rng(f"{machine.name} {machine.lives}"))
 
-        return Env(wall_ms, self.rng(f"{machine.name} {machine.lives}"))
+    def _true_ms(self, machine: Machine) -> int:
+        """What its clock would show, had nobody set it (ms)."""
+        process = machine.process
+        local = process.local(self.loop.now) if process is not None else self.loop.now
+        return EPOCH_MS + int((local - machine.clock_offset_s) * 1000)
+
+    def set_clock(self, name: str, offset_ms: int) -> None:
+        """Set the wall clock of a machine so far ahead."""
+        machine = self.machines[name]
+        machine.was_ms = (self.loop.now, machine.offset_ms)
+        machine.offset_ms = offset_ms
+
+    def clocks(self, within_s: float) -> list[int]:
+        """The latest that the clock of each node has shown within that time (ms), whether or not its process runs."""
+        found = []
+        for name in self.nodes:
+            machine = self.machines[name]
+            until, was_ms = machine.was_ms
+            recent = self.loop.now - until <= within_s
+            found.append(self._true_ms(machine) + max(machine.offset_ms, was_ms if recent else machine.offset_ms))
+        return found
 
     def kill(self, name: str, *, power_cut: bool = False) -> bool:
         """End the process at once. ``power_cut``: what was not synced is lost, and nobody is told."""

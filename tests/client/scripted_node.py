@@ -1,7 +1,7 @@
 """Nodes that do what a test's script says, on real sockets."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from raftcoord.rpc.server import Server, listen
 from raftcoord.types import State
 
 CLUSTER = "00000000000000aa"
+GRACE_S = 0.3
 SILENCE = object()
 HANG_UP = object()
 
@@ -100,8 +101,8 @@ def in_turn(*answers: Any) -> Step:
 
 
 @asynccontextmanager
-async def cluster(count: int = 3) -> AsyncIterator[list[ScriptedNode]]:
-    nodes = [ScriptedNode(f"n{number}") for number in range(1, count + 1)]
+async def cluster(count: int = 3, make: type[ScriptedNode] = ScriptedNode) -> AsyncIterator[list[ScriptedNode]]:
+    nodes = [make(f"n{number}") for number in range(1, count + 1)]
     for node in nodes:
         await node.start()
     try:
@@ -112,10 +113,10 @@ async def cluster(count: int = 3) -> AsyncIterator[list[ScriptedNode]]:
 
 
 @asynccontextmanager
-async def client_of(nodes: list[ScriptedNode], first: ScriptedNode | None = None) -> AsyncIterator[AsyncClient]:
+async def client_of(nodes: Sequence[ScriptedNode], first: ScriptedNode | None = None) -> AsyncIterator[AsyncClient]:
     """A client that begins with ``first``."""
     before = asyncio.all_tasks()
-    async with AsyncClient.from_addresses([node.address for node in nodes]) as client:
+    async with AsyncClient.from_addresses([node.address for node in nodes], grace=GRACE_S) as client:
         if first is not None:
             client._sticky = client._links[nodes.index(first)]
         yield client

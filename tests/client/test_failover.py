@@ -55,7 +55,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(effort, "PATIENCE_S", 0.01)
     monkeypatch.setattr("raftcoord.client.asynchronous.PATIENCE_S", 0.01)
     monkeypatch.setattr(effort, "SHARE_S_MIN", 0.05)
-    monkeypatch.setattr(limits, "CLIENT_GRACE_MS", 300)
 
 
 def on_cluster(script: Script, count: int = 3) -> None:

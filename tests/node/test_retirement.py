@@ -11,6 +11,7 @@ from raftcoord.core.commands import Found, Retire
 from raftcoord.errors import Unavailable
 from raftcoord.types import NodeName, State, Verdict
 
+STEP = limits.RETIRE_STEP_MS_MAX
 NEAR, FAR = limits.CLOCK_SPREAD_MS_MAX, limits.CLOCK_SPREAD_MS_MAX + 1
 
 
@@ -19,27 +20,31 @@ def offsets(*ms: int | None) -> dict[NodeName, int | None]:
 
 
 @pytest.mark.parametrize(
-    ("peers", "agrees"),
+    ("peers", "ahead_ms"),
     [
-        ([], True),
-        ([NEAR, FAR], True),
-        ([-NEAR, None], True),
-        ([FAR, -FAR], False),
-        ([None, None], False),
-        ([0, 0, FAR, None], True),
-        ([0, None, FAR, None], False),
+        ([], 0),
+        ([NEAR, FAR], 0),
+        ([-NEAR, None], -NEAR),
+        ([-NEAR, -1], -1),
+        ([FAR, -FAR], None),
+        ([None, None], None),
+        ([0, 0, FAR, None], 0),
+        ([-5, -3, FAR, None], -3),
+        ([0, None, FAR, None], None),
     ],
 )
 async def test_the_horizon_moves_only_while_a_majority_of_the_clocks_agree(
-    peers: list[int | None], agrees: bool, monkeypatch: pytest.MonkeyPatch
+    peers: list[int | None], ahead_ms: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """``ahead_ms``: how far ahead of the leader's clock the time is that the horizon follows; None: it stays."""
     monkeypatch.setattr(limits, "RETIRE_EVERY_MS", 5)
     log = Log("n1")
     log.nodes[0].offsets = offsets(*peers)
     async with serving(log) as (served,):
-        assert served.node.retirement.clock_agrees() is agrees
-        if agrees:
-            await until(lambda: served.consensus.ledger.horizon_ms == NOW_MS - limits.RETENTION_MS_DEFAULT)
+        assert served.node.retirement.clock_agrees() is (ahead_ms is not None)
+        if ahead_ms is not None:
+            latest_ms = NOW_MS + ahead_ms - limits.RETENTION_MS_DEFAULT
+            await until(lambda: served.consensus.ledger.horizon_ms == latest_ms)
         else:
             served.node.retirement._periodic()
             assert served.proposed(Retire) == []
@@ -64,6 +69,18 @@ async def test_a_horizon_that_would_not_advance_is_not_proposed() -> None:
         clock.ms += 1
         served.node.retirement._periodic()
         assert len(served.proposed(Retire)) == 2
+
+
+@pytest.mark.parametrize(("late_ms", "moved_ms"), [(0, 0), (1, 1), (STEP, STEP), (STEP + 1, STEP), (1 << 40, STEP)])
+async def test_the_horizon_moves_by_one_step_at_a_time(late_ms: int, moved_ms: int) -> None:
+    clock = Clock()
+    async with serving_one(clock=clock) as served:
+        served.node.retirement._periodic()
+        await until(lambda: served.consensus.ledger.horizon_ms)
+        before_ms = served.consensus.ledger.horizon_ms
+        clock.ms += late_ms
+        served.node.retirement._periodic()
+        await until(lambda: served.consensus.ledger.horizon_ms == before_ms + moved_ms)
 
 
 async def test_what_is_open_is_not_forgotten_and_what_is_finished_is() -> None:

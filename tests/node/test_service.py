@@ -14,6 +14,7 @@ from raftcoord.core.commands import Complete, Decide, Enroll, Retire
 from raftcoord.core.coordination import Acknowledged
 from raftcoord.errors import LocalProtocolError, Overloaded, RaftcoordError, Unavailable
 from raftcoord.node.transactions import Running
+from raftcoord.rpc import codes
 from raftcoord.types import NodeName, State, TxId, Verdict
 
 NOT_V7 = bytes(16)
@@ -462,6 +463,7 @@ LONG = "n" * (limits.NAME_LENGTH_MAX + 1)
 MANY = [f"b{i}" for i in range(limits.BRANCHES_MAX + 1)]
 TX = TxId.new(NOW_MS, b"0123456789")
 FUTURE = TxId.new(NOW_MS + limits.FUTURE_MS_MAX + 1, bytes(10))
+FAR = TxId.new(NOW_MS + limits.DECIDE_FUTURE_MS_MAX + 1, bytes(10))
 
 BAD: dict[str, list[list[Any]]] = {
     "decide": [
@@ -475,7 +477,7 @@ BAD: dict[str, list[list[Any]]] = {
         ),
         *([TX, ABORT, [], reason, 5000] for reason in (None, 7, b"x")),
         *([TX, COMMIT, [], "", timeout] for timeout in (0, -1, limits.TIMEOUT_MS_MAX + 1, 1.5, True, "5000", None)),
-        [FUTURE, COMMIT, [], "", 5000],
+        [FAR, COMMIT, [], "", 5000],
     ],
     "submit": [
         [],
@@ -486,7 +488,7 @@ BAD: dict[str, list[list[Any]]] = {
         *([TX, {"a": 1}, 5000, wait] for wait in ("", "done", None, True, ["decided"])),
     ],
     "status": [[], [b"x"], [NOT_V7], [TX, TX]],
-    "resolve": [[], [TX], [b"x", 5000], [TX, 0], [FUTURE, 5000]],
+    "resolve": [[], [TX], [b"x", 5000], [TX, 0], [FAR, 5000]],
     "complete": [[], [TX], [b"x", None], [TX, "a"], [TX, ["a", "a"]]],
     "node": [[1]],
     "txns": [
@@ -594,6 +596,31 @@ async def test_the_clock_of_the_node_is_what_the_future_is_measured_by() -> None
     clock = Clock()
     async with serving_one(clock=clock) as served:
         client = await Caller.of(served)
-        assert (await client.refused("decide", FUTURE, COMMIT, [], "", 5000)).code == "bad_request"
+        bank = await Bank("a").join(served)
+        error = await client.refused("submit", FUTURE, {"a": 1}, 5000, "decided")
+        assert codes.is_of_clocks(error)
+        assert bank.heard == []
         clock.ms += 1
-        assert (await client.decide(FUTURE))[0] == State.COMMITTED
+        assert (await client.submit(FUTURE, "a"))[0] == State.COMMITTED
+
+
+@pytest.mark.parametrize("method", ["decide", "resolve"])
+async def test_what_may_be_prepared_is_decided_however_wrong_the_clock_of_the_node(method: str) -> None:
+    clock = Clock()
+    async with serving_one(clock=clock) as served:
+        client = await Caller.of(served)
+        rest = (COMMIT, [], "", 5000) if method == "decide" else (5000,)
+        assert codes.is_of_clocks(await client.refused(method, FAR, *rest))
+        clock.ms += 1
+        assert (await client.ask(method, FAR, *rest))[0] == (method == "decide")
+
+
+@pytest.mark.parametrize("method", ["status", "resolve", "decide"])
+async def test_a_node_whose_clock_is_behind_answers_what_is_decided(method: str) -> None:
+    clock = Clock()
+    async with serving_one(clock=clock) as served:
+        client, txid = await Caller.of(served), new_txid()
+        await client.decide(txid, Verdict.COMMIT, "a")
+        clock.ms = 0
+        rest = {"status": (), "resolve": (5000,), "decide": (COMMIT, ["a"], "", 5000)}[method]
+        assert (await client.ask(method, txid, *rest))[0] == State.COMMITTED
