@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -123,6 +124,33 @@ def test_what_a_node_says_of_its_peers(tmp_path: Path) -> None:
         assert cluster.nodes[other].peers_status()[leader]["match"] is None
         assert node.clock_offsets()[gone] is None
         assert abs(node.clock_offsets()[other] or 0) < 60_000
+
+    run(tmp_path, test)
+
+
+def test_the_clock_of_a_node_that_stands_still_is_not_known_though_its_link_is_up(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        leader = await cluster.leader()
+        node, (still, other) = cluster.nodes[leader], await cluster.followers()
+        await until(lambda: None not in node.clock_offsets().values(), "both clocks to be heard")
+        cluster.nodes[still]._running = False  # as SIGSTOP: the kernel keeps its sockets
+        await until(lambda: node.clock_offsets()[NodeName(still)] is None, "its clock to be forgotten")
+        assert node.peers_status()[NodeName(still)]["up"]
+        assert node.clock_offsets()[NodeName(other)] is not None
+        cluster.nodes[still]._running = True
+        cluster.nodes[still]._beat()
+        await until(lambda: node.clock_offsets()[NodeName(still)] is not None, "its clock to be heard again")
+
+    run(tmp_path, test)
+
+
+def test_a_leader_whose_clock_is_set_agrees_with_nobody_from_that_moment(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        node = cluster.nodes[await cluster.leader()]
+        await until(lambda: None not in node.clock_offsets().values(), "both clocks to be heard")
+        node._peers._env = replace(node._peers._env, wall_ms=lambda: (time.time_ns() // 1_000_000) + 172_800_000)
+        offsets = node.clock_offsets().values()  # nothing was heard in between
+        assert all(offset is not None and abs(offset + 172_800_000) < 60_000 for offset in offsets)
 
     run(tmp_path, test)
 

@@ -14,6 +14,7 @@ from unittest import mock
 import pytest
 
 from raftcoord.consensus.guard import Guarded
+from raftcoord.consensus.peers import Peers
 from raftcoord.sim import Settings, Simulation
 
 
@@ -39,6 +40,21 @@ def a_refusal_moves_a_leader_forward() -> AbstractContextManager[Any]:
     return mock.patch.dict(Guarded._HANDLERS, {"next_node_idx": _a_refusal_moves_forward})
 
 
+def a_clock_offset_is_kept_as_it_was_measured() -> AbstractContextManager[Any]:
+    """A leader whose clock was set, or whose peers stood still with their links up, moved the horizon by days."""
+    heard = Peers.heard
+
+    def hears(self: Any, node: int, rows: list[Any], wall_ms: int) -> None:
+        heard(self, node, rows, wall_ms)
+        self.__dict__.setdefault("measured", {})[node] = wall_ms - self._env.wall_ms()
+
+    def offsets(self: Any) -> dict[Any, int | None]:
+        measured = self.__dict__.get("measured", {})
+        return {self.names[i]: measured.get(i) for i in self._dialers}
+
+    return mock.patch.multiple(Peers, heard=hears, clock_offsets=offsets)
+
+
 class Found(NamedTuple):
     """``seed`` and ``nodes``: where; ``invariant``: what it broke; ``again``: the bug."""
 
@@ -48,17 +64,21 @@ class Found(NamedTuple):
     again: Callable[[], AbstractContextManager[Any]]
 
 
-FOUND = [Found(101, 3, "liveness", a_refusal_moves_a_leader_forward)]
+FOUND = [
+    Found(101, 3, "liveness", a_refusal_moves_a_leader_forward),
+    Found(7310004, 3, "forgets", a_clock_offset_is_kept_as_it_was_measured),
+    Found(7310197, 3, "forgets", a_clock_offset_is_kept_as_it_was_measured),
+]
 
 
-@pytest.mark.parametrize("found", FOUND, ids=lambda found: found.again.__name__)
+@pytest.mark.parametrize("found", FOUND, ids=lambda found: f"{found.again.__name__} {found.seed}")
 def test_the_seed_that_found_it_holds(found: Found) -> None:
     report = Simulation(found.seed, Settings(nodes=found.nodes)).run()
     assert report.held, report.violation
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("found", FOUND, ids=lambda found: found.again.__name__)
+@pytest.mark.parametrize("found", FOUND, ids=lambda found: f"{found.again.__name__} {found.seed}")
 def test_the_seed_finds_it_again_when_it_is_put_back(found: Found) -> None:
     with found.again():
         report = Simulation(found.seed, Settings(nodes=found.nodes)).run()
