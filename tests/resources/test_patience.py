@@ -23,6 +23,8 @@ from .proxy import Proxy, mute, proxied
 
 _T = TypeVar("_T")
 
+GRACE_S = 0.3
+
 OWN = {
     "psycopg": drivers_postgresql.PsycopgSession,
     "psycopg2": drivers_postgresql.Psycopg2Session,
@@ -55,8 +57,9 @@ def in_time(do: Callable[[], _T]) -> _T:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "BRANCH_GRACE_MS", 300)
+def impatient(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    if "client" in request.fixturenames:
+        monkeypatch.setattr(request.getfixturevalue("client")._client, "grace", GRACE_S)
     monkeypatch.setattr(limits, "RESOURCE_ANSWER_MS", 300)
 
 
@@ -148,7 +151,7 @@ class TestTheCallersConnections:
     def test_a_commit_that_nobody_answers_is_success_and_left_to_the_resolver(
         self, impatient: None, config: Config, driver: Made, bank: Bank, other: SqliteBank
     ) -> None:
-        with proxied(bank) as (behind, proxy), Silencing.from_config(config) as client:
+        with proxied(bank) as (behind, proxy), Silencing.from_config(config, grace=GRACE_S) as client:
             client.proxy = proxy
             connection = driver[1](behind)
 
@@ -189,7 +192,10 @@ class TestTheCallersAsynchronousConnections:
         self, impatient: None, config: Config, client: Client, driver: Made, bank: Bank, other: SqliteBank
     ) -> None:
         with proxied(bank) as (behind, proxy):
-            async with AsyncClient.from_config(config) as asynchronous, connected(driver, behind) as connection:
+            async with (
+                AsyncClient.from_config(config, grace=GRACE_S) as asynchronous,
+                connected(driver, behind) as connection,
+            ):
 
                 async def block() -> None:
                     async with asynchronous.transaction(timeout=1) as tx:
@@ -207,7 +213,10 @@ class TestTheCallersAsynchronousConnections:
         self, impatient: None, config: Config, client: Client, driver: Made, bank: Bank
     ) -> None:
         with proxied(bank) as (behind, proxy):
-            async with AsyncClient.from_config(config) as asynchronous, connected(driver, behind) as connection:
+            async with (
+                AsyncClient.from_config(config, grace=GRACE_S) as asynchronous,
+                connected(driver, behind) as connection,
+            ):
                 proxy.silence()
                 with pytest.raises(Unavailable, match="did not answer within"):
                     async with asynchronous.transaction(timeout=0.5) as tx:
