@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from raftcoord.errors import LocalProtocolError, RemoteProtocolError
+from raftcoord.errors import ForgottenTxid, InDoubt, LocalProtocolError, RemoteProtocolError
 from raftcoord.types import Answer, Outcome, State, TxId
 
 Row = dict[str, Any]
@@ -73,6 +73,33 @@ def outcome(txid: TxId, result: Any) -> Outcome | None:
     if state is State.UNDECIDED:
         raise UnreadableAnswer(result)
     return Outcome(txid, state is State.COMMITTED, reason, term, index, branch or None)
+
+
+def standing(txid: TxId, result: Any, *, submitted: bool = False) -> Outcome:
+    """What stands. What cannot be read leaves in doubt; so does FORGOTTEN, for what ``submitted`` says was just attempted."""
+    try:
+        stands = outcome(txid, result)
+    except UnreadableAnswer as error:
+        raise InDoubt(txid, str(error)) from None
+    if stands is not None:
+        return stands
+    if submitted:
+        raise InDoubt(txid, "it is older than what the cluster remembers")
+    raise ForgottenTxid(
+        f"txid {txid} is older than what the cluster remembers: nothing was recorded, and what became of it before is not "
+        "known any more; use a new txid"
+    )
+
+
+def final(txid: TxId, result: Any) -> Answer:
+    """The answer to resolve: anything but UNDECIDED."""
+    try:
+        found = answer(txid, result)
+        if found.state is State.UNDECIDED:
+            raise UnreadableAnswer(result)
+    except UnreadableAnswer as error:
+        raise InDoubt(txid, str(error)) from None
+    return found
 
 
 def rows(result: Any) -> list[Row]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from raftcoord import limits
 from raftcoord.client import answers, checks
 from raftcoord.client.admission import Admission
-from raftcoord.client.answers import Row, UnreadableAnswer
+from raftcoord.client.answers import Row
 from raftcoord.client.async_transaction import TransactionRequests
 from raftcoord.client.completing import Completing
 from raftcoord.client.damages import GRACE_S, TIMEOUT_S, DamageRequests
@@ -24,7 +24,7 @@ from raftcoord.client.effort import PATIENCE_S, Ask, Effort, Lost, share_of
 from raftcoord.client.link import ClusterIdentity, Endpoint, Link
 from raftcoord.client.participants import ParticipantRequests
 from raftcoord.env import Env
-from raftcoord.errors import ConfigError, ForgottenTxid, InDoubt, LocalProtocolError, RaftcoordError, Unavailable
+from raftcoord.errors import ConfigError, InDoubt, LocalProtocolError, RaftcoordError, Unavailable
 from raftcoord.rpc.codes import RpcError
 from raftcoord.types import Answer, Outcome, Payload, State, TxId, Verdict, checked_branch
 
@@ -147,7 +147,7 @@ class AsyncClient(Admission, DamageRequests, ParticipantRequests, TransactionReq
             result = await self._answer(ask, deadline)
         except Lost as lost:
             return await self._settle(made, lost, deadline + self.grace)
-        return _outcome(made, result)
+        return answers.standing(made, result)
 
     async def status(self, txid: TxId | str, *, timeout: float = TIMEOUT_S) -> Answer:
         """What is known of a transaction: COMMITTED, ABORTED, UNDECIDED so far, or FORGOTTEN (older than the horizon).
@@ -171,7 +171,7 @@ class AsyncClient(Admission, DamageRequests, ParticipantRequests, TransactionReq
         else:
             ask = Ask("resolve_branch", (made, checked_branch(branch)), timed=True, txid=made)
         result = await self._ask(ask, timeout)
-        return _final(made, result)
+        return answers.final(made, result)
 
     async def decide(
         self,
@@ -195,7 +195,9 @@ class AsyncClient(Admission, DamageRequests, ParticipantRequests, TransactionReq
         wanted = checks.verdict(verdict)
         head = (made, int(wanted), checks.branches(branches), checks.reason(reason, wanted))
         deadline = asyncio.get_running_loop().time() + checks.timeout(timeout)
-        return _outcome(made, await self._answer(Ask("decide", head, timed=True, txid=made), deadline, self.grace))
+        return answers.standing(
+            made, await self._answer(Ask("decide", head, timed=True, txid=made), deadline, self.grace)
+        )
 
     async def complete(
         self, txid: TxId | str, branches: Iterable[str] | None = None, *, timeout: float = TIMEOUT_S
@@ -340,7 +342,7 @@ class AsyncClient(Admission, DamageRequests, ParticipantRequests, TransactionReq
         """What stands of a submit whose fate is unknown: ask the others first."""
         effort = Effort(Ask("resolve", (txid,), timed=True, txid=txid), self._order(lost.link), deadline, self._rng)
         effort.touched(lost.link, str(lost))
-        found = _outcome(txid, await self._persist(effort), submitted=True)
+        found = answers.standing(txid, await self._persist(effort), submitted=True)
         if found.committed:
             return found
         why = f"resolved after {lost.link} was lost ({lost}): {found.reason}"
@@ -375,30 +377,3 @@ class AsyncClient(Admission, DamageRequests, ParticipantRequests, TransactionReq
         if self._simulated:
             return TxId.new(self._wall_ms(), self._rng.randbytes(10))
         return TxId.new()
-
-
-def _outcome(txid: TxId, result: Any, *, submitted: bool = False) -> Outcome:
-    """What stands. What cannot be read leaves in doubt; so does FORGOTTEN, for what ``submitted`` says was just attempted."""
-    try:
-        stands = answers.outcome(txid, result)
-    except UnreadableAnswer as error:
-        raise InDoubt(txid, str(error)) from None
-    if stands is not None:
-        return stands
-    if submitted:
-        raise InDoubt(txid, "it is older than what the cluster remembers")
-    raise ForgottenTxid(
-        f"txid {txid} is older than what the cluster remembers: nothing was recorded, and what became of it before is not "
-        "known any more; use a new txid"
-    )
-
-
-def _final(txid: TxId, result: Any) -> Answer:
-    """The answer to resolve: anything but UNDECIDED."""
-    try:
-        found = answers.answer(txid, result)
-        if found.state is State.UNDECIDED:
-            raise UnreadableAnswer(result)
-    except UnreadableAnswer as error:
-        raise InDoubt(txid, str(error)) from None
-    return found
