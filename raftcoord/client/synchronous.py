@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -116,9 +115,8 @@ class Client:
 
     def admit(self, txid: TxId, timeout: float) -> str:
         """See Admission."""
-        if known := self._client._admitted(
-            txid, time.monotonic()
-        ):  # the way to the thread and back costs as much as a query
+        known = self._client._admitted(txid, self._loop.time())
+        if known:  # the way to the thread and back costs as much as a query
             self._check_usable()
             return known
         return self._run(lambda: self._client.admit(txid, timeout))
