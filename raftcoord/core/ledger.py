@@ -203,6 +203,23 @@ class Ledger:
         """Decisions with a branch that has not acknowledged, oldest record first."""
         return iter(tuple(self._open.values()))
 
+    def open_since(self, index: int) -> list[Decision]:
+        """The open decisions recorded after log index ``index``, oldest first; 0 for all, or one that this object has applied.
+
+        It costs what it gives: what is recorded later comes later in the table, and what was read from the disk before all that.
+        """
+        found = []
+        for decision in reversed(self._open.values()):
+            if decision.index <= index:
+                break
+            found.append(decision)
+        found.reverse()
+        return found
+
+    def open_decision(self, txid: TxId) -> Decision | None:
+        """The decision if a branch of it is outstanding, else None. From memory, however old it is."""
+        return self._open.get(txid)
+
     @property
     def open_count(self) -> int:
         """How many decisions have a branch outstanding."""

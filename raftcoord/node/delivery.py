@@ -81,6 +81,11 @@ class Delivery:
         route = self._routes.get(branch)
         return 0 if route is None else len(route.pending)
 
+    def holds(self, txid: TxId, branch: str) -> bool:
+        """Whether the outcome of ``txid`` is on its way to ``branch`` from here."""
+        route = self._routes.get(branch)
+        return route is not None and txid in route.pending
+
     def has_room(self, branch: str, *, damaged: bool = False) -> bool:
         """Whether to hand over what is not urgent: half of the room is kept for what this node coordinates.
 

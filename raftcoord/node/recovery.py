@@ -4,13 +4,23 @@ Owed: an open decision whose coordinator is gone reaches every branch that is co
 becomes leader or a participant connects, and within about two periods otherwise. Never: a decision; it reads the ledger and
 hands over to delivery, which keeps the pace and does nothing twice.
 
-A decision younger than the last sweep is left to the node that coordinates it. Sweeps go in small steps, because 100,000 open
-decisions (a participant that was away all night) must not hold the event loop.
+A decision younger than the last sweep is left to the node that coordinates it.
+
+Theory of operation. What is open may be a great deal, and most of it for participants that are away: nobody can do anything
+about that, so it must cost nothing. A new leader reads every open decision once. From then on a sweep reads those recorded since
+the last one, and remembers each under the names of its outstanding branches:
+
+    parked    not handed over: the participant is away, or delivery has no room for more of it
+    handed    handed over; looked at again now and then, because delivery and the acknowledgements drop what is too much for them
+
+and then goes through the names that are connected. What was completed meanwhile is found out when it is its turn. All goes in
+small steps: 100,000 open decisions (a participant that was away all night) must not hold the event loop.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
@@ -21,11 +31,15 @@ from raftcoord.node.agreement import Agreement
 from raftcoord.node.alarms import Alarm, Alarms
 from raftcoord.node.delivery import Delivery
 from raftcoord.node.sessions import Sessions
+from raftcoord.types import TxId
 
 log: Final = logging.getLogger("raftcoord.node")
 
-_EVERYTHING: Final = 1 << 63
-_NOTHING: Final = -1
+_PURGE_SLACK: Final = 1_024
+"""How many txids are parked under a name, beyond twice what was left last time, before those that are complete are looked for."""
+
+_BRANCHES_A_PIECE: Final = 16
+"""Outstanding branches of a decision that count as one piece of work: it may have limits.BRANCHES_MAX."""
 
 
 class Recovery:
@@ -38,12 +52,15 @@ class Recovery:
         self._alarms = alarms
         self._led_term = 0
         self._alarm: Alarm | None = None
-        self._sweep: Iterator[Decision] | None = None
-        self._mark = _NOTHING
+        self._sweep: Iterator[None] | None = None
+        self._parked: dict[str, list[TxId]] = {}
+        self._handed: dict[str, deque[TxId]] = {}
+        self._purge_at: dict[str, int] = {}
+        self._seen = 0
+        """Every open decision recorded up to this index is parked or handed over."""
         self._next_at = 0.0
         self._applied_then = 0
-        self._connected: set[str] = set()
-        self._connected_now: set[str] = set()
+        self._connected: list[str] = []
         agreement.on_leader_change.append(self._leader_changed)
         sessions.on_connected.append(self._participant_connected)
 
@@ -65,7 +82,8 @@ class Recovery:
             elif self._agreement.is_leader and self._agreement.term == term:
                 self._led_term = term
                 log.info("leading in term %d with %d open decisions", term, self._agreement.ledger.open_count)
-                self._sweep_all(_EVERYTHING)
+                self._forget_all()
+                self._sweep_all(self._agreement.applied_index)
 
         try:
             self._agreement.barrier(self._alarms.time() + limits.ASK_MS / 1000, reached)
@@ -73,61 +91,141 @@ class Recovery:
             self._alarms.after(limits.REDRIVE_EVERY_MS, self._leader_changed)
 
     def _participant_connected(self, name: str) -> None:
-        self._connected.add(name)
+        self._connected.append(name)
         if self.leads and self._sweep is None:
-            self._begin(_NOTHING)
+            self._begin(self._catch_up())
 
     def _periodic(self) -> None:
         self._sweep_all(self._applied_then)
 
     # -- what -----------------------------------------------------------------------------------------------------
 
+    def _forget_all(self) -> None:
+        self._parked.clear()
+        self._handed.clear()
+        self._purge_at.clear()
+        self._seen = 0
+
     def _sweep_all(self, mark: int) -> None:
+        """Take up what is open and recorded at or below index ``mark``, and hand over what is connected."""
         self._next_at = self._alarms.time() + limits.REDRIVE_EVERY_MS / 1000
         self._applied_then = self._agreement.applied_index
-        self._begin(mark)
+        self._begin(self._take_up(mark))
 
-    def _begin(self, mark: int) -> None:
-        """Look at every open decision; drive those recorded at or below index ``mark``, and those of the newly connected."""
+    def _begin(self, sweep: Iterator[None]) -> None:
         self._alarms.cancel(self._alarm)
-        self._mark = mark
-        self._connected_now, self._connected = self._connected, set()
-        self._sweep = self._agreement.ledger.open_decisions()
+        self._sweep = sweep
         self._step()
 
     def _step(self) -> None:
         sweep, self._alarm = self._sweep, None
         if sweep is None or not self.leads:
             self._sweep = None
+            self._forget_all()
             return
         for _ in range(limits.REDRIVE_STEP):
-            decision = next(sweep, None)
-            if decision is None:
+            if next(sweep, self) is self:
                 self._end()
                 return
-            self._drive(decision)
         self._alarm = self._alarms.after(limits.REDRIVE_STEP_MS, self._step)
 
     def _end(self) -> None:
         self._sweep = None
         if self._connected:
-            self._alarm = self._alarms.after(0, lambda: self._begin(_NOTHING))
+            self._alarm = self._alarms.after(0, lambda: self._begin(self._catch_up()))
         else:
             self._alarm = self._alarms.at(self._next_at, self._periodic)
 
-    def _drive(self, seen: Decision) -> None:
-        ledger = self._agreement.ledger
-        due = seen.index <= self._mark
-        branches = [
-            branch
-            for branch in seen.outstanding
-            if (due or branch in self._connected_now)
-            and self._delivery.has_room(branch, damaged=ledger.damage(seen.txid, branch) is not None)
-            and self._sessions.pick(branch)
-        ]
-        if not branches:
+    def _take_up(self, mark: int) -> Iterator[None]:
+        """One ``None`` after each piece of work, as the other parts of a sweep."""
+        grown: set[str] = set()
+        for decision in self._agreement.ledger.open_since(self._seen):
+            if decision.index <= mark:
+                grown.update(decision.outstanding)
+                self._park(decision)
+            for _ in range(0, len(decision.outstanding), _BRANCHES_A_PIECE):
+                yield
+        self._seen = max(self._seen, mark)
+        for name in self._sessions.names():
+            self._look_again(name)
+            yield
+            yield from self._hand_over(name)
+        for name in grown.intersection(self._parked):
+            yield from self._purge(name)
+
+    def _catch_up(self) -> Iterator[None]:
+        """All that is open for those that have just connected, also what is younger than the last sweep."""
+        connected, self._connected = set(self._connected), []
+        for name in sorted(connected):
+            yield from self._hand_over(name)
+        for decision in self._agreement.ledger.open_since(self._seen):
+            for name in connected.intersection(decision.outstanding):
+                self._deliver(decision.txid, name)
+            yield
+
+    def _park(self, decision: Decision) -> None:
+        for branch in decision.outstanding:
+            self._parked.setdefault(branch, []).append(decision.txid)
+
+    def _purge(self, name: str) -> Iterator[None]:
+        """Drop what was completed without this node: the branches of a database are never handed over, and must not stay."""
+        parked = self._parked[name]
+        if len(parked) <= self._purge_at.setdefault(name, 2 * len(parked) + _PURGE_SLACK):
             return
-        decision = ledger.decision(seen.txid)
-        for branch in branches:
-            if decision is not None and branch in decision.outstanding:
-                self._delivery.deliver(decision.txid, decision.verdict, branch)
+        left = []
+        for txid in parked:
+            if self._outstanding(txid, name):
+                left.append(txid)
+            yield
+        self._purge_at[name] = 2 * len(left) + _PURGE_SLACK
+        self._parked[name] = left
+
+    def _hand_over(self, name: str) -> Iterator[None]:
+        """What is parked for ``name``, oldest first, as long as there is room. What is damaged is in nobody's way."""
+        parked = deque(self._parked.pop(name, ()))
+        aside: list[TxId] = []
+        while parked and self._sessions.pick(name):
+            txid = parked.popleft()
+            if self._outstanding(txid, name) is None:
+                pass
+            elif self._deliver(txid, name):
+                self._handed.setdefault(name, deque()).append(txid)
+            elif self._agreement.ledger.damage(txid, name) is None:
+                parked.appendleft(txid)
+                break
+            else:
+                aside.append(txid)
+            yield
+        if parked or aside:
+            self._parked[name] = [*parked, *aside]
+        else:
+            self._purge_at.pop(name, None)
+
+    def _look_again(self, name: str) -> None:
+        """A part of what was handed over: what is complete is done, what delivery does not hold any more is parked again."""
+        handed = self._handed.get(name)
+        if handed is None:
+            return
+        for _ in range(min(len(handed), limits.REDRIVE_STEP)):
+            txid = handed.popleft()
+            if self._outstanding(txid, name) is None:
+                continue
+            if self._delivery.holds(txid, name):
+                handed.append(txid)
+            else:
+                self._parked.setdefault(name, []).append(txid)
+        if not handed:
+            del self._handed[name]
+
+    def _deliver(self, txid: TxId, name: str) -> bool:
+        """Hand the outcome over, if there is room for it."""
+        decision = self._outstanding(txid, name)
+        damaged = self._agreement.ledger.damage(txid, name) is not None
+        if decision is None or not self._delivery.has_room(name, damaged=damaged):
+            return False
+        self._delivery.deliver(txid, decision.verdict, name)
+        return True
+
+    def _outstanding(self, txid: TxId, branch: str) -> Decision | None:
+        decision = self._agreement.ledger.open_decision(txid)
+        return decision if decision is not None and branch in decision.outstanding else None

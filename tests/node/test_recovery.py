@@ -7,7 +7,7 @@ import pytest
 from node.local_consensus import Log
 from node.world import SILENCE, Bank, Caller, new_txid, serving, serving_one, until
 from raftcoord import limits
-from raftcoord.core.commands import Decide
+from raftcoord.core.commands import Complete, Decide
 from raftcoord.errors import Unavailable
 from raftcoord.types import State, TxId, Verdict
 
@@ -142,8 +142,8 @@ async def test_a_sweep_of_many_open_decisions_goes_in_steps(monkeypatch: pytest.
             log.append(command)
         bank = await Bank("a").join(n2)
         looked: list[TxId] = []
-        drive = n2.node.recovery._drive
-        monkeypatch.setattr(n2.node.recovery, "_drive", lambda seen: (looked.append(seen.txid), drive(seen)))
+        park = n2.node.recovery._park
+        monkeypatch.setattr(n2.node.recovery, "_park", lambda seen: (looked.append(seen.txid), park(seen)))
         log.lead(n2.consensus)
         await until(lambda: looked)
         await (await Caller.of(n2)).ask("node")
@@ -187,3 +187,87 @@ async def test_a_long_backlog_is_driven_in_portions_and_leaves_room_for_what_is_
         bank.speak(True)
         await until(lambda: n2.consensus.ledger.open_count == 0)
         assert {txid for _, txid in bank.heard} == {command.txid for command in made}
+
+
+async def test_what_is_open_for_those_who_are_away_costs_a_sweep_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20,000 open decisions of 64 participants that never came back made every transaction 30 times slower."""
+    log = Log("n1")
+    async with serving(log) as (n1,):
+        await until(lambda: n1.node.recovery.leads)
+        for _ in range(300):
+            log.append(committed("gone-1", "gone-2"))
+        for _ in range(2):
+            n1.node.recovery._periodic()
+        await until(lambda: n1.node.recovery._sweep is None)
+        looked: list[object] = []
+        outstanding = n1.node.recovery._outstanding
+        monkeypatch.setattr(n1.node.recovery, "_outstanding", lambda *of: (looked.append(of), outstanding(*of))[1])
+        monkeypatch.setattr(n1.node.recovery, "_park", looked.append)
+        bank = await Bank("a").join(n1)
+        for _ in range(3):
+            n1.node.recovery._periodic()
+        made = committed("a")
+        assert looked == []
+        monkeypatch.undo()
+        log.append(made)
+        for _ in range(2):
+            n1.node.recovery._periodic()
+        await bank.hears("commit", made.txid)
+        back = await Bank("gone-1").join(n1)
+        await until(lambda: len(back.heard) == 300)
+
+
+async def test_a_participant_that_connects_is_told_at_once_what_is_younger_than_a_sweep() -> None:
+    log = Log("n1")
+    async with serving(log) as (n1,):
+        await until(lambda: n1.node.recovery.leads and n1.node.recovery._sweep is None)
+        n1.node.recovery._alarms.cancel(n1.node.recovery._alarm)  # no period passes
+        made = committed("a")
+        log.append(made)
+        bank = await Bank("a").join(n1)
+        await bank.hears("commit", made.txid)
+
+
+async def test_what_was_handed_over_and_is_held_by_nobody_is_driven_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delivery and the acknowledgements drop the oldest when they hold too much."""
+    monkeypatch.setattr(limits, "REDRIVE_EVERY_MS", 5)
+    log = Log("n1")
+    async with serving(log) as (n1,):
+        bank = await Bank("a").join(n1)
+        await until(lambda: n1.node.recovery.leads)
+        n1.node.completion.add = lambda txid, branch: None  # type: ignore[method-assign]  # the acknowledgement is lost
+        made = committed("a")
+        log.append(made)
+        await bank.hears("commit", made.txid, times=3)
+        del n1.node.completion.add  # type: ignore[method-assign]
+        await until(lambda: n1.consensus.ledger.open_count == 0)
+        await until(lambda: not n1.node.recovery._parked and not n1.node.recovery._handed)
+
+
+async def test_what_is_complete_does_not_stay_parked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The branches of databases are completed by clients: no participant of that name ever connects."""
+    monkeypatch.setattr("raftcoord.node.recovery._PURGE_SLACK", 10)
+    log = Log("n1")
+    async with serving(log) as (n1,):
+        await until(lambda: n1.node.recovery.leads)
+        still_open = committed("db")
+        log.append(still_open)
+        for _ in range(100):
+            made = committed("db")
+            log.append(made)
+            for _ in range(2):
+                n1.node.recovery._periodic()
+            log.append(Complete(((made.txid, ("db",)),)))
+        parked = n1.node.recovery._parked["db"]
+        assert len(parked) <= 14
+        assert still_open.txid in parked
+
+
+async def test_a_node_that_leads_no_more_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "REDRIVE_EVERY_MS", 5)
+    log = Log("n1", "n2")
+    async with serving(log) as (n1, n2):
+        log.append(committed("gone"))
+        await until(lambda: n1.node.recovery._parked)
+        log.lead(n2.consensus)
+        await until(lambda: n2.node.recovery._parked and not n1.node.recovery._parked)
