@@ -121,7 +121,7 @@ try:
     import example
     print(200, "bought")
 except Aborted as error:
-    print(409, error)
+    print(503, error)
 """,
 }
 
@@ -195,6 +195,6 @@ def test_the_example_of_the_docs_runs_as_written(banks: Banks, client: Client, t
 @pytest.mark.parametrize("framework", EXAMPLES)
 def test_a_response_tells_what_stands(banks: Banks, client: Client, tmp_path: Path, framework: str) -> None:
     told = visit(banks, tmp_path, framework, "ABORT")
-    assert re.search(r"^409 .*transaction [0-9a-f-]+ was aborted", told), told
+    assert re.search(r"^503 .*transaction [0-9a-f-]+ was aborted", told), told
     assert (banks.ledger.balance(), orders(banks)) == (100, [])
     assert not banks.prepared(client)

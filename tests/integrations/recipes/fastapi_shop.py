@@ -9,6 +9,7 @@ from model import Address, User
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 import raftcoord
+from raftcoord.integrations.http import answer
 from raftcoord.integrations.sqlalchemy import AsyncSession, attach
 
 
@@ -48,13 +49,9 @@ async def sign_up(name: str, email: str, session: Transaction) -> dict[str, int]
 @app.exception_handler(raftcoord.Aborted)
 @app.exception_handler(raftcoord.Unavailable)
 @app.exception_handler(raftcoord.Overloaded)
-async def nothing_has_happened(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"error": str(error)}, 503, {"Retry-After": "1"})
-
-
 @app.exception_handler(raftcoord.InDoubt)
-async def ask_later(request: Request, error: raftcoord.InDoubt) -> JSONResponse:
-    return JSONResponse({"txid": str(error.txid)}, 202, {"Location": f"/transactions/{error.txid}"})
+async def not_committed(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse(*answer(error, ask="/transactions/"))
 
 
 @app.get("/transactions/{txid}")

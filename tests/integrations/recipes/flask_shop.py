@@ -9,6 +9,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import sessionmaker
 
 import raftcoord
+from raftcoord.integrations.http import answer
 from raftcoord.integrations.sqlalchemy import Session, attach
 
 ledger = attach(create_engine(os.environ["LEDGER_URL"]), "ledger")
@@ -42,13 +43,9 @@ def sign_up() -> tuple[dict[str, int], int]:
 @app.errorhandler(raftcoord.Aborted)
 @app.errorhandler(raftcoord.Unavailable)
 @app.errorhandler(raftcoord.Overloaded)
-def nothing_has_happened(error: Exception) -> tuple[dict[str, str], int, dict[str, str]]:
-    return {"error": str(error)}, 503, {"Retry-After": "1"}
-
-
 @app.errorhandler(raftcoord.InDoubt)
-def ask_later(error: raftcoord.InDoubt) -> tuple[dict[str, str], int, dict[str, str]]:
-    return {"txid": str(error.txid)}, 202, {"Location": f"/transactions/{error.txid}"}
+def not_committed(error: Exception) -> tuple[dict[str, str], int, dict[str, str]]:
+    return answer(error, ask="/transactions/")
 
 
 @app.get("/transactions/<txid>")
