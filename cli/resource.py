@@ -30,17 +30,20 @@ def resource() -> None:
 def init(name: str | None, config: Config, output: Output) -> None:
     """Make the table of marks in resource NAME, or in all resources.
 
-    The table proves which branches were committed. If it is there already, nothing is changed.
+    The table proves which branches were committed, and says whose it is, so that a connection to another database is refused.
+    If it is there already, nothing is changed.
 
     What else the database lacks is shown.
     """
-    from raftcoord.resolver.listing import make_marks, named
+    from raftcoord.resolver.listing import cluster_of, make_marks, named
 
     rows, lines = [], []
+    cluster = cluster_of(config)
     for each in named(config, name):
-        findings = make_marks(each)
-        rows.append({"name": each.name, "findings": [finding._asdict() for finding in findings]})
-        lines.append(f"{each.name} ({each.shown()}): the marks are there")
+        is_named, findings = make_marks(config, each, cluster)
+        rows.append({"name": each.name, "named": is_named, "findings": [finding._asdict() for finding in findings]})
+        whose = "and bear its name" if is_named else "and get its name from the resolver: no node answers yet"
+        lines.append(f"{each.name} ({each.shown()}): the marks are there, {whose}")
         lines += [click.style(f"  {finding.what}: {finding.mend}", fg="yellow") for finding in findings]
     output.result({"resources": rows}, "\n".join(lines))
 

@@ -62,8 +62,9 @@ class AsyncTransaction:
         session = drivers.async_session(connection, name)
         session.check_fit()
         cluster = await self._client.admit(self._committing.minted, self._committing.left())
-        if await self._drive(self._committing.enlist(session, cluster, blocks.is_fit(connection))):
-            blocks.remember(connection)
+        is_fit = blocks.is_fit(connection, cluster, name)
+        if await self._drive(self._committing.enlist(session, cluster, is_fit)):
+            blocks.remember(connection, cluster, name)
         given: _T = session.given
         return given
 

@@ -8,8 +8,8 @@ from typing import Any
 from raftcoord.client import checks
 from raftcoord.errors import LocalProtocolError
 
-_fit: weakref.WeakSet[Any] = weakref.WeakSet()
-"""Connections whose database was found set up, with marks: looking costs a round trip, and it stays so while one lives."""
+_fit: weakref.WeakKeyDictionary[Any, set[tuple[str, str]]] = weakref.WeakKeyDictionary()
+"""Connection -> (cluster, resource) whose database it was found to lead to: it stays so while the connection lives."""
 
 
 def bounded(seconds: float) -> float:
@@ -29,17 +29,17 @@ def check_entered(entered: bool) -> None:
         raise LocalProtocolError("enlist connections inside the block: with client.transaction() as tx: tx.enlist(...)")
 
 
-def is_fit(connection: Any) -> bool:
-    """Whether the connection was found fit before."""
+def is_fit(connection: Any, cluster: str, resource: str) -> bool:
+    """Whether the connection was found to lead to that resource before."""
     try:
-        return connection in _fit
+        return (cluster, resource) in _fit.get(connection, ())
     except TypeError:  # a driver's connection that cannot be referred to weakly
         return False
 
 
-def remember(connection: Any) -> None:
+def remember(connection: Any, cluster: str, resource: str) -> None:
     """It was."""
     try:
-        _fit.add(connection)
+        _fit.setdefault(connection, set()).add((cluster, resource))
     except TypeError:
         return

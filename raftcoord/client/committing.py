@@ -38,6 +38,7 @@ from raftcoord.errors import (
     Unavailable,
 )
 from raftcoord.resources.gid import Gid
+from raftcoord.resources.owners import Marks
 from raftcoord.resources.session import Base
 from raftcoord.resources.steps import (
     BranchEnded,
@@ -111,10 +112,9 @@ class Enlisted:
     ``ended``: its connection is clean or closed.
     """
 
-    def __init__(self, session: Base, gid: Gid, marks: bool) -> None:
+    def __init__(self, session: Base, gid: Gid) -> None:
         self.session = session
         self.gid = gid
-        self.marks = marks
         self.touched = False
         self.prepared = False
         self.ended = False
@@ -193,20 +193,25 @@ class Committing:
         return name
 
     def enlist(self, session: Base, cluster: str, checked: bool) -> Moves[bool]:
-        """Begin the branch; whether it has marks."""
+        """Begin the branch; whether the connection is known from now on to lead to its resource."""
         session.check_fit()
         gid = Gid(cluster, self._txid, session.branch)
         try:
             yield Enter(session)
             marks = yield Run(session, session.dialect.begin(gid, checked=checked))
+            if not marks:
+                raise NotSetUp(
+                    "there is no table of marks in the database of this connection, so nobody could tell which resource it is: "
+                    f"connect to the right one, or make the table with: raftcoord resource init {session.branch}"
+                )
         except _REFUSED as error:
             yield Close(session) if isinstance(error, ConnectionLost) else Clean(session)
             raise _refusal(error, session.branch) from None
         except BaseException:  # Ctrl-C, say: what the connection was told last is not known to have arrived
             yield Close(session)
             raise
-        self._branches.append(Enlisted(session, gid, bool(marks)))
-        return bool(marks)
+        self._branches.append(Enlisted(session, gid))
+        return marks is Marks.NAMED
 
     def commit(self) -> Moves[None]:
         """The block was left without an exception. Raises Aborted, InDoubt, or LocalProtocolError for a broken rule."""
@@ -263,7 +268,7 @@ class Committing:
                 self._check_time()
                 branch.touched = True
                 work = branch.session.work()
-                yield Run(branch.session, branch.session.dialect.prepare(branch.gid, marks=branch.marks, work=work))
+                yield Run(branch.session, branch.session.dialect.prepare(branch.gid, marks=True, work=work))
             except _REFUSED as error:
                 yield from self._give_up(branch, error)
             branch.prepared = True

@@ -107,8 +107,9 @@ class Transaction:
         with self._patiently(session):  # one driver asks the server whether it is there
             session.check_fit()
         cluster = self._client.admit(self._committing.minted, self._committing.left())
-        if self._drive(self._committing.enlist(session, cluster, blocks.is_fit(session.connection))):
-            blocks.remember(session.connection)
+        is_fit = blocks.is_fit(session.connection, cluster, session.branch)
+        if self._drive(self._committing.enlist(session, cluster, is_fit)):
+            blocks.remember(session.connection, cluster, session.branch)
 
     def aborted(self, reason: str, branch: str) -> Aborted:
         """What an integration raises after it has rolled the block back because of ``branch``."""

@@ -12,8 +12,10 @@ from raftcoord.client.synchronous import Client
 from raftcoord.config import Config
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
 from raftcoord.resolver.advice import explained
+from raftcoord.resolver.claiming import claim, elsewhere
 from raftcoord.resource_config import ResourceConfig
 from raftcoord.resources.drivers import connect
+from raftcoord.resources.owners import Owner
 from raftcoord.resources.session import Session
 from raftcoord.resources.steps import ConnectionLost, Finding, PreparedHere, SqlError
 
@@ -67,15 +69,35 @@ def listing(config: Config) -> list[Listed]:
         return [_listed(resource, cluster, client) for resource in config.resources]
 
 
-def make_marks(resource: ResourceConfig) -> list[Finding]:
-    """Make the table that proves what was committed, unless it is there; what else the database lacks.
+class Made(NamedTuple):
+    """``named``: whether the marks bear the resource's name; ``findings``: what the database lacks."""
 
-    Raises Unavailable if it cannot be reached, ConfigError if it refuses.
+    named: bool
+    findings: list[Finding]
+
+
+def cluster_of(config: Config) -> str:
+    """The cluster's id, or "" if no node tells it."""
+    try:
+        with Client.from_config(config, name="resource") as client:
+            return str(client.node_info()["cluster"])
+    except RaftcoordError:
+        return ""
+
+
+def make_marks(config: Config, resource: ResourceConfig, cluster: str) -> Made:
+    """Make the table that proves what was committed, unless it is there, and write down that it is of ``resource``.
+
+    ``cluster``: its id; "": not known, so that the resolver names the table. Raises Unavailable if it cannot be reached,
+    ConfigError if it refuses, or is another resource's.
     """
     session = _connected(resource)
     try:
         session.run(session.dialect.create_marks())
-        return session.run(session.dialect.check())
+        if cluster:
+            others = elsewhere(config, resource)
+            claim(session, Owner(cluster, resource.name), others.__contains__)
+        return Made(bool(cluster), session.run(session.dialect.check()))
     except SqlError as error:
         raise ConfigError(
             f"resource {resource.name} ({resource.shown()}) refuses: {resource.scrub(explained(error))}; run this with a url "

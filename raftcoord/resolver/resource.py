@@ -17,11 +17,13 @@ from typing import Any, Final, Protocol
 from raftcoord import limits
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
 from raftcoord.resolver.advice import explained
+from raftcoord.resolver.claiming import claim
 from raftcoord.resolver.rules import Paces
 from raftcoord.resolver.seen import Left, Seen
 from raftcoord.resolver.sweep import Ledger, Sweep
 from raftcoord.resource_config import ResourceConfig
 from raftcoord.resources.drivers import connect
+from raftcoord.resources.owners import Owner
 from raftcoord.resources.session import Session
 from raftcoord.resources.steps import ConnectionLost, SqlError
 
@@ -38,6 +40,8 @@ class Nodes(Ledger, Protocol):
 class Resource:
     """The resource that ``config`` names. ``named``: the names of all resources; ``nodes``: shared by threads.
 
+    ``elsewhere``: the names of those whose url leads to another place.
+
     Use it from one thread at a time. Raises ConfigError if its URL cannot be used.
     """
 
@@ -48,6 +52,7 @@ class Resource:
         nodes: Nodes,
         *,
         safety_s: float,
+        elsewhere: frozenset[str] = frozenset(),
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = config.name
@@ -58,6 +63,8 @@ class Resource:
         self._config = config
         self._url = config.url()
         self._named = named
+        self._elsewhere = elsewhere
+        self._owner: Owner | None = None
         self._nodes = nodes
         self._safety_s = safety_s
         self._now = now
@@ -135,6 +142,8 @@ class Resource:
             cluster = self._nodes.node_info()["cluster"]
             if not cluster:
                 raise Unavailable("the cluster is not founded yet: a majority of them must be up")
+            self._owner = Owner(cluster, self.name)
+            self._claim()
             self._sweep = Sweep(
                 self.name,
                 self._named,
@@ -149,6 +158,18 @@ class Resource:
             )
         return self._sweep
 
+    def _claim(self) -> None:
+        """See claiming.py. A user who may not write there leaves the marks without a name, as they were."""
+        assert self._session is not None
+        assert self._owner is not None
+        try:
+            found = claim(self._session, self._owner, self._elsewhere.__contains__)
+        except SqlError as error:
+            log.warning("%s: its marks could not be named: %s", self.name, self._config.scrub(explained(error)))
+        else:
+            if found.marks and not found.named:
+                log.info("%s (%s): its marks bear its name now", self.name, self.where)
+
     def _tidy(self) -> None:
         """Once in a while: forget what has ended, here and in the database."""
         now = self._now()
@@ -156,6 +177,7 @@ class Resource:
             return
         self._forget_at = now + limits.RESOLVER_FORGET_MS / 1000
         self._paces.forget(now - 2 * limits.RESOLVER_FORGET_MS / 1000)
+        self._claim()
         try:
             self._sweep.forget_marks(self._nodes.node_info()["horizon_ms"])
         except SqlError as error:

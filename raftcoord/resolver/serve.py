@@ -18,6 +18,7 @@ from raftcoord import limits, logs, private
 from raftcoord.client.synchronous import Client
 from raftcoord.config import Config
 from raftcoord.errors import ConfigError
+from raftcoord.resolver.claiming import elsewhere
 from raftcoord.resolver.resource import Resource
 from raftcoord.resolver.seen import Seen
 
@@ -96,7 +97,10 @@ def _resources(config: Config, client: Client, safety_s: float | None) -> list[R
             f"{config.path or 'cluster.yaml'} names no resources, so there is nothing to resolve; write them under 'resources:'"
         )
     named = frozenset(resource.name for resource in config.resources)
-    return [Resource(resource, named, client, safety_s=_safety_s(safety_s)) for resource in config.resources]
+    return [
+        Resource(resource, named, client, safety_s=_safety_s(safety_s), elsewhere=elsewhere(config, resource))
+        for resource in config.resources
+    ]
 
 
 def _safety_s(given: float | None) -> float:

@@ -21,7 +21,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from raftcoord.resources import gid as gids
+from raftcoord.resources import owners
 from raftcoord.resources.gid import Gid
+from raftcoord.resources.owners import Marks, Owner
 from raftcoord.resources.steps import (
     BranchEnded,
     Effect,
@@ -64,6 +66,7 @@ _SETTINGS: Final = (
     "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('version', 'innodb_flush_log_at_trx_commit', 'innodb_flush_method', "
     "'log_bin', 'sync_binlog', 'binlog_format', 'read_only', 'wsrep_on')"
 )
+_WHOSE: Final = f"SELECT gid FROM raftcoord_marks WHERE gid >= '{owners.FIRST}' AND gid < '{owners.LAST}'"
 _CREATE: Final = (
     "CREATE TABLE IF NOT EXISTS raftcoord_marks (gid VARCHAR(128) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY, "
     "at TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP(3)) ENGINE=InnoDB"
@@ -75,8 +78,8 @@ class MariaDb:
 
     name = "mariadb"
 
-    def begin(self, gid: Gid, *, checked: bool) -> Steps[bool]:
-        """XA START; the table of marks must be there."""
+    def begin(self, gid: Gid, *, checked: bool) -> Steps[Marks]:
+        """XA START; the table of marks must be there, and be the resource's."""
         try:
             yield Statement(f"XA START {gid.xid}")
         except SqlError as error:
@@ -85,13 +88,17 @@ class MariaDb:
                     "the connection has a transaction open already; commit() or rollback() it before it is enlisted"
                 ) from None
             raise NotPossible(str(error)) from None
-        if not checked:
-            try:
-                yield Statement("SELECT 1 FROM raftcoord_marks LIMIT 0")
-            except SqlError as error:
-                yield from self.rollback(gid, touched=False)
-                raise NotSetUp(_NO_MARKS if error.code in TABLE_IS_MISSING else str(error)) from None
-        return True
+        if checked:
+            return Marks.NAMED
+        try:
+            found = yield Statement(_WHOSE, reads=True)
+            return owners.check(owners.read(found.rows), gid)
+        except SqlError as error:
+            yield from self.rollback(gid, touched=False)
+            raise NotSetUp(_NO_MARKS if error.code in TABLE_IS_MISSING else str(error)) from None
+        except NotPossible:
+            yield from self.rollback(gid, touched=False)
+            raise
 
     def prepare(self, gid: Gid, *, marks: bool, work: bytes = b"") -> Steps[None]:
         """The mark, XA END, XA PREPARE: each is refused when the branch was given up."""
@@ -168,6 +175,20 @@ class MariaDb:
     def create_marks(self) -> Steps[None]:
         """In the database of this connection."""
         yield Statement(_CREATE, outside=True)
+
+    def owners(self) -> Steps[frozenset[Owner] | None]:
+        """See Dialect."""
+        try:
+            found = yield Statement(_WHOSE, reads=True, outside=True)
+        except SqlError as error:
+            if error.code in TABLE_IS_MISSING:
+                return None
+            raise
+        return owners.read(found.rows)
+
+    def add_owner(self, owner: Owner) -> Steps[None]:
+        """See Dialect."""
+        yield Statement(f"INSERT IGNORE INTO raftcoord_marks (gid) VALUES ('{owner}')", outside=True)
 
     def forget_marks(self, cluster: str, before: TxId) -> Steps[int]:
         """By the order of the gids, which is that of time."""

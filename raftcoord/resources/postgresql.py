@@ -14,11 +14,14 @@ TRANSACTION, COMMIT PREPARED, Appendix A (SQLSTATE).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
 from raftcoord.resources import gid as gids
+from raftcoord.resources import owners
 from raftcoord.resources.gid import Gid
+from raftcoord.resources.owners import Marks, Owner
 from raftcoord.resources.steps import (
     BranchEnded,
     Effect,
@@ -66,6 +69,10 @@ _SETTINGS: Final = f"""SELECT current_setting('server_version_num')::int, pg_is_
     current_setting('max_connections')::int, (SELECT count(*) FROM pg_prepared_xacts),
     EXISTS (SELECT FROM {_MARKS}), current_setting('fsync')::bool,
     current_setting('full_page_writes')::bool, current_setting('synchronous_commit') = 'off', current_user::text"""
+_WHOSE: Final = f"""SELECT current_setting('max_prepared_transactions')::int,
+    CASE WHEN to_regclass('raftcoord.marks') IS NOT NULL THEN query_to_xml($$SELECT gid FROM raftcoord.marks
+    WHERE gid >= '{owners.FIRST}' AND gid < '{owners.LAST}'$$, false, true, '')::text END"""
+"""Whose the marks are, or NULL: there are none. query_to_xml looks into a table that need not be there, in one statement."""
 _RIGHTS: Final = f"""SELECT has_schema_privilege('raftcoord', 'USAGE'), has_table_privilege(c.oid, 'SELECT'),
     has_table_privilege(c.oid, 'INSERT'), has_table_privilege(c.oid, 'DELETE')
     FROM {_MARKS}"""
@@ -77,24 +84,20 @@ class PostgreSql:
 
     name = "postgresql"
 
-    def begin(self, gid: Gid, *, checked: bool) -> Steps[bool]:
-        """One statement in the caller's transaction, which names the branch."""
+    def begin(self, gid: Gid, *, checked: bool) -> Steps[Marks]:
+        """One statement in the caller's transaction, which names the branch; with it, once, the look at whose database it is."""
         name = f"SET LOCAL raftcoord.branch = '{gid}'"
         try:
             if checked:
                 yield Statement(name)
-                return True
-            shown = yield Statement(
-                "SELECT current_setting('max_prepared_transactions')::int, to_regclass('raftcoord.marks') IS NOT NULL",
-                reads=True,
-                ahead=(name,),
-            )
+                return Marks.NAMED
+            shown = yield Statement(_WHOSE, reads=True, ahead=(name,))
         except SqlError as error:
             raise _impossible(error) from None
-        allowed, marks = shown.rows[0]
+        allowed, named = shown.rows[0]
         if not allowed:
             raise NotSetUp(f"max_prepared_transactions is 0 on this server: {_MAX_PREPARED}")
-        return bool(marks)
+        return Marks.MISSING if named is None else owners.check(_owners_in(named), gid)
 
     def prepare(self, gid: Gid, *, marks: bool, work: bytes = b"") -> Steps[None]:
         """Ask the transaction for its name, mark it, prepare it, and see that it is prepared."""
@@ -180,6 +183,16 @@ class PostgreSql:
         ):
             yield Statement(sql, outside=True)
 
+    def owners(self) -> Steps[frozenset[Owner] | None]:
+        """See Dialect."""
+        shown = yield Statement(_WHOSE, reads=True, outside=True)
+        named = shown.rows[0][1]
+        return None if named is None else _owners_in(named)
+
+    def add_owner(self, owner: Owner) -> Steps[None]:
+        """See Dialect."""
+        yield Statement(f"INSERT INTO raftcoord.marks (gid) VALUES ('{owner}') ON CONFLICT DO NOTHING", outside=True)
+
     def forget_marks(self, cluster: str, before: TxId) -> Steps[int]:
         """By the order of the gids, which is that of time."""
         first, last = _bounds(cluster, before)
@@ -220,6 +233,10 @@ class PostgreSql:
             what = "synchronous_commit is off: a crash loses the latest transactions that are committed without being prepared"
             found.append(Finding(what, f'ALTER ROLE "{user}" SET synchronous_commit = on', False))
         return found
+
+
+def _owners_in(xml: str) -> frozenset[Owner]:
+    return owners.read((text,) for text in re.findall(r"<gid>([^<]*)</gid>", xml))
 
 
 def _rights(user: str) -> Steps[list[Finding]]:

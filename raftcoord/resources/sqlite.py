@@ -22,7 +22,9 @@ import msgpack
 
 from raftcoord.errors import RaftcoordError
 from raftcoord.resources import gid as gids
+from raftcoord.resources import owners
 from raftcoord.resources.gid import Gid
+from raftcoord.resources.owners import Marks, Owner
 from raftcoord.resources.steps import (
     BranchEnded,
     Effect,
@@ -79,7 +81,7 @@ class Sqlite:
 
     name = "sqlite"
 
-    def begin(self, gid: Gid, *, checked: bool) -> Steps[bool]:
+    def begin(self, gid: Gid, *, checked: bool) -> Steps[Marks]:
         """Take the write lock, make what is missing, and set the savepoint."""
         yield from self._suits()
         try:
@@ -94,11 +96,12 @@ class Sqlite:
                     f"transaction {standing.rows[0][0]} is prepared in this file, and one at a time can be; it ends with its "
                     "program or with: raftcoord resolver run"
                 )
+            marks = owners.check((yield from _owners()), gid)
             yield Statement(f"SAVEPOINT {_SAVEPOINT}")
         except RaftcoordError:
             yield from _roll_back()
             raise
-        return True
+        return marks
 
     def _suits(self) -> Steps[None]:
         files = yield Statement("PRAGMA database_list", reads=True)
@@ -212,6 +215,16 @@ class Sqlite:
             yield from _roll_back()
             raise
 
+    def owners(self) -> Steps[frozenset[Owner] | None]:
+        """See Dialect."""
+        return (yield from _owners()) if (yield from _has_tables()) else None
+
+    def add_owner(self, owner: Owner) -> Steps[None]:
+        """See Dialect."""
+        yield Statement(
+            f"INSERT OR IGNORE INTO raftcoord_marks (gid, at) VALUES (?, {_NOW})", (str(owner),), outside=True
+        )
+
     def forget_marks(self, cluster: str, before: TxId) -> Steps[int]:
         """By the order of the gids, which is that of time."""
         head = f"{gids.PREFIX}{checked_cluster_id(cluster)}."
@@ -239,6 +252,13 @@ def _has_tables() -> Steps[bool]:
         "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'raftcoord_prepared'", reads=True, outside=True
     )
     return bool(found.rows)
+
+
+def _owners() -> Steps[frozenset[Owner]]:
+    found = yield Statement(
+        "SELECT gid FROM raftcoord_marks WHERE gid >= ? AND gid < ?", (owners.FIRST, owners.LAST), reads=True
+    )
+    return owners.read(found.rows)
 
 
 def _work_of(gid: Gid) -> Steps[Work | None]:

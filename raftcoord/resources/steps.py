@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Generator
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 from raftcoord.errors import RaftcoordError
 from raftcoord.resources.gid import Gid
 from raftcoord.types import TxId
+
+if TYPE_CHECKING:
+    from raftcoord.resources.owners import Marks, Owner
 
 
 class Statement(NamedTuple):
@@ -121,11 +124,11 @@ class Dialect(Protocol):
 
     name: str
 
-    def begin(self, gid: Gid, *, checked: bool) -> Steps[bool]:
-        """Start the branch on the caller's connection; returns whether there are marks.
+    def begin(self, gid: Gid, *, checked: bool) -> Steps[Marks]:
+        """Start the branch on the caller's connection; returns what marks there are.
 
-        ``checked``: this connection was found fit before, with marks. Raises NotPossible with what to change; then nothing is
-        left open that was not.
+        ``checked``: this connection was found fit for this resource before. Raises NotPossible with what to change; then nothing
+        is left open that was not.
         """
 
     def prepare(self, gid: Gid, *, marks: bool, work: bytes = b"") -> Steps[None]:
@@ -154,6 +157,12 @@ class Dialect(Protocol):
 
     def create_marks(self) -> Steps[None]:
         """Make what the proof needs, unless it is there. Once per database, with the right to create."""
+
+    def owners(self) -> Steps[frozenset[Owner] | None]:
+        """Whose the marks are; None: there are none."""
+
+    def add_owner(self, owner: Owner) -> Steps[None]:
+        """Write down that the marks are of ``owner``, beside others that they may be of."""
 
     def forget_marks(self, cluster: str, before: TxId) -> Steps[int]:
         """Delete the cluster's marks of transactions older than ``before``; returns how many went."""

@@ -63,12 +63,11 @@ def _saying(statement: Statement) -> Steps[Result]:
     return (yield statement)
 
 
-@pytest.mark.parametrize("marks", [True, False], ids=["marks", "no marks"])
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "pg8000"])
 def test_a_swallowed_failure_is_no_yes(
-    postgresql: PostgreSqlServer, client: Client, marks: bool, driver: str, other: SqliteBank
+    postgresql: PostgreSqlServer, client: Client, driver: str, other: SqliteBank
 ) -> None:
-    bank = PostgreSqlBank(postgresql, marks=marks)
+    bank = PostgreSqlBank(postgresql)
     connect: Any = {
         "psycopg": lambda: psycopg.connect(bank.url),
         "psycopg2": lambda: psycopg2.connect(bank.url),

@@ -24,6 +24,7 @@ from raftcoord.resource_config import ResourceConfig
 from raftcoord.resources import drivers
 from raftcoord.resources import gid as gids
 from raftcoord.resources.gid import Gid
+from raftcoord.resources.owners import Owner
 from raftcoord.resources.session import Session
 from raftcoord.resources.steps import Effect
 from raftcoord.types import Branch, State, Verdict
@@ -83,7 +84,8 @@ def prepare(bank: Bank, gid: Gid, amount: int = -10) -> Session:
     """What a program does up to its yes: alice's amount changes by ``amount``, or 0: no lock is held. The session is alive."""
     session = drivers.session(bank.connect(), gid.branch)
     session.enter()
-    marks = session.run(session.dialect.begin(gid, checked=False))
+    marks = bank.kind == "sqlite" or bank.other.run(bank.dialect.owners()) is not None
+    session.run(session.dialect.begin(gid, checked=bank.kind != "sqlite"))
     if amount:
         bank.add(session.given, amount)
     session.run(session.dialect.prepare(gid, marks=marks, work=session.work()))
@@ -591,7 +593,9 @@ def test_a_resolver_killed_at_any_step_loses_nothing(
     amount, at, killed = bank.balance(), 0, True
     while killed:
         at += 1
-        gid = leave(bank, nodes.gid(new_name()), -1)
+        gid = nodes.gid(new_name())
+        bank.other.run(bank.dialect.add_owner(Owner(gid.cluster, gid.branch)))
+        leave(bank, gid, -1)
         if verdict is Verdict.COMMIT:
             nodes.client.decide(gid.txid, COMMIT, [gid.branch])
             amount -= 1
