@@ -20,6 +20,7 @@ from .groups import Commands
 
 _COMMANDS: Final = {
     "demo": ".demo",
+    "init": ".init",
     "up": ".cluster",
     "down": ".cluster",
     "status": ".status",

@@ -170,7 +170,7 @@ class Config:
         except FileNotFoundError:
             where = "" if path.is_absolute() else f" in {Path.cwd()}"
             raise ConfigError(
-                f"there is no file {path}{where}; give the path with -c, or copy the cluster.yaml of raftcoord there"
+                f"there is no file {path}{where}; give the path with -c, or write one: raftcoord init"
             ) from None
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror}; give a readable file with -c") from None

@@ -45,14 +45,6 @@ def test_the_shipped_cluster_yaml_is_a_cluster_of_three_on_loopback() -> None:
     assert config.retention_ms == limits.RETENTION_MS_DEFAULT
 
 
-def test_the_two_commented_entries_of_the_shipped_file_make_it_five_nodes() -> None:
-    text = (Path(__file__).parent.parent / "cluster.yaml").read_text()
-    for line in text.splitlines():
-        if line.startswith(("#  - name:", "#    ")):
-            text = text.replace(line, line.removeprefix("#"))
-    assert len(Config.parse(text).nodes) == 5
-
-
 def test_the_data_directory_is_relative_to_the_file(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(GOOD)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -13,7 +14,10 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
-COPIED = ("pyproject.toml", "README.md", "LICENSE", "raftcoord", "cli")
+COPIED = (
+    *(".ci", ".gitignore", "LICENSE", "README.md", "cli", "cluster.yaml", "docs", "pyproject.toml", "raftcoord"),
+    *("scripts", "tests"),
+)
 
 
 def project() -> dict[str, Any]:
@@ -69,6 +73,33 @@ def test_what_the_wheel_holds_is_what_is_here(wheel: Path) -> None:
     assert {"raftcoord/py.typed", "raftcoord_cli/py.typed"} <= names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"raftcoord", "raftcoord_cli"}
+
+
+def test_the_source_distribution_holds_all_that_is_here(sources: Path, tmp_path: Path) -> None:
+    program = "import sys; sys.path.insert(0, '.ci'); import backend; backend.build_sdist(sys.argv[1])"
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, cwd=sources, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (built,) = tmp_path.glob("raftcoord-*.tar.gz")
+    with tarfile.open(built) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    tracked = [
+        *COPIED,
+        "docs/operations.md",
+        "scripts/demo",
+        "scripts/test",
+        "tests/conftest.py",
+        "tests/storage/filling.py",
+    ]
+    assert set(tracked) <= names
+    here = {str(path.relative_to(ROOT)) for name in ("docs", "scripts") for path in (ROOT / name).iterdir()}
+    assert here <= names
+    assert not [name for name in names if "__pycache__" in name]
+    with tarfile.open(built) as archive:
+        archive.extractall(tmp_path, filter="data")
+    unpacked = next(path for path in tmp_path.iterdir() if path.is_dir())
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(unpacked))
+    assert list(tmp_path.glob("raftcoord-*.whl"))
 
 
 @pytest.mark.parametrize("way", ["wheel", "editable", "strict editable"])

@@ -204,7 +204,7 @@ def _stop(processes: Iterable[LocalProcess]) -> list[str]:
 
 def write_local_config(directory: Path, nodes: int = 3, cluster: str = "demo") -> Config:
     """A cluster of ``nodes`` nodes on free loopback ports, written to ``directory``/cluster.yaml with its data beside it."""
-    ports = iter(_free_ports(2 * nodes))
+    ports = iter(free_ports(2 * nodes))
     data_dir = directory.absolute() / "data"
     members = []
     for number in range(1, nodes + 1):
@@ -216,7 +216,7 @@ def write_local_config(directory: Path, nodes: int = 3, cluster: str = "demo") -
     return Config.load(path)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now: held all at once while they are chosen, so that they differ."""
     candidates = random.SystemRandom().sample(_PORTS, len(_PORTS))
     with contextlib.ExitStack() as held:
