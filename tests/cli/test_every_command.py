@@ -19,7 +19,7 @@ from raftcoord_cli.main import main
 from raftcoord.node.processes import write_local_config
 
 DESIGNED = {
-    *("demo", "up", "down", "status", "top", "submit", "doctor", "participant run", "resolver run"),
+    *("demo", "init", "up", "down", "status", "top", "submit", "doctor", "participant run", "resolver run"),
     *("node start", "node stop", "node kill", "node pause", "node resume", "node logs", "node run", "node replace"),
     *("txn ls", "txn show", "txn resolve", "txn acknowledge", "resource init", "resource ls"),
     *("drill ls", "drill run", "drill databases crashes", "drill databases transfers"),
