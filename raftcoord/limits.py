@@ -49,14 +49,67 @@ WRITE_BUFFER_BYTES_MAX: Final = 16 << 20
 WRITE_BUFFER_PAUSE_BYTES: Final = 1 << 20
 """Bytes waiting unsent on one connection from which on it counts as paused, so that a polite writer holds back."""
 
+HELLO_FRAME_BYTES_MAX: Final = 16 << 10
+"""Bytes of one frame before the hello is done (16 KiB): a hello with the names and addresses of seven nodes has about two."""
+
 FRAME_ITEMS_MAX: Final = 65_536
-"""Items of one array or map in a frame: its header alone makes the reader reserve room for them."""
+"""Items of all arrays and maps of a frame that comes in at a port: each may cost a hundred times its bytes. About 10 ms."""
+
+ANSWER_ITEMS_MAX: Final = 1 << 18
+"""The same for a frame from a node that one has dialed: ROWS_MAX transactions of BRANCHES_MAX branches have 150,000."""
+
+PAYLOAD_ITEMS_MAX: Final = 65_000
+"""Items of all payloads of one submit: they travel in one frame, with an envelope."""
+
+PASS_COST_MAX: Final = 128
+"""What is handled of one connection in one pass of the event loop: a message counts 1, and 1 for each KiB of it. About 3 ms; then
+it is the others' turn."""
+
+LISTINGS_WAITING_MAX: Final = 16
+"""Listings of one connection that may wait; the next is refused as overloaded. One page of them is read at a time, in turn."""
+
+LISTING_PAGE_ROWS: Final = 100
+LISTING_PAUSE_MS: Final = 1
+"""Rows of a listing that are read in one pass of the event loop (0.6 ms), and the pause after it (ms): decisions come first."""
 
 FRAME_NESTING_MAX: Final = 64
 """How deep arrays and maps in a frame may be nested; deeper, innocent code such as repr() runs out of stack."""
 
 PAYLOAD_NESTING_MAX: Final = 32
 """How deep a payload may be nested; it travels inside other arrays and must fit in FRAME_NESTING_MAX everywhere."""
+
+PING_MS: Final = 30_000
+"""How often the dialing end of a quiet connection says that it is there (ms)."""
+
+IDLE_MS_MAX: Final = 2 * 60_000
+"""How long an accepted connection may be silent (ms): four pings. A process that was suspended for longer dials again."""
+
+FRAME_MS_MAX: Final = 60_000
+"""How long a frame may take to arrive (ms), and how long a reader may leave unread what waits for it."""
+
+HALF_FRAMES_BYTES_MAX: Final = 64 << 20
+"""Bytes of incomplete frames that one port holds in all; beyond it the one that takes longest is given up."""
+
+HALF_FRAME_BYTES_FREE: Final = 32 << 10
+"""Bytes of an incomplete frame that are not counted for that: CONNECTIONS_MAX times as much is held at the worst."""
+
+UNSENT_BYTES_MAX: Final = 128 << 20
+"""Bytes that may wait unsent on all connections of a port; beyond it the reader is given up who has not read for longest."""
+
+PEER_CONNECTIONS_MAX: Final = 64
+"""Connections on the port for nodes: each of six others has one, and may have a few half dead."""
+
+SESSIONS_MAX: Final = 1_024
+"""Participants' sessions at one node. They are never closed to make room, so the other half of CONNECTIONS_MAX is for clients."""
+
+FOREIGN_LENGTH_MAX: Final = 500
+"""Characters of a foreign text in one line of the log: REASON_LENGTH_MAX."""
+
+FOREIGN_LINES_MAX: Final = 10
+"""Lines of one kind that strangers may cause in a log at once; after these it is one a second."""
+
+ERROR_LENGTH_MAX: Final = 2_000
+"""Characters of an error's text that are taken from the other end; raftcoord's own have at most a few hundred."""
 
 HELLO_MS_MAX: Final = 5_000
 """How long a new connection may take to say hello (ms) before it is closed."""

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from raftcoord import limits
-from raftcoord.errors import LocalProtocolError
+from raftcoord.errors import LocalProtocolError, RemoteProtocolError
 from raftcoord.rpc import frames
+from raftcoord.rpc.shape import check_shape
 from raftcoord.types import State, TxId, Verdict, checked_branch, checked_name
 
 WAITS: Final = ("decided", "completed")
@@ -97,13 +98,20 @@ def payloads(value: object) -> dict[str, Any]:
         _check_payload(payload, name)
     made = dict(value)
     try:
-        size = len(frames.packer()(made))
+        packed = frames.packer()(made)
     except Exception as error:  # a subclass of dict or list that misbehaves while it is read
         raise LocalProtocolError(f"the payloads cannot be written: {error}") from None
-    if size > limits.PAYLOAD_BYTES_MAX:
+    if len(packed) > limits.PAYLOAD_BYTES_MAX:
         raise LocalProtocolError(
-            f"payloads of {size} bytes: at most {limits.PAYLOAD_BYTES_MAX} are allowed; send a reference to large content"
+            f"payloads of {len(packed)} bytes: at most {limits.PAYLOAD_BYTES_MAX} are allowed; send a reference to large content"
         )
+    try:
+        check_shape(packed, limits.PAYLOAD_ITEMS_MAX)
+    except RemoteProtocolError:
+        raise LocalProtocolError(
+            f"the payloads have more than {limits.PAYLOAD_ITEMS_MAX} items, those of all lists and dicts together; send less at "
+            "a time, or a reference to large content"
+        ) from None
     return made
 
 
@@ -179,10 +187,6 @@ def _check_payload(payload: Any, participant: str) -> None:
 
 
 def _items(container: Any, where: str) -> Iterable[Any]:
-    if len(container) > limits.FRAME_ITEMS_MAX:
-        raise LocalProtocolError(
-            f"{where} has a list or dict of {len(container)} items; at most {limits.FRAME_ITEMS_MAX} go"
-        )
     if not isinstance(container, dict):
         return container  # type: ignore[no-any-return]
     for key in container:

@@ -98,6 +98,7 @@ class Peers:
             lambda: _Inbound(self),
             max_frame_bytes=limits.PEER_FRAME_BYTES_MAX,
             label=f"{self._name} peer port",
+            connections_max=limits.PEER_CONNECTIONS_MAX,
         )
         for dialer in self._dialers.values():
             dialer.start()

@@ -39,14 +39,14 @@ class Damages:
         """How many branches are damaged and nobody has acknowledged it."""
         return sum(not damage.acknowledged_by for damage in self._agreement.ledger.damages())
 
-    def show(self, conn: Connection, request_id: int, params: list[Any]) -> None:
+    def show(self, params: list[Any]) -> dict[str, Any]:
         """Damage as this node has applied it: first what nobody has acknowledged, each newest first."""
         limit, txid = requests.damage_listing(*requests.params(params, "{limit, txid}"))
         found = [damage for damage in self._agreement.ledger.damages() if txid is None or damage.txid == txid]
         found.sort(key=lambda damage: (bool(damage.acknowledged_by), -damage.at_ms, damage.txid, damage.branch))
         pending = sum(not damage.acknowledged_by for damage in found)
         rows = [_row(damage) for damage in found[:limit]]
-        conn.reply(request_id, {"damages": rows, "pending": pending, "total": len(found)})
+        return {"damages": rows, "pending": pending, "total": len(found)}
 
     def report(self, conn: Connection, request_id: int, params: list[Any]) -> None:
         """Record damage. The first record for a branch stands."""

@@ -19,9 +19,10 @@ from raftcoord.node.agreement import Agreement
 from raftcoord.node.alarms import Alarms
 from raftcoord.node.completion import Completion
 from raftcoord.node.delivery import Delivery
+from raftcoord.node.listings import StoredDecisions
 from raftcoord.node.recovery import Recovery
 from raftcoord.node.retirement import Founding, Retirement
-from raftcoord.node.service import Service, StoredDecisions
+from raftcoord.node.service import Service
 from raftcoord.node.sessions import Sessions
 from raftcoord.node.transactions import Transactions
 from raftcoord.rpc.server import Server, listen

@@ -12,17 +12,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from raftcoord import limits
 from raftcoord.core.commands import Complete, Decide
-from raftcoord.core.ledger import Decision, Result, Standing
+from raftcoord.core.ledger import Result, Standing
 from raftcoord.env import Env
 from raftcoord.errors import LocalProtocolError, Overloaded, RaftcoordError, RemoteProtocolError, Unavailable
-from raftcoord.node import answers, requests
+from raftcoord.node import answers, listings, requests
 from raftcoord.node.admission import Admission
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.damages import Damages
+from raftcoord.node.listings import StoredDecisions
 from raftcoord.node.operating import Operating
 from raftcoord.node.sessions import Session, Sessions
 from raftcoord.node.transactions import Asked, Transactions
@@ -36,13 +37,6 @@ PRESUMED_ABORT: Final = "it was undecided when its outcome was asked for (presum
 _FATE: Final = "the proposal was handed over, and no majority confirmed it in time"
 
 Method = Callable[[Connection, int, list[Any]], None]
-
-
-class StoredDecisions(Protocol):
-    """The part of storage.NodeDb that listings need."""
-
-    def decisions(self, state: str | None, limit: int, before: bytes | None) -> list[Decision]:
-        """Newest first; ``state``: committed, aborted, open or None; ``before``: a txid."""
 
 
 class Service:
@@ -71,6 +65,7 @@ class Service:
         self._node = node
         self._cluster_name = cluster_name
         self._about = about
+        self._listings = listings.Listings()
         self._damages = damages = Damages(agreement, env)
         operating = Operating(agreement, admission, node)
         self._client_methods: dict[str, Method] = {
@@ -87,7 +82,7 @@ class Service:
             "participants": operating.participants,
             "replace_participant": operating.replace_participant,
             "forget_participant": operating.forget_participant,
-            "damages": damages.show,
+            "damages": self._list_damages,
             "report_damage": damages.report,
             "acknowledge": damages.acknowledge,
         }
@@ -117,7 +112,9 @@ class Service:
             self._sessions.check_free(name)
             identity = self._admission.check(name, details.get("identity"))
             conn.context = self._sessions.add(name, instance, conn, identity)
-        elif role != "client":
+        elif role == "client":
+            conn.expendable = True
+        else:
             raise LocalProtocolError(
                 f"role {role[:60]!r} is not served on this port; it serves 'client' and 'participant'"
             )
@@ -384,8 +381,10 @@ class Service:
 
     def _list(self, conn: Connection, request_id: int, params: list[Any]) -> None:
         wanted = requests.listing(*requests.params(params, "{state, limit, before}"))
-        rows = self._stored.decisions(wanted.state, wanted.limit, wanted.before)
-        conn.reply(request_id, [answers.row(decision) for decision in rows])
+        self._listings.ask(conn, request_id, "txns", listings.decisions(self._stored, wanted))
+
+    def _list_damages(self, conn: Connection, request_id: int, params: list[Any]) -> None:
+        self._listings.ask(conn, request_id, "damages", listings.at_once(lambda: self._damages.show(params)))
 
     def _show(self, conn: Connection, request_id: int, params: list[Any]) -> None:
         (raw,) = requests.params(params, "txid")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from raftcoord import limits
-from raftcoord.errors import LocalProtocolError
+from raftcoord.errors import LocalProtocolError, Overloaded
 from raftcoord.rpc.connection import Connection
 
 log: Final = logging.getLogger("raftcoord.node")
@@ -50,6 +50,10 @@ class Sessions:
 
         The caller has made sure that ``identity`` may go by that name (admission.py).
         """
+        if sum(map(len, self._by_name.values())) >= limits.SESSIONS_MAX:
+            raise Overloaded(
+                f"{limits.SESSIONS_MAX} participants are connected to this node, the most that it serves; stop some"
+            )
         made = Session(name, instance, conn, identity)
         sessions = self._by_name.setdefault(name, [])
         for old in [old for old in sessions if old.instance == instance]:

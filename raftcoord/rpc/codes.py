@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from raftcoord import limits
 from raftcoord.errors import (
     ConfigError,
     FutureTxid,
@@ -80,6 +81,11 @@ def to_rpc(error: RaftcoordError) -> RpcError:
         if isinstance(error, kind):
             return RpcError(code, str(error))
     return RpcError(INTERNAL, str(error))
+
+
+def received(code: str, message: str, detail: dict[str, Any]) -> RpcError:
+    """An error reply of the other end. Its text is a stranger's: of bounded length, and all of it is kept by nobody."""
+    return RpcError(code[: limits.NAME_LENGTH_MAX], message[: limits.ERROR_LENGTH_MAX], detail)
 
 
 def to_error(error: RpcError) -> RaftcoordError:

@@ -3,11 +3,13 @@
 Owed: every ``call`` is answered exactly once, later and never from inside ``call``: by the other end, by
 ``connection_lost`` (it may or may not have been carried out), or by ``unavailable`` or ``overloaded`` (it was not sent). Every
 request reaches the handler once. What is written in one pass of the event loop goes out in one write, in order. A
-malformed or out-of-state frame ends this connection with one line in the log and disturbs no other.
+malformed or out-of-state frame ends this connection with one line in the log and disturbs no other. Nothing is kept of it.
 
-Never: a task, a timer or a coroutine per frame; a meaning of a method; a retry.
+Never: a task, a timer or a coroutine per frame; a meaning of a method but "ping", which has none; a retry.
 
-Bounds: bytes of a frame, bytes waiting unsent, requests open each way.
+Bounds: bytes and items of a frame, what is handled in one pass of the loop, bytes waiting unsent, requests open each way. Before
+the hello is done frames are small. At the accepting end, who does not read what was sent is not heard meanwhile; the dialing end
+always reads, so that the two never wait for each other. What all connections may take together is the port's (census.py).
 """
 
 from __future__ import annotations
@@ -15,51 +17,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 from raftcoord import limits
 from raftcoord.errors import LocalProtocolError, RaftcoordError, RemoteProtocolError, check
+from raftcoord.foreign import Rationed
 from raftcoord.rpc import codes, frames
 from raftcoord.rpc.codes import RpcError
+from raftcoord.rpc.handler import Handler, OnReply, Port
+from raftcoord.rpc.intake import Intake
 from raftcoord.rpc.sockets import keep_alive, peername
 
 log: Final = logging.getLogger("raftcoord.rpc")
 
-OnReply = Callable[[RpcError | None, Any], None]
-"""Called once with (None, result) or (error, None)."""
-
-
-class Handler(Protocol):
-    """What a connection tells its owner. Called in the event loop; what a method raises never ends the loop.
-
-    Before the hello is done only ``on_open``, ``on_hello`` and ``on_closed`` are called.
-    """
-
-    def on_open(self, conn: Connection) -> None:
-        """The transport is up; nothing may be sent yet."""
-
-    def on_hello(self, conn: Connection, role: str, details: dict[str, Any]) -> dict[str, Any]:
-        """Answer the dialer's hello with details of one's own, or raise the RaftcoordError that refuses it.
-
-        Only the accepting end is asked. What this method sends on ``conn`` goes out behind the answer.
-        """
-
-    def on_request(self, conn: Connection, request_id: int, method: str, params: list[Any]) -> None:
-        """Answer with ``conn.reply`` or ``conn.reply_error``, now or later, once.
-
-        A RaftcoordError raised here is sent as the answer; a RemoteProtocolError ends the connection instead.
-        """
-
-    def on_notify(self, conn: Connection, method: str, params: list[Any]) -> None:
-        """A RemoteProtocolError raised here ends the connection."""
-
-    def on_closed(self, conn: Connection, reason: str) -> None:
-        """Called once if ``on_open`` was, after every open call was answered with ``connection_lost``."""
+PING: Final = "ping"
+"""The notification that says no more than that the dialing end is there."""
 
 
 class Connection(asyncio.Protocol):
     """``label`` names the port or the link in log lines. ``context`` is the handler's own. ``on_end`` is the acceptor's
-    or the dialer's: called after the handler's ``on_closed``.
+    or the dialer's: called after the handler's ``on_closed``. ``port``: None at the dialing end.
     """
 
     __slots__ = (
@@ -68,24 +45,31 @@ class Connection(asyncio.Protocol):
         "_finished",
         "_flush_due",
         "_last_id",
+        "_log",
         "_loop",
         "_max_frame_bytes",
         "_out",
         "_pack",
+        "_ping",
+        "_port",
         "_reader",
         "_reason",
         "_serving",
         "_transport",
         "closed",
         "context",
+        "expendable",
+        "greeted",
         "handler",
+        "heard_at",
+        "intake",
         "label",
         "on_end",
         "paused",
         "peername",
     )
 
-    def __init__(self, handler: Handler, *, max_frame_bytes: int, label: str) -> None:
+    def __init__(self, handler: Handler, *, max_frame_bytes: int, label: str, port: Port | None = None) -> None:
         self.handler = handler
         self.label = label
         self.context: Any = None
@@ -96,7 +80,17 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._max_frame_bytes = max_frame_bytes
         self._pack = frames.packer()
-        self._reader = frames.FrameReader(max_frame_bytes)
+        items_max = limits.ANSWER_ITEMS_MAX if port is None else limits.FRAME_ITEMS_MAX
+        self._reader = frames.FrameReader(min(max_frame_bytes, limits.HELLO_FRAME_BYTES_MAX), items_max)
+        self.intake = Intake(self, self._reader, port)
+        self._port = port
+        self._log = Rationed(log, self._loop.time) if port is None else port.log
+        self._ping: asyncio.TimerHandle | None = None
+        self.greeted = False
+        """Whether the hello is done."""
+        self.expendable = False
+        """Whether it may be closed while it is quiet, to make room for another: who is at the other end dials again."""
+        self.heard_at = self._loop.time()
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
         self._flush_due = False
@@ -119,6 +113,29 @@ class Connection(asyncio.Protocol):
     def open_calls(self) -> int:
         """Calls that the other end has not answered yet."""
         return len(self._calls)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that wait unsent."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def introduced(self, handler: Handler) -> None:
+        """The hello is done: from now on ``handler`` hears what comes, in frames of full length."""
+        self.handler = handler
+        self.greeted = True
+        self._reader.max_bytes = self._max_frame_bytes
+        if self._port is None:
+            self._ping_later()
+        else:
+            self._port.greeted(self)
+
+    def _ping_later(self) -> None:
+        self._ping = self._loop.call_later(limits.PING_MS / 1000, self._say_ping)
+
+    def _say_ping(self) -> None:
+        if not self.closed:
+            self.notify(PING, ())
+            self._ping_later()
 
     # -- sending --------------------------------------------------------------------------------------------------
 
@@ -224,8 +241,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(out[0] if len(out) == 1 else b"".join(out))
         out.clear()
         if self.paused and self._transport.get_write_buffer_size() > limits.WRITE_BUFFER_BYTES_MAX:
-            self.fault(f"the reader does not read: more than {limits.WRITE_BUFFER_BYTES_MAX} bytes wait for it")
-            self._transport.abort()
+            self.give_up(f"the reader does not read: more than {limits.WRITE_BUFFER_BYTES_MAX} bytes wait for it")
 
     def _flush_gathered(self) -> None:
         self._flush_due = False
@@ -237,32 +253,20 @@ class Connection(asyncio.Protocol):
         """Part of asyncio.Protocol."""
         if self.closed:
             return
-        try:
-            messages = self._reader.feed(data)
-        except RemoteProtocolError as error:
-            self.fault(str(error))
-            return
-        for message in messages:
-            try:
-                self._receive(message)
-            except RemoteProtocolError as error:
-                self.fault(str(error))
-            if self.closed:
-                return
-        if self._reader.fault is not None:
-            self.fault(str(self._reader.fault))
+        self.heard_at = self._loop.time()
+        self.intake.take(data, self._transport)
 
-    def _receive(self, message: frames.Message) -> None:
+    def receive(self, message: frames.Message) -> None:
         kind = message[0]
         if kind == frames.RESPONSE:
             on_reply = self._calls.pop(message[1], None)
             if on_reply is None:
                 raise RemoteProtocolError(f"an answer to request {message[1]}, which is not open")
             error = message[2]
-            self._answer(on_reply, None if error is None else RpcError(*error), message[3])
+            self._answer(on_reply, None if error is None else codes.received(*error), message[3])
         elif kind == frames.REQUEST:
             self._serve(message[1], message[2], message[3])
-        else:
+        elif message[1] != PING or not self.greeted:
             try:
                 self.handler.on_notify(self, message[1], message[2])
             except RemoteProtocolError:
@@ -283,9 +287,10 @@ class Connection(asyncio.Protocol):
         except RemoteProtocolError:
             raise
         except Exception as error:
-            self._request_failed(request_id, method, error)
+            self.failed(request_id, method, error)
 
-    def _request_failed(self, request_id: int, method: str, error: Exception) -> None:
+    def failed(self, request_id: int, method: str, error: Exception) -> None:
+        """The handler met ``error`` instead of an answer to this request: it is the answer, or a bug."""
         expected = isinstance(error, RaftcoordError) and codes.to_rpc(error).code != codes.INTERNAL
         if not expected:
             self._complain(f"the request {method[:60]!r} failed", error)
@@ -325,8 +330,14 @@ class Connection(asyncio.Protocol):
     def fault(self, reason: str) -> None:
         """The other end broke the rules: one line in the log, and the end of this connection."""
         if not self.closed:
-            log.warning("%s: closed the connection of %s: %s", self.label, self.peername, reason)
+            self._log.warning("%s: closed the connection of %s: %s", self.label, self.peername, reason)
             self.close(reason)
+
+    def give_up(self, reason: str) -> None:
+        """As ``fault``, and nothing more is sent: the other end does not read."""
+        self.fault(reason)
+        if self._transport is not None:
+            self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Part of asyncio.Protocol."""
@@ -341,13 +352,15 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """Part of asyncio.Protocol."""
-        if self._reader.held_bytes:
+        if self._reader.held_bytes and not self.intake.behind:
             self.fault(f"cut off inside a frame, after {self._reader.held_bytes} bytes of it")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Part of asyncio.Protocol."""
         if self._deadline is not None:
             self._deadline.cancel()
+        if self._ping is not None:
+            self._ping.cancel()
         if not self.closed:
             self.closed = True
             self._reason = str(exc) if exc else "the other end closed it"
@@ -356,10 +369,13 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Part of asyncio.Protocol."""
         self.paused = True
+        if self._port is not None:
+            self._port.is_unread(self)
 
     def resume_writing(self) -> None:
         """Part of asyncio.Protocol."""
         self.paused = False
+        self.intake.resume()
 
     def _finish(self) -> None:
         if self._finished:
@@ -367,6 +383,7 @@ class Connection(asyncio.Protocol):
         self._finished = True
         self._out.clear()
         self._serving.clear()
+        self._reader = frames.FrameReader(0)
         calls, self._calls = self._calls, {}
         error = RpcError(codes.CONNECTION_LOST, f"the connection to {self.peername} was lost: {self._reason}")
         for on_reply in calls.values():

@@ -17,7 +17,8 @@ from typing import Any, Final
 from raftcoord.errors import LocalProtocolError, RaftcoordError, Unavailable
 from raftcoord.rpc import codes
 from raftcoord.rpc.codes import RpcError
-from raftcoord.rpc.connection import Connection, Handler, log
+from raftcoord.rpc.connection import Connection, log
+from raftcoord.rpc.handler import Handler
 from raftcoord.rpc.hello import Introduction
 
 BACKOFF_S_MIN: Final = 0.05

@@ -9,8 +9,8 @@
 Owed: whatever bytes arrive, the reader gives well-formed messages or raises RemoteProtocolError, and holds no more memory
 than one frame. Never: a socket, a clock, or a judgement on what a method or its params mean.
 
-Texts are UTF-8, map keys are texts, extension types are refused, and arrays, maps and nesting are bounded (limits), so
-whoever handles a message need not fear its shape, only its meaning.
+Texts are UTF-8, map keys are texts, extension types are refused, and the items and the nesting of a frame are bounded before
+anything is made of it (shape.py), so whoever handles a message need not fear its shape, only its meaning.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import msgpack
 
 from raftcoord import limits
 from raftcoord.errors import LocalProtocolError, RemoteProtocolError
+from raftcoord.rpc.shape import check_shape
 
 REQUEST: Final = 0
 RESPONSE: Final = 1
@@ -33,79 +34,84 @@ ID_MAX: Final = (1 << 32) - 1
 Message = list[Any]
 
 _HEADER_BYTES: Final = 4
-_CONTAINERS: Final = bytes((*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF))  # first bytes of arrays and maps
 _unpackb: Final = msgpack.unpackb
 
 
 class FrameReader:
-    """Gathers bytes into messages. At a malformed frame it is spent: the place in the stream is lost."""
+    """Gathers bytes, and gives them as messages one at a time. At a malformed frame it is spent: the place in the stream is lost.
 
-    __slots__ = ("_held", "_max_bytes", "_wanted", "fault")
+    ``max_bytes``: of one frame, which may change between two frames; ``items_max``: see shape.py.
+    """
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self.fault: RemoteProtocolError | None = None
-        """The malformed frame at which it is spent."""
+    __slots__ = ("_at", "_held", "cost", "fault", "given", "items_max", "max_bytes")
+
+    def __init__(self, max_bytes: int, items_max: int = limits.FRAME_ITEMS_MAX) -> None:
+        self.max_bytes = max_bytes
+        self.items_max = items_max
+        self.fault = ""
+        """Why it is spent; "" while it is not. Nothing is kept of the frame at which it ended."""
+        self.given = 0
+        """How many messages it has given."""
+        self.cost = 0
+        """What reading the last message cost, in the unit of limits.PASS_COST_MAX."""
         self._held = bytearray()
-        self._wanted = 0  # bytes that complete the first frame of what is held, as far as is known
+        self._at = 0  # where in what is held the next frame begins
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of a frame that is not complete yet. At the end of a stream: whether it was cut off."""
-        return len(self._held)
+        """Bytes that are not given as messages yet. When ``next`` gave None: of a frame that is not complete."""
+        return len(self._held) - self._at
 
-    def feed(self, data: bytes) -> list[Message]:
-        """The messages that ``data`` completes, in order, up to a malformed frame: that one is ``fault``.
+    def feed(self, data: bytes) -> None:
+        """Take more of the stream. What it says does not depend on the pieces in which it arrives."""
+        if self.fault:
+            return
+        if self._at:
+            del self._held[: self._at]
+            self._at = 0
+        self._held += data
 
-        Raises ``fault`` if nothing came before it, and whenever it is fed again: what a stream says does not depend on the
-        pieces in which it arrives.
-        """
-        if self.fault is not None:
-            raise self.fault
-        messages: list[Message] = []
+    def next(self) -> Message | None:
+        """The next message; None if it is not complete yet, or if the reader is spent."""
+        held, body = self._held, self._at + _HEADER_BYTES
+        if len(held) < body:
+            if held and len(held) == self._at:  # all was read
+                held.clear()
+                self._at = 0
+            return None
+        length = int.from_bytes(held[self._at : body], "big")
+        if length > self.max_bytes:
+            self._end(f"a frame of {length} bytes: at most {self.max_bytes} are allowed here")
+            return None
+        end = body + length
+        if len(held) < end:
+            return None
         try:
-            self._read(data, messages)
+            message = decode(held[body:end], self.items_max)
         except RemoteProtocolError as error:
-            self.fault = error
-            self._held.clear()
-            if not messages:
-                raise
-        return messages
+            self._end(str(error))
+            return None
+        self._at = end
+        self.given += 1
+        self.cost = 1 + (length >> 10)
+        return message
 
-    def _read(self, data: bytes, messages: list[Message]) -> None:
-        held = self._held
-        if held:
-            held += data
-            if len(held) < self._wanted:
-                return
-            data = bytes(held)
-            held.clear()
-        start, end = 0, len(data)
-        while end - start >= _HEADER_BYTES:
-            body = start + _HEADER_BYTES
-            length = int.from_bytes(data[start:body], "big")
-            if length > self._max_bytes:
-                raise RemoteProtocolError(f"a frame of {length} bytes: at most {self._max_bytes} are allowed here")
-            if end - body < length:
-                self._wanted = length + _HEADER_BYTES
-                break
-            start = body + length
-            messages.append(decode(data[body:start]))
-        else:
-            self._wanted = _HEADER_BYTES
-        if start < end:
-            held += data[start:]
+    def _end(self, why: str) -> None:
+        self.fault = why
+        self._held.clear()
+        self._at = 0
 
 
-def decode(body: bytes) -> Message:
+def decode(body: bytes | bytearray, items_max: int = limits.FRAME_ITEMS_MAX) -> Message:
     """The message that a frame's body writes. Raises RemoteProtocolError for anything else."""
+    check_shape(body, items_max)
     try:
         message = _unpackb(
             body,
             raw=False,
             strict_map_key=True,
-            max_array_len=limits.FRAME_ITEMS_MAX,
-            max_map_len=limits.FRAME_ITEMS_MAX,
+            max_array_len=items_max,
+            max_map_len=items_max,
             max_ext_len=0,
             object_hook=_text_keys,
             ext_hook=_no_extension,
@@ -114,8 +120,6 @@ def decode(body: bytes) -> Message:
         raise
     except Exception as error:  # StackError, FormatError, ExtraData, UnicodeDecodeError, RecursionError: one meaning
         raise RemoteProtocolError(f"a frame that is not MessagePack ({type(error).__name__}: {error})") from None
-    if len(body) > limits.FRAME_NESTING_MAX:
-        _check_nesting(body, message)
     if type(message) is list and _well_formed(message):
         return message
     raise RemoteProtocolError("a frame that is neither a request, a response nor a notification")
@@ -184,19 +188,3 @@ def _text_keys(value: dict[Any, Any]) -> dict[Any, Any]:
 
 def _no_extension(code: int, _data: bytes) -> NoReturn:
     raise RemoteProtocolError(f"a frame with MessagePack extension type {code}: none is used here")
-
-
-def _check_nesting(body: bytes, message: Any) -> None:
-    """Refuse deep nesting. Counting the bytes that could open a container acquits nearly every frame at once."""
-    if len(body) - len(body.translate(None, _CONTAINERS)) <= limits.FRAME_NESTING_MAX:
-        return
-    level = [message]
-    for _ in range(limits.FRAME_NESTING_MAX):
-        inner: list[Any] = []
-        for container in level:
-            items = container.values() if type(container) is dict else container
-            inner += [item for item in items if type(item) is list or type(item) is dict]
-        if not inner:
-            return
-        level = inner
-    raise RemoteProtocolError(f"a frame that is nested deeper than {limits.FRAME_NESTING_MAX} levels")

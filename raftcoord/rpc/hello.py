@@ -10,15 +10,16 @@ so in words; whoever says nothing is closed after HELLO_MS_MAX.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Any, Final
 
 from raftcoord import limits
 from raftcoord.errors import RaftcoordError, RemoteProtocolError, Unavailable
+from raftcoord.foreign import Rationed
 from raftcoord.rpc import codes
 from raftcoord.rpc.codes import RpcError
-from raftcoord.rpc.connection import Connection, Handler, log
+from raftcoord.rpc.connection import Connection
+from raftcoord.rpc.handler import Handler
 
 PROTOCOL_VERSION: Final = 1
 
@@ -28,8 +29,9 @@ _METHOD: Final = "hello"
 class Door:
     """The acceptor's end: a Handler that gives way to ``handler`` once the hello is done."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, rationed: Rationed) -> None:
         self._handler = handler
+        self._log = rationed
         self._timer: asyncio.TimerHandle | None = None
 
     def on_open(self, conn: Connection) -> None:
@@ -70,17 +72,17 @@ class Door:
             self._refuse(conn, request_id, error)
             return
         self._stop_waiting()
-        conn.handler = self._handler
+        conn.introduced(self._handler)
 
     def _refuse(self, conn: Connection, request_id: int, error: RaftcoordError) -> None:
         # Who comes before a new cluster is founded comes again in a moment: nothing is wrong.
-        level = logging.INFO if isinstance(error, Unavailable) else logging.WARNING
-        log.log(level, "%s: refused the hello of %s: %s", conn.label, conn.peername, error)
+        write = self._log.info if isinstance(error, Unavailable) else self._log.warning
+        write("%s: refused the hello of %s: %s", conn.label, conn.peername, error)
         conn.reply_failure(request_id, error)
         conn.close(str(error))
 
     def _too_late(self, conn: Connection) -> None:
-        log.warning(
+        self._log.warning(
             "%s: closed the connection of %s: no hello for %d ms", conn.label, conn.peername, limits.HELLO_MS_MAX
         )
         conn.close(f"no hello for {limits.HELLO_MS_MAX} ms")
@@ -138,7 +140,7 @@ class Introduction:
             return
         match result:
             case [int(version), dict(details)] if version == PROTOCOL_VERSION:
-                conn.handler = self._handler
+                conn.introduced(self._handler)
                 self._on_up(conn, details)
             case [int(version), *_] if version != PROTOCOL_VERSION:
                 self._misunderstood(conn, _versions("this end", version))

@@ -58,6 +58,7 @@ class End(asyncio.Transport):
         self._high = 1 << 16
         self._paused = False
         self._early: list[bytes | None] = []
+        self._unread: list[bytes | None] | None = None  # what came while nobody reads
 
     # -- what the protocol calls -------------------------------------------------------------------------------------
 
@@ -95,6 +96,16 @@ class End(asyncio.Transport):
         """Part of asyncio."""
         self._high = high or self._high
 
+    def pause_reading(self) -> None:
+        """Part of asyncio."""
+        self._unread = []
+
+    def resume_reading(self) -> None:
+        """Part of asyncio."""
+        unread, self._unread = self._unread or [], None
+        for data in unread:
+            self.process.call(self.received, data)
+
     # -- what the network calls ----------------------------------------------------------------------------------------
 
     def received(self, data: bytes | None) -> None:
@@ -103,6 +114,8 @@ class End(asyncio.Transport):
             return
         if self.protocol is None:
             self._early.append(data)
+        elif self._unread is not None:
+            self._unread.append(data)
         elif data is not None:
             self.protocol.data_received(data)
         elif not self.protocol.eof_received():

@@ -128,9 +128,10 @@ def test_branches_at_the_bound_pass_and_one_past_it_does_not() -> None:
 
 
 def test_items_at_the_bound_pass_and_one_past_it_does_not() -> None:
-    checks.payloads({"a": [None] * limits.FRAME_ITEMS_MAX})
-    with pytest.raises(LocalProtocolError, match="65537 items"):
-        checks.payloads({"a": [None] * (limits.FRAME_ITEMS_MAX + 1)})
+    envelope = 3  # the map, a name and the list
+    checks.payloads({"a": [None] * (limits.PAYLOAD_ITEMS_MAX - envelope)})
+    with pytest.raises(LocalProtocolError, match="more than 65000 items"):
+        checks.payloads({"a": [None] * (limits.PAYLOAD_ITEMS_MAX - envelope + 1)})
 
 
 def test_timeouts_at_the_bounds_pass() -> None:

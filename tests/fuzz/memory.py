@@ -79,6 +79,15 @@ class Transport(asyncio.Transport):
         self.protocol = protocol
         self._closing = False
         self._lost = False
+        self._unread: list[Any] | None = None
+
+    def pause_reading(self) -> None:
+        self._unread = []
+
+    def resume_reading(self) -> None:
+        unread, self._unread = self._unread or [], None
+        for told, *arguments in unread:
+            self._loop.call_soon(told, *arguments)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return ("memory", 1) if name == "peername" else default
@@ -106,11 +115,15 @@ class Transport(asyncio.Transport):
         self.close()
 
     def _arrive(self, data: bytes) -> None:
-        if not self._closing:
+        if self._unread is not None:
+            self._unread.append((self._arrive, data))
+        elif not self._closing:
             self.protocol.data_received(data)
 
     def _end(self) -> None:
-        if not self._closing:
+        if self._unread is not None:
+            self._unread.append((self._end,))
+        elif not self._closing:
             self.protocol.eof_received()
             self.close()
 

@@ -42,14 +42,13 @@ def read(parts: list[bytes]) -> tuple[list[Any], str]:
     reader = frames.FrameReader(MAX_BYTES)
     got: list[Any] = []
     for part in parts:
-        try:
-            got += reader.feed(part)
-        except RemoteProtocolError as error:
-            return got, str(error)
+        reader.feed(part)
+        while (message := reader.next()) is not None:
+            got.append(message)
         assert reader.held_bytes < MAX_BYTES + 4
-        if reader.fault is not None:
+        if reader.fault:
             assert reader.held_bytes == 0
-            return got, str(reader.fault)
+            return got, reader.fault
     return got, ""
 
 

@@ -2,11 +2,13 @@
 
 import contextlib
 import math
+import tracemalloc
 from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given, settings
+from hypothesis import given as under
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from raftcoord import limits
@@ -34,8 +36,21 @@ messages = (
 ).map(list)
 
 
+def given(reader: frames.FrameReader, data: bytes) -> list[Any]:
+    """The messages that ``data`` completes."""
+    reader.feed(data)
+    messages = []
+    while (message := reader.next()) is not None:
+        messages.append(message)
+    return messages
+
+
 def read(data: bytes, max_bytes: int = 1 << 20) -> list[Any]:
-    return frames.FrameReader(max_bytes).feed(data)
+    reader = frames.FrameReader(max_bytes)
+    messages = given(reader, data)
+    if reader.fault:
+        raise RemoteProtocolError(reader.fault)
+    return messages
 
 
 def packed(value: Any) -> bytes:
@@ -43,14 +58,14 @@ def packed(value: Any) -> bytes:
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(messages, max_size=5), st.data())
+@under(st.lists(messages, max_size=5), st.data())
 def test_any_split_of_valid_frames_gives_the_same_messages(sent: list[Any], data: st.DataObject) -> None:
     stream = b"".join(framed(message) for message in sent)
     cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=12).map(sorted))
     reader = frames.FrameReader(1 << 20)
     got: list[Any] = []
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
-        got += reader.feed(stream[start:end])
+        got += given(reader, stream[start:end])
     assert got == sent
     assert reader.held_bytes == 0
 
@@ -58,12 +73,12 @@ def test_any_split_of_valid_frames_gives_the_same_messages(sent: list[Any], data
 def test_a_stream_byte_by_byte() -> None:
     sent = [[0, 7, "m", [1, "x" * 300]], [2, "n", []]]
     reader = frames.FrameReader(1 << 20)
-    got = [message for byte in b"".join(map(framed, sent)) for message in reader.feed(bytes((byte,)))]
+    got = [message for byte in b"".join(map(framed, sent)) for message in given(reader, bytes((byte,)))]
     assert got == sent
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.binary(max_size=200))
+@under(st.binary(max_size=200))
 def test_any_bytes_give_messages_or_a_remote_protocol_error(data: bytes) -> None:
     for stream in (data, body(data), body(data[:1]) + data):
         try:
@@ -74,7 +89,7 @@ def test_any_bytes_give_messages_or_a_remote_protocol_error(data: bytes) -> None
 
 
 @settings(deadline=None, max_examples=60)
-@given(messages, st.data())
+@under(messages, st.data())
 def test_a_flipped_byte_gives_a_message_or_a_remote_protocol_error(sent: Any, data: st.DataObject) -> None:
     stream = bytearray(framed(sent))
     stream[data.draw(st.integers(4, len(stream) - 1))] ^= data.draw(st.integers(1, 255))
@@ -122,11 +137,11 @@ def test_a_malformed_body_is_a_remote_protocol_error(bad: bytes) -> None:
 def test_what_precedes_a_malformed_frame_is_read_although_it_came_in_the_same_piece() -> None:
     reader = frames.FrameReader(100)
     good = framed([2, "m", []])
-    assert reader.feed(good + body(b"\xc1") + good) == [[2, "m", []]]
+    assert given(reader, good + body(b"\xc1") + good) == [[2, "m", []]]
     for _ in range(2):
-        with pytest.raises(RemoteProtocolError) as caught:
-            reader.feed(good)
-        assert caught.value is reader.fault
+        assert given(reader, good) == []
+        assert "not MessagePack" in reader.fault
+        assert reader.held_bytes == 0
 
 
 def test_not_a_number_passes() -> None:
@@ -167,11 +182,46 @@ def test_many_shallow_containers_are_not_deep() -> None:
     assert read(framed(wide)) == [wide]
 
 
-@pytest.mark.parametrize("make", [lambda n: [None] * n, lambda n: dict.fromkeys(map(str, range(n)))])
-def test_items_at_the_bound_and_one_past_it(make: Any) -> None:
-    assert read(framed([2, "m", [make(limits.FRAME_ITEMS_MAX)]]))
-    with pytest.raises(RemoteProtocolError):
-        read(framed([2, "m", [make(limits.FRAME_ITEMS_MAX + 1)]]))
+@pytest.mark.parametrize(
+    ("make", "each"),
+    [(lambda n: [None] * n, 1), (lambda n: dict.fromkeys(map(str, range(n))), 2)],
+    ids=["list", "dict"],
+)
+def test_items_at_the_bound_and_one_past_it(make: Any, each: int) -> None:
+    most = (limits.FRAME_ITEMS_MAX - 5) // each  # the message, its three fields, and the container count as well
+    assert read(framed([2, "m", [make(most)]]))
+    with pytest.raises(RemoteProtocolError, match="more than 65536 items"):
+        read(framed([2, "m", [make(most + 1)]]))
+
+
+HUNGRY = {
+    "two million empty maps": b"\xdd\x00\x1f\xff\xf0" + b"\x80" * 0x1FFFF0,
+    "many lists of many empty maps": (b"\xdc\xff\xff" + b"\x80" * 0xFFFF) * 31,
+    "headers in headers that promise much": b"\xdc\xff\xff" * 600_000,
+    "headers in headers, and then what they promise": b"\xdc\xff\xff" * 60 + b"\xc0" * 2_000_000,
+    "two million lists of one": b"\x91" * 2_000_000 + b"\xc0",
+}
+
+
+@pytest.mark.parametrize("hungry", HUNGRY.values(), ids=HUNGRY.keys())
+def test_a_frame_is_refused_before_it_takes_memory_and_nothing_of_it_is_kept(hungry: bytes) -> None:
+    stream = body(b"\x93\x02\xa1m\x91" + hungry)
+    reader = frames.FrameReader(8 << 20)
+    tracemalloc.start()
+    reader.feed(stream)
+    assert reader.next() is None
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "items" in reader.fault or "nested" in reader.fault
+    assert held < 100_000
+    assert peak < 4 * len(stream)  # the stream, the frame, and one copy without what may open a container
+
+
+@pytest.mark.parametrize("count", [0, 15, 16, 300, 65_000])
+@pytest.mark.parametrize("make", [lambda n: "x" * n, lambda n: b"\x80" * n, lambda n: [1] * n, lambda n: [{}] * n])
+def test_what_is_counted_is_what_is_unpacked(make: Any, count: int) -> None:
+    sent = [2, "m", [make(count), 1.5, -1, 1 << 40, None]]
+    assert read(framed(sent)) == [sent]
 
 
 @pytest.mark.parametrize("value", [object(), 1 << 64, "\ud800", {1, 2}])
