@@ -15,7 +15,7 @@ LINES_MAX = 400
 
 LEVELS = (
     ("env", "errors", "limits"),
-    ("private", "types"),
+    ("foreign", "private", "types"),
     ("logs", "strict_yaml"),
     ("resource_config",),
     ("config", "core"),
