@@ -257,6 +257,7 @@ class Connection(asyncio.Protocol):
         self.intake.take(data, self._transport)
 
     def receive(self, message: frames.Message) -> None:
+        """One message of the other end. RemoteProtocolError if it breaks the rules."""
         kind = message[0]
         if kind == frames.RESPONSE:
             on_reply = self._calls.pop(message[1], None)
