@@ -59,14 +59,22 @@ def _shown(report: Report) -> Group:
     from rich.text import Text
 
     from raftcoord.doctor.findings import Verdict
+    from raftcoord.errors import check
 
     parts: list[Text | Table] = []
     for subject, rows in report.by_subject().items():
         parts += [Text(subject, style="bold"), _table(rows)]
-    errors, warnings = report.count(Verdict.ERROR), report.count(Verdict.WARNING)
-    last = f"{errors} errors, {warnings} warnings, {len(report.rows)} checks"
-    style = "ERROR" if errors else "WARNING" if warnings else "OK"
+    counted = {verdict.name: report.count(verdict) for verdict in Verdict}
+    check(sum(counted.values()) == len(report.rows), f"{len(report.rows)} checks are not {counted}")
+    last = (
+        f"{len(report.rows)} checks: {', '.join(f'{count} {_counted(name, count)}' for name, count in counted.items())}"
+    )
+    style = next(name for name in ("ERROR", "WARNING", "OK") if counted[name] or name == "OK")
     return Group(*parts, Text(last, style=_STYLES[style]))
+
+
+def _counted(name: str, count: int) -> str:
+    return name.lower() if name == "OK" or count == 1 else f"{name.lower()}s"
 
 
 def _table(rows: list[Row]) -> Table:

@@ -293,7 +293,7 @@ def _table(summary: Summary) -> Table:
     settled = ", ".join(f"{name} {value:.2f}" for name, value in told["settled_s"].items())
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
     rows = {
-        "seeds": f"{told['seeds']:,}, held {told['seeds_held']:,}",
+        "seeds": f"{told['seeds']:,}: {_counted(summary.parts())}",
         **{f"broke: {name}": _listed(seeds) for name, seeds in told["violations"].items()},
         **{f"seed {seed}": why for seed, why in told["failures"].items()},
         "decisions": f"{told['decisions']:,}",

@@ -264,10 +264,13 @@ class _Case:
         known = {told.txid for told in self.told if told.certainty == "known"}
         doubted = {told.txid for told in self.told if told.certainty == "unknown"}
         home_before = sum(self.opening[HOME_BANK].values())
+        without = {txid for txid, state in self.outcome.items() if state is None}
         return {
             "transactions": len(self.attempts),
             "committed": sum(1 for _ in self._committed()),
             "aborted": sum(1 for state in self.outcome.values() if state is State.ABORTED),
+            "never_attempted": len(without & self.unattempted),
+            "undecided": len(without - self.unattempted),
             "answers": len(self.told),
             "told_an_outcome": len(known),
             "once_in_doubt": len(doubted),

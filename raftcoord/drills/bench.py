@@ -25,7 +25,7 @@ from raftcoord.drills.link import NodeLink, leader_among
 from raftcoord.drills.load import wait_until
 from raftcoord.drills.orders import Generated
 from raftcoord.drills.play import play, run
-from raftcoord.drills.report import DrillReport, OnEvent, rounded
+from raftcoord.drills.report import DrillReport, OnEvent, rounded, timed
 from raftcoord.drills.stage import Plan, Stage, host_banks
 from raftcoord.drills.trial import Trial
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
@@ -162,7 +162,7 @@ def failover(kills: int = 20, nodes: int = 3, seed: int = 1, on_event: OnEvent =
         return DrillReport("bench failover", not violations, violations, trial.faults, figures, seed, directory)
 
     plan = Plan(nodes, opening, host_banks(opening, 1), seed)
-    return play(plan, scene, keep=lambda report: report.directory is not None)
+    return timed(lambda: play(plan, scene, keep=lambda report: report.directory is not None))
 
 
 async def _decide_on(config: Config, options: BenchOptions, on_result: Callable[[Measured], None]) -> BenchReport:

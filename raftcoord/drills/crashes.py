@@ -19,6 +19,7 @@ import contextlib
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -287,7 +288,9 @@ def _prepared(stage: Stage) -> list[str]:
 
 def _figures(rows: list[Row]) -> dict[str, int | float]:
     figures: dict[str, int | float] = {"kills": len(rows)}
-    figures["committed"] = sum(row.outcome == str(State.COMMITTED) for row in rows)
+    outcomes = Counter(row.outcome for row in rows)
+    figures |= {"committed": outcomes[str(State.COMMITTED)], "aborted": outcomes[str(State.ABORTED)]}
+    figures["no_outcome"] = len(rows) - figures["committed"] - figures["aborted"]
     groups = {
         "locks_free_s": rows,
         "locks_free_s_program_killed": [row for row in rows if row.case.victim == PROGRAM],

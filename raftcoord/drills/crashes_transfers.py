@@ -322,11 +322,14 @@ class _Transfers:
         evidence = Evidence(self._orders, journal, states, self._payments(), opening, self._closing())
         self._violations += audit(evidence)
         words = Counter(entry.word for entry in journal)
+        outcomes = Counter(states.get(entry.txid) for entry in journal if entry.word is Word.BEGUN)
         figures |= {
             "attempts": words[Word.BEGUN],
-            "committed": sum(state is State.COMMITTED for state in states.values()),
+            "committed": outcomes[State.COMMITTED],
+            "aborted": outcomes[State.ABORTED],
+            "never_decided": outcomes[None],
             "commits_left_to_the_resolver": words[Word.LEFT],
-            "aborted": words[Word.ABORTED] + words[Word.FOUND_ABORTED],
+            "told_aborted": words[Word.ABORTED] + words[Word.FOUND_ABORTED],
             "asked_for": words[Word.FOUND_PAID] + words[Word.FOUND_ABORTED],
             "payments": len(evidence.payments),
             "cents_before": sum(opening.values()),

@@ -17,12 +17,12 @@ from typing import Final
 from raftcoord.drills import servers
 from raftcoord.drills.audit import Violation
 from raftcoord.drills.database_stage import CALLED, LEDGER, ORDERS, DatabaseProps, DatabaseStage
-from raftcoord.drills.demo import NODES_ALLOWED, DemoReport, orders_for
+from raftcoord.drills.demo import NODES_ALLOWED, DemoReport, orders_for, repeated
 from raftcoord.drills.faults import Fault, Injected, KillLeader, Target
 from raftcoord.drills.orders import ORDERS_MAX, Opening, Order, opening_for, text_of
 from raftcoord.drills.play import play_with
 from raftcoord.drills.programs import Program, Programs, Work
-from raftcoord.drills.report import FaultRecord, OnEvent, verdict_line
+from raftcoord.drills.report import FaultRecord, OnEvent, timed, verdict_line
 from raftcoord.drills.stage import Plan
 from raftcoord.drills.trial import Trial
 from raftcoord.errors import ConfigError
@@ -86,11 +86,13 @@ def run_databases_demo(options: DatabasesDemoOptions, on_event: OnEvent = lambda
     async def scene(stage: DatabaseStage) -> DemoReport:
         return await _demo(stage, Trial(stage, opening, on_event), orders, opening, options)
 
-    return play_with(
-        lambda directory: DatabaseProps(directory, plan, opening),
-        lambda props: DatabaseStage(props, plan),
-        scene,
-        keep=lambda report: report.directory is not None,
+    return timed(
+        lambda: play_with(
+            lambda directory: DatabaseProps(directory, plan, opening),
+            lambda props: DatabaseStage(props, plan),
+            scene,
+            keep=lambda report: report.directory is not None,
+        )
     )
 
 
@@ -216,14 +218,11 @@ async def _demo(
 def _did(
     figures: Mapping[str, int | float], faults: list[FaultRecord], options: DatabasesDemoOptions
 ) -> tuple[str, ...]:
-    again = int(figures["transactions"] - figures["orders"])
     return (
         f"started {options.nodes} nodes, a resolver, a PostgreSQL and a MariaDB in directories of their own, and opened "
         f"{figures['accounts']:,} accounts",
         f"{options.programs} programs, processes of their own, paid {figures['orders_paid']:,} orders, "
-        f"{text_of(int(figures['moved_cents']))} in all, each exactly once"
-        + (f"; {again} attempts at them came to nothing on the way and were repeated" if again > 1 else "")
-        + ("; one attempt came to nothing on the way and was repeated" if again == 1 else ""),
+        f"{text_of(int(figures['moved_cents']))} in all, each exactly once" + repeated(figures),
         *(f"{fault.at_s:.1f} s: {fault.what}; {fault.healed}" for fault in faults),
         f"the longest pause without a commit was {figures['longest_pause_s']:.2f} s; the longest time that a lock was held "
         f"after whoever could free it was back was {figures['locks_held_s_max']:.2f} s",

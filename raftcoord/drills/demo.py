@@ -20,10 +20,10 @@ from raftcoord.drills.faults import Fault, KillHost, KillLeader
 from raftcoord.drills.load import wait_until
 from raftcoord.drills.orders import HOME_BANK, ORDERS_MAX, Generated, Order, opening_for, text_of
 from raftcoord.drills.play import play
-from raftcoord.drills.report import FaultRecord, OnEvent, rounded, verdict_line
+from raftcoord.drills.report import FaultRecord, OnEvent, rounded, timed, verdict_line
 from raftcoord.drills.stage import Plan, Stage, host_banks
 from raftcoord.drills.trial import Trial
-from raftcoord.errors import ConfigError
+from raftcoord.errors import ConfigError, check
 
 NODES_ALLOWED: Final = (1, 3, 5, 7)
 IN_FLIGHT_MAX: Final = 1_024
@@ -102,7 +102,7 @@ def run_demo(options: DemoOptions, on_event: OnEvent = lambda event: None) -> De
     async def scene(stage: Stage) -> DemoReport:
         return await _demo(Trial(stage, opening, on_event), orders, options, len(opening))
 
-    return play(plan, scene, keep=lambda report: report.directory is not None)
+    return timed(lambda: play(plan, scene, keep=lambda report: report.directory is not None))
 
 
 def orders_for(file: Path | None, seed: int, count: int) -> tuple[Order, ...]:
@@ -149,16 +149,24 @@ async def _pay(trial: Trial, orders: Sequence[Order], in_flight: int, fault: Fau
 
 
 def _did(figures: Mapping[str, int | float], faults: Sequence[FaultRecord], banks: int, nodes: int) -> tuple[str, ...]:
-    retried = int(figures["transactions"] - figures["orders"])
     return (
         f"started {nodes} nodes and {banks} banks as processes of their own, and opened {figures['accounts']:,} accounts",
         *(f"{fault.at_s:.1f} s: {fault.what}; {fault.healed}" for fault in faults),
         f"paid {figures['orders_paid']:,} orders, {text_of(int(figures['moved_cents']))} in all, each exactly once"
-        + (f"; {retried} attempts were aborted on the way and repeated" if retried else ""),
+        + repeated(figures),
         f"the longest pause without a commit was {figures['longest_pause_s']:.2f} s",
         f"asked each of the {nodes} nodes for every outcome, compared both banks of every order with it, and counted the "
         f"money: {text_of(int(figures['opening_cents']))} before and after",
     )
+
+
+def repeated(figures: Mapping[str, int | float]) -> str:
+    """The attempts that did not pay an order: with the orders they are all transactions."""
+    check(figures["committed"] == figures["orders_paid"], "each order is paid by one committed transaction")
+    again = int(figures["transactions"] - figures["orders_paid"])
+    kinds = {"aborted": "aborted", "never_attempted": "refused before anything was attempted"}
+    named = ", ".join(f"{figures[name]} {words}" for name, words in kinds.items() if figures[name])
+    return f"; attempts that came to nothing and were repeated: {again} ({named})" if again else ""
 
 
 def _next_steps(options: DemoOptions) -> tuple[str, ...]:

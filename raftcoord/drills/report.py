@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from raftcoord.drills.audit import SHOWN_MAX, Violation
 from raftcoord.drills.history import History, percentile
+from raftcoord.errors import check
 
 Kind = Literal["start", "progress", "fault", "heal", "settle", "audit", "kept"]
 
@@ -24,6 +26,7 @@ class Event:
 
 
 OnEvent = Callable[[Event], None]
+R = TypeVar("R", bound=Any)
 
 
 @dataclass(slots=True)
@@ -85,14 +88,30 @@ class DrillReport:
 def verdict_line(name: str, held: bool, violations: Sequence[Violation], figures: Mapping[str, int | float]) -> str:
     """HELD or BROKEN, and why."""
     if held:
+        parts = parts_of(figures)
         return (
-            f"HELD: {name}: {figures['transactions']} transactions, {figures['committed']} committed, "
-            f"{figures['aborted']} aborted; {figures['nodes_asked']} nodes and {figures['banks']} banks agree, to the cent"
+            f"HELD: {name}: {figures['transactions']} transactions, {parts}; {figures['nodes_asked']} nodes and "
+            f"{figures['banks']} banks agree, to the cent"
         )
     first = violations[0]
     of = f" of transaction {first.txid}" if first.txid else ""
     more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
     return f"BROKEN: {name}: {first.kind}{of}: {first.what}{more}"
+
+
+def parts_of(figures: Mapping[str, int | float]) -> str:
+    """What became of the transactions, in words. Every one is in exactly one part: figures that do not add up are a bug."""
+    parts = {name: figures[name] for name in ("committed", "aborted", "never_attempted", "undecided")}
+    check(sum(parts.values()) == figures["transactions"], f"{figures['transactions']} transactions are not {parts}")
+    named = ("committed", "aborted")
+    return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in parts.items() if count or name in named)
+
+
+def timed(make: Callable[[], R]) -> R:
+    """The report that ``make`` returns, with all the time that it took, its start and its end included, as ``wall_s``."""
+    began_s = time.monotonic()
+    report = make()
+    return replace(report, figures={**report.figures, "wall_s": time.monotonic() - began_s})
 
 
 def client_figures(history: History) -> dict[str, int | float]:

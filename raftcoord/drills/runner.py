@@ -10,7 +10,7 @@ from typing import Final
 from raftcoord.drills.catalog import Drill, drill_named
 from raftcoord.drills.orders import Generated
 from raftcoord.drills.play import play
-from raftcoord.drills.report import DrillReport, OnEvent
+from raftcoord.drills.report import DrillReport, OnEvent, timed
 from raftcoord.drills.stage import Plan, Stage, host_banks
 from raftcoord.drills.trial import Trial
 from raftcoord.errors import ConfigError
@@ -70,7 +70,7 @@ def run(name: str, options: DrillOptions, on_event: OnEvent = lambda event: None
     async def scene(stage: Stage) -> DrillReport:
         return await _drill(Trial(stage, opening, on_event), drill, options, orders)
 
-    return play(plan, scene, keep=lambda report: report.directory is not None)
+    return timed(lambda: play(plan, scene, keep=lambda report: report.directory is not None))
 
 
 async def _drill(trial: Trial, drill: Drill, options: DrillOptions, orders: Generated) -> DrillReport:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from raftcoord.errors import check
 from raftcoord.sim.faults import KINDS
 from raftcoord.sim.healing import LIVENESS_S
 
@@ -97,6 +98,12 @@ class Summary:
             return f"FAILED: {len(self.failed)} of {seeds} came to no verdict: {failed}"
         return f"HELD: {seeds}, {self.decisions:,} decisions, every promise kept" if self.seeds else "nothing was run"
 
+    def parts(self) -> dict[str, int]:
+        """What became of the seeds; each is in exactly one part."""
+        parts = {"held": len(self._settled), "broken": len(self.broken), "without a verdict": len(self.failed)}
+        check(sum(parts.values()) == self.seeds, f"{self.seeds} seeds are not {parts}")
+        return {name: count for name, count in parts.items() if count or name == "held"}
+
     @property
     def by_invariant(self) -> dict[str, list[int]]:
         """Invariant -> the seeds that broke it."""
@@ -124,7 +131,9 @@ class Summary:
             "held": self.held,
             "verdict": self.verdict,
             "seeds": self.seeds,
-            "seeds_held": self.seeds - len(self.broken) - len(self.failed),
+            "seeds_held": len(self._settled),
+            "seeds_broken": len(self.broken),
+            "seeds_without_a_verdict": len(self.failed),
             "violations": self.by_invariant,
             "failures": {str(each.seed): each.failure for each in _sorted(self.failed)},
             "injected": _ordered(self.injected, list(KINDS)),

@@ -62,7 +62,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         (("run", "--seeds", "0:2", "--faults", ""), "there is no fault ''"),
         (("run", "--seeds", "0:2", "--nodes", "4"), "a simulation has 3 or 5 nodes, not 4"),
         (("run", "--seeds", "0:2", "--duration", "0.5"), "from 1 to 600 virtual seconds, not 0.5"),
-        (("run", "--seeds", "0:2", "--duration", "nan"), "not nan"),
+        (("run", "--seeds", "0:2", "--duration", "nan"), "'nan' is not a number"),
         (("run", "--seeds", "0:2", "--workers", "0"), "1 to 256 workers, not 0"),
         (("run", "--seeds", "0:2", "--with", "no.such:thing"), "module no.such cannot be imported: ModuleNotFound"),
         (("run", "--seeds", "0:2", "--with", "json"), "'json' does not name anything; write module:attribute"),

@@ -64,6 +64,8 @@ def test_kept_promises_are_held(case: Case) -> None:
         "transactions": 2,
         "committed": 1,
         "aborted": 1,
+        "never_attempted": 0,
+        "undecided": 0,
         "answers": 2,
         "told_an_outcome": 2,
         "once_in_doubt": 0,

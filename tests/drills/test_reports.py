@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +14,57 @@ import pytest
 from raftcoord.drills import bench
 from raftcoord.drills.audit import Violation
 from raftcoord.drills.bench import BenchOptions, BenchReport, Measured
-from raftcoord.drills.demo import DemoOptions
+from raftcoord.drills.demo import DemoOptions, repeated
 from raftcoord.drills.history import History
 from raftcoord.drills.orders import Generated
-from raftcoord.drills.report import DrillReport, FaultRecord, client_figures, failover_figures
+from raftcoord.drills.report import DrillReport, FaultRecord, client_figures, failover_figures, timed
 from raftcoord.drills.runner import DrillOptions
 from raftcoord.drills.stage import host_banks
-from raftcoord.errors import ConfigError
+from raftcoord.errors import ConfigError, Halt
 from raftcoord.types import TxId
 
-HELD = {"transactions": 3, "committed": 2, "aborted": 1, "nodes_asked": 3, "banks": 4}
+HELD = {
+    "transactions": 3,
+    "committed": 2,
+    "aborted": 1,
+    "never_attempted": 0,
+    "undecided": 0,
+    "nodes_asked": 3,
+    "banks": 4,
+}
 
 
 def test_a_held_drill_says_so_in_one_line() -> None:
     report = DrillReport("kill-leader", True, (), (), HELD, 1, None)
     assert report.verdict.startswith("HELD: kill-leader: 3 transactions, 2 committed, 1 aborted; 3 nodes and 4 banks")
+
+
+def test_the_figures_of_a_verdict_add_up_and_the_rest_is_named() -> None:
+    figures = {**HELD, "transactions": 1003, "committed": 1000, "never_attempted": 2}
+    report = DrillReport("kill-leader", True, (), (), figures, 1, None)
+    assert "1003 transactions, 1000 committed, 1 aborted, 2 never attempted; 3 nodes" in report.verdict
+    with pytest.raises(Halt, match="1004 transactions are not"):
+        _ = replace(report, figures={**figures, "transactions": 1004}).verdict
+
+
+def test_the_attempts_that_paid_nothing_are_named() -> None:
+    figures = {**HELD, "orders_paid": 2}
+    assert repeated(figures) == "; attempts that came to nothing and were repeated: 1 (1 aborted)"
+    more = {**figures, "transactions": 6, "never_attempted": 3}
+    assert repeated(more) == (
+        "; attempts that came to nothing and were repeated: 4 (1 aborted, 3 refused before anything was attempted)"
+    )
+    assert repeated({**HELD, "transactions": 2, "aborted": 0, "orders_paid": 2}) == ""
+    with pytest.raises(Halt, match="one committed transaction"):
+        repeated({**figures, "orders_paid": 3})
+
+
+def test_the_time_of_a_report_is_all_the_time_that_it_took() -> None:
+    def make() -> DrillReport:
+        time.sleep(0.05)
+        return DrillReport("kill-leader", True, (), (), HELD, 1, None)
+
+    assert timed(make).figures["wall_s"] >= 0.05
 
 
 def test_a_broken_drill_names_the_transaction_and_where_the_files_are() -> None:
