@@ -2,6 +2,7 @@
 
 again       entries in flight are not sent again (H2)
 cut off     who hears no majority does not lead for long (H11)
+handed-over what a node had handed to a leader is handed over again when a copy took the place of the log
 deposed     nobody votes who hears a leader, and nobody stands without a majority's word (H12)
 late        every proposal is answered by its deadline (H14)
 bounds      log, ledger and proposals in memory stay within limits.py
@@ -62,6 +63,9 @@ class Conduct:
             tuple[str, int], tuple[int, int, float]
         ] = {}  # (node, term of the request) -> what it knew then
         self._looks = 0
+        self._unplaced: dict[str, set[bytes]] = {}
+        """Entries that were on their way to a leader when a copy of the ledger was installed."""
+        self._place: dict[str, tuple[int | None, int]] = {}
 
     def born(self, name: str) -> None:
         """A new life of that node: it has heard nothing, sent nothing."""
@@ -69,6 +73,7 @@ class Conduct:
         self._told.pop(name, None)
         self._requested.pop(name, None)
         self._led_since.pop(name, None)
+        self._unplaced.pop(name, None)
         for table in (self._granted, self._voted, self._sent, self._acked, self._asked):
             for key in [key for key in table if key[0] == name]:
                 del table[key]
@@ -76,6 +81,11 @@ class Conduct:
     def linked(self, name: str, peer: int) -> None:
         """A link is new or gone: what was in flight may be lost."""
         self._sent.pop((name, peer), None)
+
+    def copied(self, name: str, replica: Replica) -> None:
+        """The log was replaced by a copy: what would have answered a proposal may lie behind it."""
+        self._unplaced[name] = {batch.entry for batch in replica._flying.values()}
+        self._place.pop(name, None)
 
     def heard(self, name: str, sender: int, message: dict[str, Any]) -> None:
         """A message has come in."""
@@ -107,6 +117,8 @@ class Conduct:
         match message["type"]:
             case "append_entries" if message["entries"]:
                 self._entries(name, to, message)
+            case "propose" if name in self._unplaced:
+                self._unplaced[name].difference_update(message["entries"])
             case "response_vote":
                 known, term, at = self._asked.get((name, message["term"]), (0, *_NOBODY))
                 # Who is in that term already gives up no leader by its vote.
@@ -130,8 +142,22 @@ class Conduct:
             )
         self._sent[name, to] = (message["term"], max(last, highest if term == message["term"] else 0))
 
+    def _handed_over(self, name: str, replica: Replica) -> None:
+        place = (replica.reachable_leader, replica.raft.term)
+        before, self._place[name] = self._place.get(name), place
+        if place != before or place[0] is None:
+            return  # it hands over in the next step
+        waiting = self._unplaced.pop(name) & {batch.entry for batch in replica._flying.values()}
+        self._must(
+            not waiting or place[0] == self._ids[name],
+            "handed over",
+            f"{name} has installed a copy, and does not hand over again {len(waiting)} entries that fly",
+        )
+
     def look(self, name: str, replica: Replica, local: float) -> None:
         """A step of that node is over; ``local``: its own clock (s)."""
+        if name in self._unplaced:
+            self._handed_over(name, replica)
         raft = replica.raft
         self._terms[name] = raft.term
         (self._deaf.discard if raft.admitted else self._deaf.add)(name)

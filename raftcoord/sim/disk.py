@@ -162,6 +162,39 @@ class _FailingConnection:
         return getattr(self._connection, name)
 
 
+class _ShortOfRoom:
+    """A connection of a participant to SQLite whose commits fail as long as its disk does."""
+
+    def __init__(self, connection: sqlite3.Connection, code: Callable[[], int], rng: random.Random) -> None:
+        self._connection = connection
+        self._code = code
+        self._rng = rng
+
+    def execute(self, statement: str, *arguments: Any) -> Any:
+        """As the connection's; a COMMIT may fail."""
+        code = self._code() if statement == "COMMIT" else sqlite3.SQLITE_OK
+        if code == sqlite3.SQLITE_OK or (code != sqlite3.SQLITE_FULL and self._rng.random() < 0.5):
+            done = self._connection.execute(statement, *arguments)
+            if code == sqlite3.SQLITE_OK:
+                return done
+        error = sqlite3.OperationalError("disk I/O error, says the simulated disk")
+        error.sqlite_errorcode = code
+        raise error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+def fail_participant(participant: Participant | None, code: Callable[[], int], rng: random.Random) -> bool:
+    """From now on each commit of this life meets the error ``code()`` (an SQLite result code), after which only SQLITE_FULL is
+    certain to have kept nothing. Whether the participant is one whose disk can fail.
+    """
+    if not isinstance(participant, SqliteParticipant):
+        return False
+    participant._file._db = _ShortOfRoom(participant._file._db, code, rng)  # type: ignore[assignment]
+    return True
+
+
 class SimNodeDb(NodeDb):
     """The real node.db, on a disk that tells what is synced and can fail."""
 

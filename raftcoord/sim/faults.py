@@ -5,9 +5,9 @@ hides what happens without it), each kind with a rate and a bound. A fault can b
 that fails can be shrunk (hunt.py).
 
     links        clog-one-way, clog-two-way, isolate, isolate-leader, split, ring, break, slow, repeat
-    processes    kill, power, outage, kill-all, power-all, storm, crash-at, pause, silent
+    processes    kill, power, outage, kill-all, power-all, late-start, storm, crash-at, pause, silent
     clocks       drift, jump, client-jump
-    disks        slow-disk, disk-error, flip-bit, wipe
+    disks        slow-disk, disk-error, participant-disk, flip-bit, wipe
     copies       break-copy, flip-copy, late-copy
     strangers    stranger
 """
@@ -98,6 +98,10 @@ KINDS: Final[dict[str, tuple[int, Callable[[_Stage], Fault]]]] = {
     "outage": (1, lambda stage: Fault(stage.rng.uniform(0.6, 2.0), stage.end, "outage", (stage.anybody(),))),
     "kill-all": (1, lambda stage: stage.fault("kill-all", 1.0, stage.nodes)),
     "power-all": (1, lambda stage: stage.fault("power-all", 1.0, stage.nodes)),
+    "late-start": (
+        1,
+        lambda stage: Fault(0.0, stage.rng.uniform(0.2, 2.0), "late-start", (stage.rng.choice(stage.nodes),)),
+    ),
     "storm": (1, _storm),
     "crash-at": (8, _crash_at),
     "pause": (3, lambda stage: stage.fault("pause", 2.0, (stage.anybody(),))),
@@ -110,6 +114,10 @@ KINDS: Final[dict[str, tuple[int, Callable[[_Stage], Fault]]]] = {
     "disk-error": (
         2,
         lambda stage: stage.fault("disk-error", 1.0, (stage.rng.choice(stage.nodes),), stage.rng.random()),
+    ),
+    "participant-disk": (
+        2,
+        lambda stage: stage.fault("participant-disk", 1.5, (stage.rng.choice(stage.banks),), stage.rng.random()),
     ),
     "flip-bit": (1, lambda stage: stage.fault("flip-bit", 1.0, (stage.rng.choice(stage.nodes),))),
     "wipe": (1, lambda stage: stage.fault("wipe", 1.0, (stage.rng.choice(stage.nodes),))),

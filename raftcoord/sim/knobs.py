@@ -37,6 +37,7 @@ def knobs(seed: int) -> Iterator[Knobs]:
         (limits, "LOG_TAIL_ENTRIES", 0 if greedy else rng.choice((3, 20, 60, 5000))),
         (limits, "LOG_COMPACT_SLACK", 1 if greedy else rng.choice((2, 10, 30))),
         (limits, "LEDGER_MEMORY_DECISIONS_MAX", rng.choice((8, 40, 100_000))),
+        (limits, "ASK_MS", rng.choice((300, 3_000))),
         (limits, "COPY_CHUNK_BYTES", rng.choice((1 << 10, 1 << 13, 1 << 19))),
         (limits, "APPEND_ENTRIES_MAX", rng.choice((1, 3, 1000))),
         (limits, "RETENTION_MS_MIN", 1),

@@ -129,8 +129,9 @@ class LateCopy:
 
     def _hold(self, *pairs: tuple[str, str]) -> None:
         for pair in pairs:
-            self._held.add(pair)
-            self._network.clog(*pair)
+            if pair not in self._held:
+                self._held.add(pair)
+                self._network.clog(*pair)
 
     def _release(self, pair: tuple[str, str]) -> None:
         if pair in self._held:

@@ -6,8 +6,9 @@ the committed commands in order and keeps everything, so it can be asked about a
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from raftcoord.consensus import engine
 from raftcoord.core.commands import (
@@ -25,6 +26,9 @@ from raftcoord.core.commands import (
 from raftcoord.core.ledger import Ledger
 from raftcoord.types import State, TxId, Verdict
 
+LAST: Final = 1 << 62
+"""After the last entry, whichever that is."""
+
 
 class Decided(NamedTuple):
     """What was decided first, by the log entry (term, index)."""
@@ -41,7 +45,9 @@ class Model:
     def __init__(self) -> None:
         self.decided: dict[TxId, Decided] = {}
         self.outstanding: dict[TxId, set[str]] = {}
-        self.horizon_ms = 0
+        self.acknowledged: dict[TxId, dict[str, int]] = {}
+        """By which entry each branch of a decision was complete."""
+        self._horizons: list[tuple[int, int]] = [(0, 0)]  # (index, ms), each above the one before
         self.retirements = 0
         self.cluster = ""
         self.damages: dict[tuple[TxId, str], str] = {}
@@ -59,10 +65,13 @@ class Model:
                     return made
             case Complete(acks):
                 for txid, branches in acks:
-                    self.outstanding.get(txid, set()).difference_update(branches)
-            case Retire(before_ms):
-                self.retirements += before_ms > self.horizon_ms
-                self.horizon_ms = max(self.horizon_ms, before_ms)
+                    left = self.outstanding.get(txid, set())
+                    for branch in left & set(branches):
+                        self.acknowledged.setdefault(txid, {})[branch] = index
+                    left.difference_update(branches)
+            case Retire(before_ms) if before_ms > self.horizon_ms:
+                self.retirements += 1
+                self._horizons.append((index, before_ms))
             case Found(cluster):
                 self.cluster = self.cluster or cluster
             case Enroll(name, identity):
@@ -77,15 +86,27 @@ class Model:
                     self.damages[txid, branch] = who
         return None
 
-    def is_open(self, txid: TxId) -> bool:
-        """Whether a branch has not acknowledged."""
-        return bool(self.outstanding.get(txid))
+    @property
+    def horizon_ms(self) -> int:
+        """The horizon after the last command."""
+        return self._horizons[-1][1]
 
-    def state(self, txid: TxId) -> State:
-        """What every node must say of ``txid``."""
+    def open_branches(self, txid: TxId, index: int = LAST) -> set[str]:
+        """The branches that had not acknowledged after entry ``index``."""
         known = self.decided.get(txid)
-        if txid.ms < self.horizon_ms and not (
-            known is not None and known.verdict is Verdict.COMMIT and self.is_open(txid)
+        if known is None or known.index > index:
+            return set()
+        done = self.acknowledged.get(txid, {})
+        return {branch for branch in known.branches if done.get(branch, LAST) > index or branch not in done}
+
+    def state(self, txid: TxId, index: int = LAST) -> State:
+        """What every node must say of ``txid`` that has applied the entries up to ``index``."""
+        known = self.decided.get(txid)
+        if known is not None and known.index > index:
+            known = None
+        horizon_ms = self._horizons[bisect_right(self._horizons, (index, LAST)) - 1][1]
+        if txid.ms < horizon_ms and not (
+            known is not None and known.verdict is Verdict.COMMIT and self.open_branches(txid, index)
         ):
             return State.FORGOTTEN
         if known is None:
@@ -104,6 +125,16 @@ def replayed(entries: Sequence[bytes], log: Sequence[tuple[int, int]], upto: int
     return model
 
 
+def difference_of(ledger: Ledger, model: Model, txid: TxId, index: int = LAST) -> str:
+    """In what a node's ledger that has applied the entries up to ``index`` disagrees about ``txid``: a clause, or ""."""
+    state, found = model.state(txid, index), ledger.decision(txid)
+    good = ledger.state(txid) is state and (found is None) == (state in (State.FORGOTTEN, State.UNDECIDED))
+    if good and found is not None:
+        left = model.open_branches(txid, index)
+        good = set(found.outstanding) == left and found.index == model.decided[txid].index
+    return "" if good else f"says {ledger.state(txid)} ({found}), the log says {state}"
+
+
 def difference(ledger: Ledger, model: Model, txids: Iterable[TxId]) -> tuple[TxId | None, str] | None:
     """In what a node's ledger is not what the replay of its log gives: a transaction, if it is one, and a clause. Or None."""
     if (ledger.cluster, ledger.horizon_ms) != (model.cluster, model.horizon_ms):
@@ -119,13 +150,8 @@ def difference(ledger: Ledger, model: Model, txids: Iterable[TxId]) -> tuple[TxI
     if {(damage.txid, damage.branch): damage.acknowledged_by for damage in ledger.damages()} != model.damages:
         return None, "has other damage recorded than the log"
     for txid in txids:
-        state, found = model.state(txid), ledger.decision(txid)
-        good = ledger.state(txid) is state and (found is None) == (state in (State.FORGOTTEN, State.UNDECIDED))
-        if good and found is not None:
-            left = model.outstanding.get(txid, set())
-            good = set(found.outstanding) == left and found.index == model.decided[txid].index
-        if not good:
-            return txid, f"says {ledger.state(txid)} ({found}), the log says {state}"
+        if wrong := difference_of(ledger, model, txid):
+            return txid, wrong
     opened = {decision.txid for decision in ledger.open_decisions()}
     missing = {
         txid for txid, left in model.outstanding.items() if left and model.state(txid) is not State.FORGOTTEN

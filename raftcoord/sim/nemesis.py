@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from raftcoord.sim import strangers
-from raftcoord.sim.disk import SimNodeDb, flip_a_stored_bit
+from raftcoord.sim.disk import SimNodeDb, fail_participant, flip_a_stored_bit
 from raftcoord.sim.faults import Fault
 from raftcoord.sim.late_copy import LateCopy
 from raftcoord.sim.network import End
@@ -32,7 +32,6 @@ class Nemesis:
         self._world = world
         self._network = world.network
         self._rng: random.Random
-        self._clogs: Counter[tuple[str, str]] = Counter()
         self._latency_s = (world.network.latency_s, world.network.jitter_s)
         self._healed = False
         self._late: list[LateCopy] = []
@@ -57,14 +56,8 @@ class Nemesis:
 
     def _clog(self, pairs: list[tuple[str, str]], until: float) -> None:
         for pair in pairs:
-            self._clogs[pair] += 1
             self._network.clog(*pair)
-            self._at(until + self._rng.random() * 0.1, self._unclog, pair)  # one by one
-
-    def _unclog(self, pair: tuple[str, str]) -> None:
-        self._clogs[pair] -= 1
-        if self._clogs[pair] <= 0:
-            self._network.unclog(*pair)
+            self._at(until + self._rng.random() * 0.1, self._network.unclog, *pair)  # one by one
 
     def _others(self, name: str) -> list[str]:
         return [other for other in self._world.machines if other != name]
@@ -126,6 +119,15 @@ class Nemesis:
     def _kill(self, fault: Fault) -> None:
         for name in fault.who:
             self._down(name, fault.until + self._rng.random() * 0.3, power_cut=fault.kind.startswith("power"))
+
+    def _late_start(self, fault: Fault) -> None:
+        name = fault.who[0]
+        self._world.waiting.add(name)
+        self._at(fault.until, self._arrives, name)
+
+    def _arrives(self, name: str) -> None:
+        self._world.waiting.discard(name)
+        self._world.start(name)
 
     def _storm(self, fault: Fault) -> None:
         for at, name in enumerate(fault.who):
@@ -203,9 +205,23 @@ class Nemesis:
         machine.disk.fault = fail
         self._at(fault.until + 0.2, self._world.start, machine.name)
 
+    def _participant_disk(self, fault: Fault) -> None:
+        """Full from time to time, or, once, an error after which nobody knows what was kept."""
+        rng, loop = self._rng, self._world.loop
+        full, left = fault.value < 0.7, rng.randrange(4)
+
+        def code() -> int:
+            nonlocal left
+            if self._healed or loop.now >= fault.until or (full and rng.random() < 0.3):
+                return sqlite3.SQLITE_OK
+            left -= not full
+            return sqlite3.SQLITE_FULL if full else sqlite3.SQLITE_IOERR if left == -1 else sqlite3.SQLITE_OK
+
+        fail_participant(self._world.machines[fault.who[0]].participant, code, rng)
+
     def _flip_bit(self, fault: Fault) -> None:
         name = fault.who[0]
-        if self._world.kill(name):
+        if self._world.watcher.all_took_part and self._world.kill(name):
             flipped = flip_a_stored_bit(self._world.next_directory(name), self._rng)
             if flipped:
                 self._world.log(name, f"its disk flips {flipped}")
@@ -221,7 +237,7 @@ class Nemesis:
 
     def _wipe(self, fault: Fault) -> None:
         name = fault.who[0]
-        if self._world.kill(name):
+        if self._world.watcher.all_took_part and self._world.kill(name):
             self._at(fault.until, self._wipe_and_replace, name)
 
     def _wipe_and_replace(self, name: str) -> None:
@@ -269,11 +285,11 @@ class Nemesis:
         world = self._world
         world.points.armed.clear()
         world.mischief.repeat_rate = world.mischief.flip_rate = 0.0
-        self._clogs.clear()
         for late in self._late:
             late.stop()
         self._network.unclog_all()
         self._fast()
+        world.waiting.clear()
         for name in world.clients:
             world.set_clock(name, 0)
         for name in (*world.nodes, *world.banks):
@@ -301,6 +317,7 @@ class Nemesis:
         "outage": _kill,
         "kill-all": _kill,
         "power-all": _kill,
+        "late-start": _late_start,
         "storm": _storm,
         "crash-at": _crash_at,
         "pause": _pause,
@@ -308,6 +325,7 @@ class Nemesis:
         "jump": _jump,
         "slow-disk": _slow_disk,
         "disk-error": _disk_error,
+        "participant-disk": _participant_disk,
         "flip-bit": _flip_bit,
         "wipe": _wipe,
         "break-copy": _break_copy,

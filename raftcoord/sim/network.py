@@ -15,7 +15,7 @@ import errno
 import os
 import random
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -193,7 +193,7 @@ class Network:
         self.jitter_s = jitter_s
         self._loop = loop
         self._rng = rng
-        self._clogged: set[tuple[str, str]] = set()
+        self._clogged: Counter[tuple[str, str]] = Counter()  # by how many a link is held back
         self._waiting: dict[tuple[str, str], list[Pipe]] = {}
         self._syns: dict[tuple[str, str], list[Callable[[], None]]] = {}
         loop.network = self
@@ -300,14 +300,17 @@ class Network:
     # -- faults --------------------------------------------------------------------------------------------------------
 
     def clog(self, src: str, dst: str) -> None:
-        """Hold back everything from ``src`` to ``dst``, in order, until ``unclog``."""
-        self._clogged.add((src, dst))
+        """Hold back everything from ``src`` to ``dst``, in order, until whoever holds it has called ``unclog``."""
+        self._clogged[src, dst] += 1
 
     def unclog(self, src: str, dst: str) -> None:
-        """Let what was held back pass, piece by piece."""
+        """Hold that link no more. When nobody holds it, what was held back passes, piece by piece."""
         if (src, dst) not in self._clogged:
             return
-        self._clogged.discard((src, dst))
+        self._clogged[src, dst] -= 1
+        if self._clogged[src, dst]:
+            return
+        del self._clogged[src, dst]
         for packet in self._syns.pop((src, dst), ()):
             self._carry(src, dst, packet)
         for pipe in self._waiting.pop((src, dst), ()):
@@ -327,8 +330,9 @@ class Network:
         self._loop.at(self._loop.now + self._delay(), self._loop.world, self._drain, pipe)
 
     def unclog_all(self) -> None:
-        """Heal every link."""
+        """Heal every link, whoever holds it."""
         for src, dst in sorted(self._clogged):
+            self._clogged[src, dst] = 1
             self.unclog(src, dst)
 
     def break_connection(self, end: End) -> None:

@@ -20,10 +20,11 @@ from raftcoord.sim.faults import PARTICIPANT_POINTS, POINTS, Fault
 from raftcoord.sim.recipe import check_kinds
 from raftcoord.sim.simulation import Settings
 
-_ONE_NODE: Final = ("jump", "slow-disk", "disk-error", "flip-bit", "wipe", "stranger")
-_ONE: Final = (*_ONE_NODE, "isolate", "crash-at", "pause", "outage")
+_ONE_NODE: Final = ("late-start", "jump", "slow-disk", "disk-error", "flip-bit", "wipe", "stranger")
+_ONE_PARTICIPANT: Final = ("participant-disk",)
+_ONE: Final = (*_ONE_NODE, *_ONE_PARTICIPANT, "isolate", "crash-at", "pause", "outage")
 _TWO: Final = ("clog-one-way", "clog-two-way")
-_SHARES: Final = ("break", "repeat", "disk-error", "stranger")
+_SHARES: Final = ("break", "repeat", "disk-error", "participant-disk", "stranger")
 """Kinds whose value is a share, 0 to under 1."""
 
 _VALUE_MAX: Final = 1e7
@@ -98,6 +99,7 @@ def check(faults: Sequence[Fault], settings: Settings) -> None:
                 f"{where} lasts from {fault.at} to {fault.until} s; the faults end at {settings.duration_s:g} s"
             )
         known = nodes if fault.kind in _ONE_NODE else [*nodes, *settings.participants]
+        known = list(settings.participants) if fault.kind in _ONE_PARTICIPANT else known
         strange = [name for name in fault.who if name not in known]
         if strange:
             raise ConfigError(f"{where} names {strange[0]!r}; there are {', '.join(known)}")

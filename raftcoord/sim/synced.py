@@ -6,18 +6,21 @@ The lower half of invariants.py: it knows disks and the committed log, and nothi
 from __future__ import annotations
 
 import zlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from raftcoord.core.commands import Command, Complete, Decide
 from raftcoord.core.ledger import Ledger
 from raftcoord.sim.conduct import Conduct
 from raftcoord.sim.disk import SimNodeDb
-from raftcoord.sim.model import Model, difference, replayed
+from raftcoord.sim.model import Model, difference, difference_of, replayed
 from raftcoord.sim.watch import WatchedConsensus
 from raftcoord.storage.node_db import Stored, Write
 from raftcoord.types import TxId
 
 _ANCHOR_TERM: Final = 0
+_RECENT: Final = 12
 
 
 class Violation(Exception):
@@ -63,6 +66,13 @@ class Synced:
         self._disks = {name: _Disk() for name in nodes}
         self._lost: dict[str, _Disk] = {}
         """Disks that are gone: what they held was held by a majority when the leader was told so."""
+        self._identity: dict[str, str] = {}
+        self._introduced: dict[str, dict[str, str]] = {name: {} for name in nodes}
+        """Whose identity each node has on its disk, by name."""
+        self._partaking: set[str] = set()
+        """Identities that have taken part."""
+        self._recent: deque[TxId] = deque(maxlen=_RECENT)
+        """What the last committed commands decided or completed."""
         self._failed: dict[str, Write] = {}
         """Writes that failed: they may be stored or not."""
         self._seen: dict[str, tuple[int, int, int, int]] = {}
@@ -93,6 +103,7 @@ class Synced:
             disk.terms.append(term)
         if write.hard_state is not None:
             disk.hard = write.hard_state
+        self._introduced[name].update(write.peers or {})
 
     def on_failed(self, name: str, write: Write) -> None:
         """A write met an error; the node halts now."""
@@ -117,12 +128,14 @@ class Synced:
     def on_wiped(self, name: str) -> None:
         """That node's disk is empty now."""
         self._lost[name], self._disks[name] = self._disks[name], _Disk()
+        self._introduced[name] = {}
         self.disks_lost += 1
         self.wiped.add(name)
 
     def on_born(self, name: str, db: SimNodeDb, consensus: WatchedConsensus) -> None:
         """A node has been opened: everything that it synced in its life before must be there."""
         disk, stored = self._disks[name], db.load()
+        self._identity[name], self._introduced[name] = stored.node_uuid.hex(), dict(stored.peers)
         last = stored.log[-1].index
         failed = self._failed.pop(name, None)
         least = disk.last
@@ -159,6 +172,47 @@ class Synced:
         disk.terms = [0, *known, *(row.term for row in stored.log)]
         for before, row in zip(stored.log, stored.log[1:], strict=False):
             self._learn(row.index, row.term, row.data, before.term, name)
+
+    @property
+    def all_took_part(self) -> bool:
+        """Whether each disk shows that its node took part. Before that a node waits for every other one, and none may be lost."""
+        return all(disk.hard[0] > 0 or disk.terms[-1] > 0 for disk in self._disks.values())
+
+    # -- who is who ----------------------------------------------------------------------------------------------------
+
+    def takes_part(self, name: str, by: str) -> None:
+        """A node counts for a majority: every other one has its identity on disk, and one that was wiped is enrolled (H16)."""
+        self.must(
+            name not in self.wiped, "one leader", f"{name} has lost its disk, is not enrolled anew, and sends {by}"
+        )
+        identity = self._identity[name]
+        if identity in self._partaking:
+            return
+        self._partaking.add(identity)
+        strangers = [
+            other
+            for other, known in self._introduced.items()
+            if other not in (name, *self._lost) and known.get(name) != identity
+        ]
+        self.must(
+            not strangers, "one leader", f"{name} sends {by}, and {', '.join(strangers)} could not tell it from another"
+        )
+
+    # -- the ledger ----------------------------------------------------------------------------------------------------
+
+    def touched(self, command: Command) -> None:
+        """A command is committed: what it changes is looked at on every node."""
+        match command:
+            case Decide(txid):
+                self._recent.append(txid)
+            case Complete(acks):
+                self._recent.extend(txid for txid, _ in acks)
+
+    def compare_recent(self, name: str, ledger: Ledger, applied: int) -> None:
+        """That node's ledger, after entry ``applied``, in what was changed last."""
+        for txid in self._recent if applied < len(self.log) else ():
+            if wrong := difference_of(ledger, self.model, txid, applied):
+                self.violate("snapshot = replay", f"{name} {wrong}, up to entry {applied}", txid)
 
     def compare(self, name: str, ledger: Ledger, applied: int) -> None:
         """That node's ledger, after entry ``applied``, must equal the replay of the log up to there."""

@@ -18,7 +18,11 @@ from raftcoord.consensus.batches import Done
 from raftcoord.consensus.driver import Consensus
 from raftcoord.consensus.replica import Replica
 from raftcoord.core.commands import Command
+from raftcoord.errors import StorageError
+from raftcoord.node.node import Node
+from raftcoord.node.transactions import Asked
 from raftcoord.participants.interface import Participant, Prepare, Reply, Request
+from raftcoord.storage.node_db import Stored
 from raftcoord.types import NodeName, Payload, TxId, Vote
 
 Point = Callable[[str], None]
@@ -41,6 +45,12 @@ class ConsensusWatcher(Protocol):
 
     def on_messages(self, name: str, replica: Replica, messages: list[tuple[int, dict[str, Any]]]) -> None:
         """These messages go out now."""
+
+    def on_begun(self, name: str, txid: TxId, known: bool) -> None:
+        """That node coordinates ``txid`` from now on. ``known``: it did already, or had applied a decision."""
+
+    def on_copied(self, name: str, replica: Replica) -> None:
+        """A copy of the ledger has taken the place of what that node had applied."""
 
 
 @dataclass
@@ -131,13 +141,37 @@ class WatchedConsensus(Consensus):
         self._look()
         self._point("after-apply")
 
+    def _installed(self, stored: Stored | None, error: BaseException | None, reply: Callable[[Any], None]) -> None:
+        super()._installed(stored, error, reply)
+        if error is None and self._running:
+            self._watcher.on_copied(self._name, self._replica)
+
     def _look(self) -> None:
         if self._running:
             self._watcher.on_step(self._name, self._replica, self._loop.time())
 
 
+def watch_transactions(name: str, node: Node, watcher: ConsensusWatcher) -> None:
+    """Show which transactions that node begins to coordinate."""
+    transactions = node.transactions
+    submit = transactions.submit
+
+    def submitting(asked: Asked) -> None:
+        known = asked.txid in transactions.running or node.consensus.ledger.decision(asked.txid) is not None
+        submit(asked)
+        watcher.on_begun(name, asked.txid, known)
+
+    transactions.submit = submitting  # type: ignore[method-assign]
+
+
 class ParticipantWatcher(Protocol):
     """Who looks at a participant."""
+
+    def on_asked(self, name: str, batch: Sequence[Request]) -> None:
+        """These requests have reached the participant."""
+
+    def on_failed_batch(self, name: str, batch: Sequence[Request]) -> None:
+        """The participant's disk failed: what was asked may be done or not, and nobody is answered."""
 
     def on_answered(self, name: str, replies: Sequence[tuple[Request, Reply]], prepared: Collection[TxId]) -> None:
         """These answers are about to go out; ``prepared``: what the participant says is in doubt."""
@@ -178,10 +212,15 @@ class WatchedParticipant(Participant):
 
     def run(self, batch: Sequence[Request]) -> Sequence[tuple[Request, Reply]]:
         """As the real one, with a moment before and after."""
+        self._watcher.on_asked(self._name, batch)
         kinds = sorted({"prepare" if isinstance(request, Prepare) else "commit" for request in batch})
         for kind in kinds:
             self._point(f"before-{kind}")
-        replies = self.real.run(batch)
+        try:
+            replies = self.real.run(batch)
+        except StorageError:
+            self._watcher.on_failed_batch(self._name, batch)
+            raise
         if replies:
             self._watcher.on_answered(self._name, replies, self.real.prepared())
         for kind in kinds:

@@ -31,6 +31,9 @@ MakePayloads = Callable[[Sequence[str], random.Random], Mapping[str, Payload]]
 Audit = Callable[[Mapping[str, Participant]], str]
 
 _RECENT: Final = 24
+_NEAR_MS: Final = 1_000
+"""How far from the horizon what is asked about may lie (ms)."""
+
 _OWN_BRANCHES: Final = ("pg", "my")
 """Branches of a caller that drives phase one itself."""
 
@@ -101,7 +104,7 @@ class Workload:
             self._ask,
             self._ask,
         )
-        kinds = (*often, self._repeat, self._repeat, self._mistake, self._burst)
+        kinds = (*often, self._repeat, self._repeat, self._mistake, self._burst, self._ask_at_the_horizon)
         while True:
             await asyncio.sleep(rng.expovariate(1 / self._gap_s))
             if self._stopped:
@@ -191,6 +194,20 @@ class Workload:
         else:
             await self._request(name, "status", txid, None, lambda: client.status(txid, timeout=timeout))
 
+    async def _ask_at_the_horizon(self, name: str, client: AsyncClient, rng: random.Random) -> None:
+        """Of what has just been forgotten, or will be next: known to the ledger, or to nobody."""
+        horizon_ms = self._invariants.model.horizon_ms
+        if not horizon_ms:
+            return
+        txid = TxId.new(horizon_ms + rng.randrange(-60, 120), rng.randbytes(10))
+        near = [known for known in self._recent if abs(known.ms - horizon_ms) < _NEAR_MS]
+        if near and rng.random() < 0.5:
+            txid = min(near, key=lambda known: abs(known.ms - horizon_ms))
+        if rng.random() < 0.3:
+            await self._request(name, "resolve", txid, None, lambda: client.resolve(txid, timeout=1.0))
+        else:
+            await self._request(name, "status", txid, None, lambda: client.status(txid, timeout=1.0))
+
     async def _repeat(self, name: str, client: AsyncClient, rng: random.Random) -> None:
         """A txid is used again, at another node and with another payload: it must not run twice."""
         submitted = [txid for txid in self._recent if txid in self._invariants.submitted]
@@ -199,19 +216,21 @@ class Workload:
             return
         txid = rng.choice(submitted[-3:])
         self._invariants.on_reuse(txid)
-        await self._submit_elsewhere(rng, txid)
+        await self._submit_elsewhere(rng, txid, self._payloads(self._world.banks, rng))
 
     async def _twins(self, name: str, client: AsyncClient, rng: random.Random) -> None:
         """Two programs submit under one txid at once, to other participants perhaps: one COMMIT stands, if any."""
         txid = self._mint(name, rng)
         self._invariants.on_reuse(txid)
-        other = asyncio.get_running_loop().create_task(self._submit_elsewhere(rng, txid))
-        await self._submit(name, client, rng, txid, self._payloads(self._world.banks, rng))
+        payloads = self._payloads(self._world.banks, rng)
+        theirs = payloads if rng.random() < 0.3 else self._payloads(self._world.banks, rng)
+        other = asyncio.get_running_loop().create_task(self._submit_elsewhere(rng, txid, theirs))
+        await self._submit(name, client, rng, txid, payloads)
         await other
 
-    async def _submit_elsewhere(self, rng: random.Random, txid: TxId) -> None:
+    async def _submit_elsewhere(self, rng: random.Random, txid: TxId, payloads: Mapping[str, Payload]) -> None:
         async with self._world.another_client(rng.choice(self._world.nodes)) as other:
-            await self._submit("another", other, rng, txid, self._payloads(self._world.banks, rng))
+            await self._submit("another", other, rng, txid, payloads)
 
     async def _mistake(self, name: str, client: AsyncClient, rng: random.Random) -> None:
         """A caller decides in the name of a participant that never prepared: damage, which must be recorded."""
@@ -283,12 +302,10 @@ def transfers(banks: Sequence[str], rng: random.Random) -> dict[str, Payload]:
     """A transfer: money from one bank to the others, to the cent. Some cannot be done."""
     chosen = rng.sample(list(banks), k=min(len(banks), rng.choice((2, 2, 2, 3))))
     amount = rng.randrange(1, 60) * (len(chosen) - 1)
-    first: dict[str, Any] = {"op": "add", "key": rng.choice(ACCOUNTS), "amount": -amount}
-    if rng.random() < 0.8:
-        first["min"] = 0
-    payloads: dict[str, Payload] = {chosen[0]: [first]}
+    least = {"min": 0} if rng.random() < 0.8 else {}
+    payloads: dict[str, Payload] = {chosen[0]: [{**add, **least} for add in _adds(-amount, rng)]}
     for bank in chosen[1:]:
-        payloads[bank] = [{"op": "add", "key": rng.choice(ACCOUNTS), "amount": amount // (len(chosen) - 1)}]
+        payloads[bank] = _adds(amount // (len(chosen) - 1), rng)
     kind = rng.random()
     if kind < 0.03:
         payloads["nobody"] = [{"op": "add", "key": "x", "amount": 1}]
@@ -298,3 +315,11 @@ def transfers(banks: Sequence[str], rng: random.Random) -> dict[str, Payload]:
         expect: Payload = [{"op": "expect", "key": ACCOUNTS[0], "amount": OPENING}]
         return dict.fromkeys(chosen, expect)
     return payloads
+
+
+def _adds(amount: int, rng: random.Random) -> list[dict[str, Any]]:
+    """``amount`` on one account, or spread over several: then a branch needs more than one lock."""
+    keys = rng.sample(ACCOUNTS, k=rng.choice((1, 1, 2, 3)))
+    parts = [amount // len(keys)] * (len(keys) - 1)
+    amounts = [*parts, amount - sum(parts)]
+    return [{"op": "add", "key": key, "amount": part} for key, part in zip(keys, amounts, strict=True)]

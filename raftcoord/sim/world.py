@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol
 
@@ -25,14 +25,25 @@ from raftcoord.participants.interface import Participant
 from raftcoord.participants.worker import Worker
 from raftcoord.sim.disk import NodeDisk, SimNodeDb, SimRunner, image_of_participant
 from raftcoord.sim.loop import Killed, Process, SimLoop
+from raftcoord.sim.machines import Machine, Points
 from raftcoord.sim.network import End, Network
-from raftcoord.sim.watch import ConsensusWatcher, Mischief, ParticipantWatcher, WatchedConsensus, WatchedParticipant
+from raftcoord.sim.watch import (
+    ConsensusWatcher,
+    Mischief,
+    ParticipantWatcher,
+    WatchedConsensus,
+    WatchedParticipant,
+    watch_transactions,
+)
 from raftcoord.types import NodeName
 
 EPOCH_MS: Final = 1_700_000_000_000
 """The wall time at which every simulation begins (ms)."""
 
 CLUSTER: Final = "sim"
+_RESTART_S: Final = 0.2
+"""How soon a participant that ended is started again (s)."""
+
 _PEER_PORT: Final = 7401
 _CLIENT_PORT: Final = 7501
 
@@ -58,49 +69,12 @@ class Watcher(ConsensusWatcher, ParticipantWatcher, Protocol):
     def on_wiped(self, name: str) -> None:
         """A node's disk is empty now."""
 
+    @property
+    def all_took_part(self) -> bool:
+        """Whether the disk of each node shows that it took part."""
+
     def on_halt(self, name: str, error: BaseException, *, expected: bool) -> None:
         """A process met what it cannot handle."""
-
-
-@dataclass
-class Machine:
-    """One machine and what runs on it. ``lives``: how often its process was started."""
-
-    name: str
-    directory: Path
-    process: Process | None = None
-    lives: int = 0
-    offset_ms: int = 0
-    """How far its wall clock is ahead (ms)."""
-    was_ms: tuple[float, int] = (float("-inf"), 0)
-    """Until when (virtual s) it was how far ahead."""
-    clock_offset_s: float = 0.0
-    clock_rate: float = 1.0
-    disk: NodeDisk | None = None
-    runner: SimRunner | None = None
-    db: SimNodeDb | None = None
-    node: Node | None = None
-    consensus: WatchedConsensus | None = None
-    participant: Participant | None = None
-    worker: Worker | None = None
-    damaged: bool = False
-    """Whether its disk was made bad on purpose: then it may refuse to start."""
-    faulty: bool = False
-    """Whether its disk is about to fail on purpose: then it may halt."""
-
-    @property
-    def runs(self) -> bool:
-        """Whether its process lives."""
-        return self.process is not None and self.process.alive
-
-
-@dataclass
-class Points:
-    """The moments at which a process is to be killed: (name, label) -> how many times it passes before, and how it ends."""
-
-    armed: dict[tuple[str, str], tuple[int, bool]] = field(default_factory=dict)
-    passed: dict[str, int] = field(default_factory=dict)
-    """How often a process was killed at each label."""
 
 
 class World:
@@ -125,6 +99,8 @@ class World:
         self.network.on_write = lambda end, data: self._at_write("before-send", end)
         self.network.after_write = lambda end, data: self._at_write("after-send", end)
         self.points = Points()
+        self.waiting: set[str] = set()
+        """Machines that are not switched on yet."""
         self.watcher = watcher
         self.sync_s = sync_s
         self.mischief = Mischief(self.rng("mischief"))
@@ -153,7 +129,7 @@ class World:
     def start(self, name: str) -> None:
         """Start the process of a machine that has none."""
         machine = self.machines[name]
-        if machine.runs:
+        if machine.runs or name in self.waiting:
             return
         machine.lives += 1
         process = machine.process = Process(
@@ -207,6 +183,7 @@ class World:
         machine.consensus = WatchedConsensus(config, name, db, env, on_halt=halt, runner=runner)
         machine.consensus.watch(point, self.watcher, self.mischief)
         machine.node = Node(config, name, machine.consensus, db, env, on_halt=halt)
+        watch_transactions(name, machine.node, self.watcher)
         self.watcher.on_born(name, db, machine.consensus)
         process.spawn(machine.node.start(), "start")
 
@@ -222,7 +199,19 @@ class World:
         watched = WatchedParticipant(machine.name, machine.participant, self._point_of(process), self.watcher)
         addresses = [node.client for node in self.config.nodes]
         machine.worker = Worker(watched, machine.name, addresses, env)
-        process.spawn(machine.worker.run(), "worker")
+        process.spawn(self._serve(machine.name, machine.worker), "worker")
+
+    async def _serve(self, name: str, worker: Worker) -> None:
+        """A participant that cannot go on ends, and its operator starts it again."""
+        try:
+            await worker.run()
+        except StorageError as error:
+            self.log(name, f"ends: {error}")
+            self.loop.at(self.loop.now + _RESTART_S, self.loop.world, self.start, name)
+            self.kill(name)
+            raise Killed from None
+        except RaftcoordError as error:
+            self._on_error(f"{name}: its worker ended: {error!r}")
 
     def client(self, name: str, at: str = "") -> tuple[Process, AsyncClient]:
         """A client process with the real client in it. ``at``: the one node that it knows, else all."""

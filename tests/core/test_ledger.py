@@ -434,6 +434,23 @@ def test_shedding_waits_until_everything_that_would_go_is_stored() -> None:
     assert ledger.floor > POOL[3]
 
 
+def test_what_changes_again_while_it_is_being_stored_is_known_as_it_is() -> None:
+    disk, before = Disk(), Applied()
+    before.do(a_decide(T, COMMIT, ["a", "b"]))
+    before.do(a_decide(txid_at(1)))
+    disk.write(before.take_changes(), before.last_index)
+    ledger = disk.start(keep=1)
+    assert ledger.floor > T
+    ledger.apply(Complete(((T, ("a",)),)), 1, 4)
+    taken = ledger.take_changes()
+    ledger.apply(Complete(((T, ("b",)),)), 1, 5)
+    disk.write(taken, 4)
+    ledger.stored(taken)
+    known = ledger.decision(T)
+    assert known is not None
+    assert known.outstanding == ()
+
+
 def test_changes_are_taken_once() -> None:
     ledger = Applied()
     ledger.do(a_decide(T, COMMIT, ["a"]))

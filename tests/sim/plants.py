@@ -18,6 +18,7 @@ from raftcoord.consensus.entries import acceptable
 from raftcoord.consensus.guard import Guarded
 from raftcoord.errors import RemoteProtocolError
 from sim.mutations import MUTATIONS
+from sim.oversights import OVERSIGHTS
 
 # -- H8: pickle -------------------------------------------------------------------------------------------------------
 
@@ -87,6 +88,7 @@ PLANTS: Final[dict[str, Plant]] = {
         for name in sorted(_HAZARDS, key=lambda name: (int(name[1:].split("_")[0]), name))
     },
     **MUTATIONS,
+    **OVERSIGHTS,
 }
 
 NODES: Final = {

@@ -1,0 +1,217 @@
+"""Mistakes that the simulator was once blind to: found by somebody who planted what the other lists do not have.
+
+Each is a plant, as in mutations.py. What made the simulator see them is in docs/testing.md. Those that no simulation can
+reach are in ``UNSEEN``, with the reason and the test that sees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+from plants import Plant, replacing  # tests/consensus/plants.py
+
+from raftcoord import limits
+from raftcoord.consensus.guard import Guarded
+from raftcoord.consensus.identity import Identities
+from raftcoord.consensus.peers import Peers
+from raftcoord.consensus.replica import Replica
+from raftcoord.core import coordinator
+from raftcoord.core.coordinator import Ballot
+from raftcoord.core.ledger import Changes, Ledger
+from raftcoord.errors import RaftcoordError
+from raftcoord.node import answers
+from raftcoord.node.service import Service
+from raftcoord.node.sessions import Sessions
+from raftcoord.participants.locks import Locks
+from raftcoord.participants.sqlite import SqliteParticipant
+from raftcoord.types import TxId
+
+OVERSIGHTS: Final[dict[str, Plant]] = {}
+
+
+class Unseen(NamedTuple):
+    """``why`` no simulation reaches it; ``test``: what fails with it, as pytest names it. It takes no fixture."""
+
+    plant: Plant
+    why: str
+    test: str
+
+
+UNSEEN: Final[dict[str, Unseen]] = {}
+
+
+def plant(name: str, *replaced: tuple[Any, str, Any]) -> None:
+    OVERSIGHTS[name] = replacing(*replaced)
+
+
+# -- consensus --------------------------------------------------------------------------------------------------------
+
+
+def _acknowledges_everything(
+    self: Any, node: Any, reset: bool = False, nextNodeIdx: int | None = None, success: bool = False
+) -> None:
+    """What follows the verified entries is acknowledged with them."""
+    _send_next(self, node, reset, None if success and not reset else nextNodeIdx, success)
+
+
+_send_next = Guarded._SyncObj__sendNextNodeIdx
+plant(
+    "the whole log is acknowledged, an unverified tail included",
+    (Guarded, "_SyncObj__sendNextNodeIdx", _acknowledges_everything),
+)
+
+
+def _installed_and_waited(self: Any, ledger: Any, index: int, term: int) -> None:
+    placed = self._placed_all
+    _installed(self, ledger, index, term)
+    self._placed_all = placed
+
+
+_installed = Replica.installed
+plant("nothing is proposed again after a copy", (Replica, "installed", _installed_and_waited))
+
+
+def _met_most(self: Any) -> bool:
+    everybody = len(self._peers) + 1
+    return self._took_part or 2 * (len(self._met) + 1) > everybody
+
+
+plant("admitted by a majority instead of all", (Identities, "admitted", property(_met_most)))
+
+
+def _down_with_its_clock(self: Any, node: int) -> None:
+    offsets = dict(self._offsets)
+    _down(self, node)
+    self._offsets.update(offsets)
+
+
+_down = Peers._down
+plant("a clock offset outlives its link", (Peers, "_down", _down_with_its_clock))
+
+# -- the ledger -------------------------------------------------------------------------------------------------------
+
+
+def _shed_at_once(self: Any, stored_index: int, keep: int | None = None) -> None:
+    taken, self._changes = self._changes, Changes(None, None, {}, {})
+    try:
+        _shed(self, 1 << 62, keep)
+    finally:
+        self._changes = taken
+
+
+def _applied_and_shed(self: Any, now: float) -> None:
+    _apply(self, now)
+    if self.ledger.memory_count > limits.LEDGER_MEMORY_DECISIONS_MAX:
+        self.ledger.shed(self.applied_index)
+
+
+_shed = Ledger.shed
+_apply = Replica.apply
+plant("the ledger is shed before it is stored", (Ledger, "shed", _shed_at_once), (Replica, "apply", _applied_and_shed))
+
+
+def _stored_whatever_came_since(self: Any, changes: Changes) -> None:
+    for txid in changes.puts:
+        self._unstored.pop(txid, None)
+
+
+UNSEEN["a newer put is dropped when an older one is stored"] = Unseen(
+    replacing((Ledger, "stored", _stored_whatever_came_since)),
+    "the driver applies nothing between taking the changes and the end of their commit",
+    "tests/core/test_ledger.py::test_what_changes_again_while_it_is_being_stored_is_known_as_it_is",
+)
+
+# -- asking -----------------------------------------------------------------------------------------------------------
+
+_EARLY_MS: Final = 50
+
+
+def _final_a_little_early(txid: TxId, agreement: Any) -> Any:
+    told = _final(txid, agreement)
+    early = told is None and txid.ms < agreement.ledger.horizon_ms + _EARLY_MS
+    return answers.forgotten(agreement) if early else told
+
+
+_final = answers.final
+plant("FORGOTTEN is told 50 ms early", (answers, "final", _final_a_little_early))
+
+
+def _looked_without_a_majority(self: Any, conn: Any, request_id: int, txid: Any, view: Any) -> None:
+    agreement = self._agreement
+
+    def barrier(deadline: float, done: Any) -> None:
+        def reached(result: Any) -> None:
+            failed = isinstance(result, RaftcoordError)
+            done((agreement.applied_term, agreement.applied_index) if failed else result)
+
+        agreement.barrier(deadline, reached)
+
+    _look(_With(self, agreement, barrier), conn, request_id, txid, view)
+
+
+class _With:
+    """A service whose barrier never fails."""
+
+    def __init__(self, service: Any, agreement: Any, barrier: Any) -> None:
+        self._loop = service._loop
+        self._agreement = _Confident(agreement, barrier)
+
+
+class _Confident:
+    def __init__(self, agreement: Any, barrier: Any) -> None:
+        self._real = agreement
+        self.barrier = barrier
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+_look = Service._look
+plant("UNDECIDED when the barrier fails", (Service, "_look", _looked_without_a_majority))
+plant("a decided or running txid runs again", (Service, "_must_be_new", lambda self, txid: None))
+
+# -- two-phase commit -------------------------------------------------------------------------------------------------
+
+plant(
+    "an abort is sent to those alone that voted yes",
+    (coordinator, "_MAY_HAVE_PREPARED", frozenset({Ballot.YES})),
+)
+
+
+def _any_session(self: Any, name: str, *, but: Any = None) -> Any:
+    sessions = [session for session in self._by_name.get(name, ()) if session is not but]
+    return min(sessions, key=lambda session: session.conn.open_calls, default=None)
+
+
+UNSEEN["a closed session is picked"] = Unseen(
+    replacing((Sessions, "pick", _any_session)),
+    "a closing connection leaves the table in the next pass of the loop, and refuses by itself whatever is asked in between",
+    "tests/node/test_sessions.py::test_a_session_that_is_closing_is_not_picked",
+)
+
+# -- participants -----------------------------------------------------------------------------------------------------
+
+
+def _answered_and_kept(self: Any, error: Any) -> None:
+    """Everybody is told that nothing was kept; in memory it is."""
+    answered = [request for request, _ in self._replies]
+    answered += [request for waiting in self._waiting.values() for request in waiting.requests]
+    self._replies = [(request, error) for request in answered]
+    self._waiting.clear()
+
+
+plant("memory keeps what a full disk refused", (SqliteParticipant, "_undo_batch", _answered_and_kept))
+
+
+def _held_with_the_first(self: Any, txid: TxId, keys: Iterable[str]) -> bool:
+    wanted = tuple(dict.fromkeys(keys))
+    held = _lock(self, txid, wanted)
+    if not held and self.owner(wanted[0]) == txid:
+        del self._behind[txid]
+        return True
+    return held
+
+
+_lock = Locks.ask
+plant("locks are granted with the first key", (Locks, "ask", _held_with_the_first))
