@@ -80,14 +80,21 @@ def _met_most(self: Any) -> bool:
 plant("admitted by a majority instead of all", (Identities, "admitted", property(_met_most)))
 
 
-def _down_with_its_clock(self: Any, node: int) -> None:
-    offsets = dict(self._offsets)
-    _down(self, node)
-    self._offsets.update(offsets)
+def _measured(self: Any, node: int, rows: Any, wall_ms: int) -> None:
+    _heard(self, node, rows, wall_ms)
+    self.measured = {**getattr(self, "measured", {}), node: wall_ms - self._env.wall_ms()}
 
 
-_down = Peers._down
-plant("a clock offset outlives its link", (Peers, "_down", _down_with_its_clock))
+def _as_once_measured(self: Any) -> Any:
+    return {self.names[node]: getattr(self, "measured", {}).get(node) for node in self._dialers}
+
+
+_heard = Peers.heard
+plant(
+    "a clock's offset outlives its measurement",
+    (Peers, "heard", _measured),
+    (Peers, "clock_offsets", _as_once_measured),
+)
 
 # -- the ledger -------------------------------------------------------------------------------------------------------
 
