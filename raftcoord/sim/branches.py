@@ -76,6 +76,7 @@ class Branches(Synced):
                 self.must(done or not mine, "complete", f"{name} is called complete and has not committed", txid)
 
     def decided(self, txid: TxId, made: Decided) -> None:
+        """That decision is made: a COMMIT needs the yes of everybody, and contradicts nobody."""
         if txid in self.forgotten:
             self.violate("one outcome", f"{made.verdict.name}, although somebody was told FORGOTTEN before", txid)
         if made.verdict is Verdict.COMMIT and txid in self.untouched:
@@ -172,6 +173,7 @@ class Branches(Synced):
             self.must(good, "together", f"{name} aborted, and the ledger says {self.says(txid)}", txid)
 
     def says(self, txid: TxId) -> str:
+        """The decision in the ledger, in words."""
         known = self.model.decided.get(txid)
         return (
             "nothing" if known is None else f"{known.verdict.name} for {', '.join(sorted(known.branches)) or 'nobody'}"
