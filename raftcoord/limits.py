@@ -326,6 +326,10 @@ RESOURCE_SILENT_MS: Final = 5_000
 back, locks are held until the resolver has connected anew."""
 
 # -- the resolver -------------------------------------------------------------------------------------------------
+LISTING_BYTES_MAX: Final = 1 << 20
+"""Bytes of the rows in one answer to a listing; who wants more asks again. A row has 7 KB at most, and CLIENT_FRAME_BYTES_MAX is
+the double: room for the envelope."""
+
 RESOLVER_SAFETY_MS: Final = 1_200
 """How long an undecided branch is left to its program (ms). A live one decides within milliseconds of its first prepare. With
 RESOLVER_EVERY_MS, because MariaDB does not tell how old a branch is, locks of a dead one are free within two seconds."""

@@ -102,11 +102,14 @@ def final(txid: TxId, result: Any) -> Answer:
     return found
 
 
-def rows(result: Any) -> list[Row]:
-    """The answer to txns."""
-    if type(result) is not list:
-        raise UnreadableAnswer(result)
-    return [row(item) for item in result]
+def page(result: Any) -> tuple[list[Row], bool]:
+    """The answer to txns: the rows, and whether the node cut them short because an answer has a bound in bytes."""
+    match result:
+        case list():
+            return [row(item) for item in result], False
+        case {"rows": [_, *_] as some, "more": True}:
+            return [row(item) for item in some], True
+    raise UnreadableAnswer(result)
 
 
 def row(result: Any) -> Row:

@@ -222,11 +222,18 @@ class AsyncClient(Admission, DamageRequests, ParticipantRequests, TransactionReq
         """Recorded decisions as one node has applied them, newest first.
 
         ``state``: "committed", "aborted", "open" (a branch has not acknowledged), or None for all. ``limit``: 1 to 1000.
-        ``before``: only txids below this one, to page on. Raises Unavailable.
+        ``before``: only txids below this one, to page on. Fewer than ``limit``: there are no more. ``timeout``: of each answer;
+        rows of many branches need several. Raises Unavailable.
         """
         below = None if before is None else TxId.parse(before)
-        query = {"state": checks.kind(state), "limit": checks.limit(limit), "before": below}
-        return answers.rows(await self._ask(Ask("txns", (query,)), timeout))
+        kind, left, rows, is_cut = checks.kind(state), checks.limit(limit), list[Row](), True
+        while is_cut and left > 0:
+            query = {"state": kind, "limit": left, "before": below}
+            some, is_cut = answers.page(await self._ask(Ask("txns", (query,)), timeout))
+            rows += some
+            left -= len(some)
+            below = rows[-1]["txid"] if rows else None
+        return rows
 
     async def show(self, txid: TxId | str, *, timeout: float = TIMEOUT_S) -> Row | None:
         """The recorded decision with its branches, or None if one node has none recorded. Raises Unavailable."""

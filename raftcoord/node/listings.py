@@ -16,6 +16,7 @@ from raftcoord import limits
 from raftcoord.core.ledger import Decision
 from raftcoord.errors import Overloaded
 from raftcoord.node import answers
+from raftcoord.node.paging import Page
 from raftcoord.node.requests import Listing
 from raftcoord.rpc.connection import Connection
 
@@ -34,15 +35,15 @@ class StoredDecisions(Protocol):
 
 def decisions(stored: StoredDecisions, wanted: Listing) -> Pages:
     """The rows of a listing. A decision that is recorded or completed meanwhile may be shown as it was or as it is."""
-    rows: list[dict[str, Any]] = []
+    answer = Page()
     before: bytes | None = wanted.before
     while True:
-        room = min(limits.LISTING_PAGE_ROWS, wanted.limit - len(rows))
-        page = stored.decisions(wanted.state, room, before)
-        rows += [answers.row(decision) for decision in page]
-        if len(page) < room or len(rows) >= wanted.limit:
-            return rows
-        before = page[-1].txid
+        room = min(limits.LISTING_PAGE_ROWS, wanted.limit - len(answer.rows))
+        read = stored.decisions(wanted.state, room, before)
+        fitted = all(answer.add(answers.row(decision)) for decision in read)
+        if not fitted or len(read) < room or len(answer.rows) >= wanted.limit:
+            return answer.answer()
+        before = read[-1].txid
         yield
 
 

@@ -17,14 +17,14 @@ from typing import Any, Final, Protocol
 
 from raftcoord import limits
 from raftcoord.client.answers import Row
-from raftcoord.errors import LocalProtocolError
+from raftcoord.errors import InDoubt, Overloaded, RaftcoordError, Unavailable
 from raftcoord.resolver.advice import explained, suspected
 from raftcoord.resolver.rules import ON_ANSWER, ON_EFFECT, ON_OPEN, Act, Pace, Paces
 from raftcoord.resolver.seen import Left, Seen
 from raftcoord.resources import gid as gids
 from raftcoord.resources.gid import Gid
 from raftcoord.resources.session import Session
-from raftcoord.resources.steps import Dialect, Effect, PreparedHere, SqlError
+from raftcoord.resources.steps import ConnectionLost, Dialect, Effect, PreparedHere, SqlError
 from raftcoord.types import Answer, State, TxId
 
 log: Final = logging.getLogger("raftcoord.resolver")
@@ -102,7 +102,13 @@ class Sweep:
         Raises ConnectionLost or SqlError when the database cannot be looked at, any other RaftcoordError when the nodes cannot.
         """
         seen = Seen(next_s=limits.RESOLVER_EVERY_MS / 1000)
-        rows = list(self._open()) if thorough or self._now() >= self._open_next_at else []
+        rows: list[Row] = []
+        unseen: RaftcoordError | None = None
+        try:
+            if thorough or self._now() >= self._open_next_at:
+                rows.extend(self._open())
+        except RaftcoordError as error:  # what is prepared holds locks, and is finished all the same
+            unseen = error
         listed = self._session.run(self._dialect.list_prepared(None))
         self._oldest_listed_ms = min(
             (each.gid.txid.ms for each in listed if each.gid.cluster == self._cluster), default=_NEVER_MS
@@ -113,6 +119,8 @@ class Sweep:
         for row in rows:
             if self._gid(row["txid"]) not in prepared:
                 self._not_prepared(row, seen)
+        if unseen is not None:
+            raise unseen
         return seen
 
     def forget_marks(self, horizon_ms: int) -> int:
@@ -178,7 +186,9 @@ class Sweep:
             yield
         except SqlError as error:
             self._leave(gid, pace, explained(error), seen)
-        except LocalProtocolError as error:  # a txid that lies in the future, say
+        except (ConnectionLost, Unavailable, Overloaded, InDoubt):  # the database or the nodes, and so every branch
+            raise
+        except RaftcoordError as error:  # a txid that lies in the future, say
             self._leave(gid, pace, str(error), seen)
 
     def _asked(self, gid: Gid, *, final: bool) -> Answer:

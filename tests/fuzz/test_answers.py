@@ -87,7 +87,7 @@ def test_an_answer_is_read_as_what_it_is_or_refused(result: Any) -> None:
             lambda a: type(a) is Answer and type(a.state) is State and is_outcome(a),
         ),
         (lambda: answers.outcome(TXID, result), lambda o: o is None or (type(o) is Outcome and is_outcome(o))),
-        (lambda: answers.rows(result), lambda rows: all(map(is_row, rows))),
+        (lambda: answers.page(result), lambda page: all(map(is_row, page[0]))),
         (lambda: answers.row(result), is_row),
         (lambda: answers.info(result), lambda found: type(found) is dict),
     ):

@@ -17,6 +17,7 @@ import pytest
 from raftcoord import COMMIT, TxId, limits
 from raftcoord.core.commands import Decide, Heuristic, Retire
 from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
+from raftcoord.errors import RemoteProtocolError
 from raftcoord.resolver.resource import Resource
 from raftcoord.resolver.rules import ON_ANSWER, ON_EFFECT, ON_OPEN, Act, Paces
 from raftcoord.resolver.seen import Seen
@@ -550,6 +551,47 @@ def test_two_resolvers_at_once_do_everything_once(
 
 class Killed(BaseException):
     """kill -9: nothing of this process goes on."""
+
+
+def test_a_listing_that_fails_keeps_nobody_from_what_is_prepared(bank: Bank, nodes: Nodes, looking: Look) -> None:
+    class Unlisted:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(nodes.client, name)
+
+        def transactions(self, *_: Any, **__: Any) -> Any:
+            raise RemoteProtocolError("the answer cannot be sent")
+
+    gid = leave(bank, nodes.gid(new_name()), -1)
+    nodes.client.decide(gid.txid, COMMIT, [gid.branch])
+    looker = looking(bank, gid.branch, nodes=Unlisted())
+    deadline = time.monotonic() + 10
+    while prepared(bank, gid.branch):
+        assert looker.resource.look(thorough=True) is None
+        assert time.monotonic() < deadline
+    assert "the answer cannot be sent" in looker.resource.trouble
+    assert bank.balance() == 99
+
+
+def test_an_answer_that_fails_for_one_branch_stops_no_other(pg: PostgreSqlBank, nodes: Nodes, looking: Look) -> None:
+    name = new_name()
+    bad, good = (leave(pg, nodes.gid(name), 0) for _ in range(2))
+
+    class Failing:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(nodes.client, name)
+
+        def resolve(self, txid: TxId, **options: Any) -> Any:
+            if txid == bad.txid:
+                raise RemoteProtocolError("it cannot be read")
+            return nodes.client.resolve(txid, **options)
+
+    looker = looking(pg, name, nodes=Failing())
+    looker.until(lambda: prepared(pg, name) == [bad.txid])
+    assert good.txid != bad.txid
+    seen = looker.resource.look(thorough=True)
+    assert seen is not None
+    assert [left.why for left in seen.left] == ["it cannot be read"]
+    looking(pg, name).until(lambda: not prepared(pg, name))
 
 
 class Mortal:

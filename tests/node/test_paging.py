@@ -1,0 +1,70 @@
+"""A listing is answered in as many parts as its bytes need, and a part that was cut short says so."""
+
+from __future__ import annotations
+
+import pytest
+
+from node.world import NOW_MS, Caller, new_txid, serving_one
+from raftcoord import AsyncClient, limits
+from raftcoord.client import answers
+from raftcoord.core.commands import Decide
+from raftcoord.core.ledger import Decision
+from raftcoord.node.answers import row
+from raftcoord.node.paging import Page
+from raftcoord.rpc import frames
+from raftcoord.types import Verdict
+
+NAMES = tuple(f"resource-of-a-long-name-{number:08}" for number in range(limits.BRANCHES_MAX))
+LARGEST = Decision(
+    new_txid(), Verdict.ABORT, NAMES, NAMES, "\N{GRINNING FACE}" * limits.REASON_LENGTH_MAX, NAMES[0], 1, 1, 1
+)
+
+
+async def test_a_thousand_open_rows_of_many_branches_are_listed() -> None:
+    """They exceed a frame together: the resolver, which reads them so, would be blind for ever."""
+    async with serving_one() as served:
+        txids = [new_txid() for _ in range(limits.ROWS_MAX)]
+        for txid in txids:
+            served.consensus.log.append(Decide(txid, Verdict.COMMIT, NAMES, "", "", NOW_MS))
+        async with AsyncClient.from_addresses([f"127.0.0.1:{served.node.client_port}"]) as client:
+            listed = await client.transactions("open", limit=limits.ROWS_MAX)
+            assert [each["txid"] for each in listed] == sorted(txids, reverse=True)
+            some = await client.transactions("open", limit=limits.ROWS_MAX - 1, before=listed[0]["txid"])
+            assert [each["txid"] for each in some] == sorted(txids, reverse=True)[1:]
+        first, is_cut = answers.page(await (await Caller.of(served)).ask("txns", {"limit": limits.ROWS_MAX}))
+        assert is_cut
+        assert 0 < len(first) < limits.ROWS_MAX
+
+
+def test_a_page_takes_so_many_bytes_and_not_one_row_more() -> None:
+    each = row(LARGEST)
+    fitting = limits.LISTING_BYTES_MAX // len(frames.packer()(each))
+    page = Page()
+    for _ in range(fitting):
+        assert page.add(each)
+    assert page.answer() == [each] * fitting
+    assert not page.add(each)
+    assert page.answer() == {"rows": [each] * fitting, "more": True}
+    assert not page.add({})
+
+
+def test_the_largest_row_has_the_bytes_that_limits_say_and_a_page_fits_into_a_frame() -> None:
+    size = len(frames.packer()(row(LARGEST)))
+    assert 6_000 < size <= 7_000
+    assert limits.LISTING_BYTES_MAX + size <= limits.CLIENT_FRAME_BYTES_MAX
+
+
+def test_a_row_that_is_alone_is_answered_whatever_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LISTING_BYTES_MAX", 1)
+    page = Page()
+    assert page.add({"reason": "x" * 100})
+    assert not page.add({"reason": ""})
+    assert len(page.rows) == 1
+
+
+@pytest.mark.parametrize(
+    "result", [{}, {"rows": []}, {"rows": [], "more": True}, {"more": True}, None, "", {"rows": [1]}]
+)
+def test_a_part_without_rows_is_no_answer(result: object) -> None:
+    with pytest.raises(answers.UnreadableAnswer):
+        answers.page(result)
