@@ -9,11 +9,10 @@ import click
 from .errors import BROKEN
 from .groups import Commands
 from .options import Function, Number, Output, with_output
+from .tables import Column, Listing
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from rich.table import Table
 
     from raftcoord.drills.bench import BenchReport, Measured
     from raftcoord.drills.bench_databases import Compared, DatabasesReport
@@ -147,16 +146,12 @@ def _finish(report: BenchReport, output: Output) -> None:
     output.result(report.to_json(), lambda: _table(report))
 
 
-def _table(report: BenchReport) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("what", "in flight", "rate/s", "p50 ms", "p99 ms", "max ms"):
-        table.add_column(column, justify="left" if column == "what" else "right")
+def _table(report: BenchReport) -> Listing:
+    drops = {"in flight": 0, "rate/s": 0, "p50 ms": 1, "p99 ms": 2, "max ms": 3}
+    table = Listing([Column("what", wrap=True), *(Column(name, drop, right=True) for name, drop in drops.items())])
     for each in report.results:
         latencies = (each.latency_ms_p50, each.latency_ms_p99, each.latency_ms_max)
-        table.add_row(each.what, str(each.in_flight), f"{each.rate_per_s:,.0f}", *(f"{ms:.2f}" for ms in latencies))
+        table.add(each.what, str(each.in_flight), f"{each.rate_per_s:,.0f}", *(f"{ms:.2f}" for ms in latencies))
     return table
 
 
@@ -168,18 +163,21 @@ def _sentence(compared: Compared) -> str:
     )
 
 
-def _databases_table(report: DatabasesReport) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("pair", "workers", "", "transfers/s", "p50 ms", "p99 ms", "ratio", "of single turns"):
-        table.add_column(column, justify="left" if column in ("pair", "") else "right")
+def _databases_table(report: DatabasesReport) -> Listing:
+    drops = {"transfers/s": 0, "p50 ms": 2, "p99 ms": 3, "ratio": 1, "of single turns": 4}
+    table = Listing(
+        [
+            Column("pair"),
+            Column("workers", right=True),
+            Column("kind"),
+            *(Column(name, drop, right=True) for name, drop in drops.items()),
+        ]
+    )
     for each in report.results:
         for kind, rate in (("plain", each.plain), ("coordinated", each.coordinated)):
             ratios = ("", "")
             if kind == "coordinated":
                 ratios = (f"{each.ratio:.2f}", f"{each.ratio_min:.2f} to {each.ratio_max:.2f}")
             figures = (f"{rate.rate_per_s:,.0f}", f"{rate.latency_ms_p50:.2f}", f"{rate.latency_ms_p99:.2f}")
-            table.add_row(each.pair, str(each.workers), kind, *figures, *ratios)
+            table.add(each.pair, str(each.workers), kind, *figures, *ratios)
     return table

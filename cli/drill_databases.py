@@ -10,10 +10,9 @@ import click
 from .errors import BROKEN
 from .groups import Commands
 from .options import Output, with_output
+from .tables import Column, Listing
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from raftcoord.drills.crashes import CrashReport
 
 
@@ -96,15 +95,21 @@ def transfers(output: Output, **given: Any) -> int:
     return 0 if report.held else BROKEN
 
 
-def _table(report: CrashReport) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("pair", "drivers", "killed", "when", "outcome", "told", "locks free s", ""):
-        table.add_column(column, justify="right" if column == "locks free s" else "left")
+def _table(report: CrashReport) -> Listing:
+    table = Listing(
+        [
+            Column("pair"),
+            Column("drivers", drop=3, wrap=True),
+            Column("killed", drop=4),
+            Column("when", drop=2, wrap=True),
+            Column("outcome", drop=1),
+            Column("told", drop=6),
+            Column("locks free s", drop=5, right=True),
+            Column("held"),
+        ]
+    )
     for row in report.rows:
         couple, point, victim = row.case
-        end = (str(row.told), f"{row.free_s:.2f}", "BROKEN" if row.wrong else "")
-        table.add_row(couple.pair, str(couple), victim, str(point), row.outcome, *end)
+        end = (str(row.told), f"{row.free_s:.2f}", "BROKEN" if row.wrong else "yes")
+        table.add(couple.pair, str(couple), victim, str(point), row.outcome, *end)
     return table

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_WIDTH_WITHOUT_TERMINAL = 160
-"""Columns of a table that goes into a file or a pipe."""
+_WIDTH_WITHOUT_TERMINAL = 10_000
+"""Columns of what goes into a file or a pipe: a line that is wrapped there cannot be found by grep."""
 
 
 class Number(click.FloatRange):

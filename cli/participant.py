@@ -10,10 +10,9 @@ import click
 
 from .groups import Commands
 from .options import Output, when, with_config, with_output
+from .tables import Column, Listing
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from raftcoord.client.answers import ParticipantRow
     from raftcoord.config import Config
 
@@ -109,18 +108,22 @@ def _confirm(question: str, yes: bool) -> None:
     click.confirm(question, abort=True, err=True)
 
 
-def _table(rows: list[ParticipantRow]) -> Table | str:
-    from rich import box
-    from rich.table import Table
-
+def _table(rows: list[ParticipantRow]) -> Listing | str:
     if not rows:
         return "no participants"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("name", "state", "since", "bound by", "connected", "refused"):
-        table.add_column(column, no_wrap=column in ("name", "state", "since"))
+    table = Listing(
+        [
+            Column("name"),
+            Column("state"),
+            Column("since", drop=3),
+            Column("bound by", drop=4, wrap=True),
+            Column("connected", drop=2),
+            Column("refused", drop=1, wrap=True),
+        ]
+    )
     for row in rows:
         by = f"{row.who}, in place of {row.before[:8]}" if row.who else "first admission" if row.identity else "-"
         since = when(row.at_ms) if row.identity else "-"
         refused = ", ".join(identity[:8] for identity in row.refused) or "-"
-        table.add_row(row.name, row.identity[:8] or "not known", since, by, str(row.sessions), refused)
+        table.add(row.name, row.identity[:8] or "not known", since, by, str(row.sessions), refused)
     return table

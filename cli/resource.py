@@ -9,10 +9,10 @@ import click
 from .errors import UNAVAILABLE
 from .groups import Commands
 from .options import Output, with_config, with_output
+from .tables import Column, Listing
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.table import Table
 
     from raftcoord.config import Config
     from raftcoord.resolver.listing import Listed
@@ -79,7 +79,7 @@ def _shown(found: list[Listed]) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    parts: list[Text | Table] = []
+    parts: list[Text | Listing] = []
     for each in found:
         head = each.trouble or ("nothing is prepared" if not each.branches else f"{len(each.branches)} prepared")
         parts.append(Text(f"{each.name} ({each.where}): {head}", style="red" if each.trouble else "bold"))
@@ -88,16 +88,20 @@ def _shown(found: list[Listed]) -> Group:
     return Group(*parts)
 
 
-def _table(each: Listed) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("txid", "branch", "age", "whose", "ledger", "database"):
-        table.add_column(column, no_wrap=column in ("txid", "whose"), justify="right" if column == "age" else "left")
+def _table(each: Listed) -> Listing:
+    table = Listing(
+        [
+            Column("txid"),
+            Column("branch", drop=3, wrap=True),
+            Column("age", drop=2, right=True),
+            Column("whose", drop=4),
+            Column("ledger", drop=1),
+            Column("database", drop=5, wrap=True),
+        ]
+    )
     for branch in each.branches:
         gid, age_s, database, here = branch.each
         age = "not told" if age_s is None else f"{age_s:.0f} s"
         place = database if here else f"{database} (not the url's)"
-        table.add_row(str(gid.txid), gid.branch, age, branch.whose or "not known", branch.state or "-", place or "-")
+        table.add(str(gid.txid), gid.branch, age, branch.whose or "not known", branch.state or "-", place or "-")
     return table

@@ -73,13 +73,14 @@ def top(every: float, count: int | None, config: Config, output: Output) -> None
 
 
 class _Live:
-    """The screen of ``top``."""
+    """The screen of ``top``; where there is no screen, one look below the other, each as soon as it is there."""
 
     def __init__(self, output: Output) -> None:
         from rich.live import Live
 
         self._output = output
-        self._live = None if output.as_json else Live(console=console(), auto_refresh=False)
+        screen = console()
+        self._live = Live(console=screen, auto_refresh=False) if screen.is_terminal and not output.as_json else None
 
     def __enter__(self) -> None:
         if self._live is not None:
@@ -91,6 +92,6 @@ class _Live:
 
     def show(self, view: View) -> None:
         if self._live is None:
-            self._output.line(view.to_json(), "")
+            self._output.result(view.to_json(), view.shown)
         else:
             self._live.update(view.shown(), refresh=True)

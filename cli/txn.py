@@ -11,10 +11,9 @@ from .damages import damage_json, damage_text, list_damages
 from .errors import ABORTED
 from .groups import Commands
 from .options import Number, Output, when, with_config, with_output
+from .tables import Column, Listing
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from raftcoord.config import Config
 
 
@@ -145,17 +144,21 @@ def _shown(row: Mapping[str, Any]) -> dict[str, str]:
     return {**shown, "running": ", ".join(f"{name}: {phase}" for name, phase in running.items())} if running else shown
 
 
-def _table(rows: list[Any]) -> Table | str:
-    from rich import box
-    from rich.table import Table
-
+def _table(rows: list[Any]) -> Listing | str:
     if not rows:
         return "no transactions"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("txid", "state", "decided", "branches", "outstanding", "reason"):
-        table.add_column(column, no_wrap=column in ("txid", "state", "decided"))
+    table = Listing(
+        [
+            Column("txid"),
+            Column("state"),
+            Column("decided", drop=3),
+            Column("branches", drop=4, wrap=True),
+            Column("outstanding", drop=2, wrap=True),
+            Column("reason", drop=1, wrap=True),
+        ]
+    )
     for row in rows:
         lists = (", ".join(row["branches"]), ", ".join(row["outstanding"]) or "-")
-        style = "dim" if str(row["state"]) == "ABORTED" else None
-        table.add_row(str(row["txid"]), str(row["state"]), when(row["at_ms"]), *lists, row["reason"], style=style)
+        style = "dim" if str(row["state"]) == "ABORTED" else ""
+        table.add(str(row["txid"]), str(row["state"]), when(row["at_ms"]), *lists, row["reason"], style=style)
     return table

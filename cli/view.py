@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
 
+from .tables import Column, Listing
+
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
     from raftcoord.client.asynchronous import AsyncClient
@@ -104,21 +105,23 @@ class View:
     def _answering(self) -> list[tuple[str, dict[str, Any]]]:
         return [(name, said) for name, said in self.told.items() if isinstance(said, dict)]
 
-    def _table(self) -> Table:
-        from rich import box
-        from rich.table import Table
-
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in ("node", "role", "term", "commit", "applied", "open", "running", "up", "participants"):
-            table.add_column(column, justify="left" if column in ("node", "role", "participants") else "right")
+    def _table(self) -> Listing:
+        numbers_of = {"term": 1, "commit": 4, "applied": 0, "open": 2, "running": 3, "up": 5}
+        table = Listing(
+            [
+                *(Column(name) for name in ("node", "role")),
+                *(Column(name, drop, right=True) for name, drop in numbers_of.items()),
+                Column("participants", drop=6, wrap=True),
+            ]
+        )
         for name, said in self.told.items():
             if isinstance(said, dict):
                 numbers = (said[key] for key in ("term", "commit_index", "applied_index", "open", "running"))
                 connected = ", ".join(said["participants"]) or "-"
-                style = "bold" if said["role"] == "leader" else None
-                table.add_row(name, said["role"], *map(str, numbers), _span(said["uptime_s"]), connected, style=style)
+                style = "bold" if said["role"] == "leader" else ""
+                table.add(name, said["role"], *map(str, numbers), _span(said["uptime_s"]), connected, style=style)
             else:
-                table.add_row(name, "paused" if name in self.held else "unreachable", *"-" * 7, style="red")
+                table.add(name, "paused" if name in self.held else "unreachable", *"-" * 7, style="red")
         return table
 
     def sentence(self) -> str:
