@@ -31,8 +31,12 @@ def damage_json(damage: Damage) -> dict[str, Any]:
 
 def damage_text(damage: Damage) -> str:
     """In one line."""
-    seen = f"acknowledged by {damage.acknowledged_by}" if damage.acknowledged_by else "acknowledged by nobody yet"
-    return f"{damage.txid} {damage.branch}: {damage.what} ({when(damage.at_ms)}; {seen})"
+    from raftcoord.foreign import shown
+
+    seen = (
+        f"acknowledged by {shown(damage.acknowledged_by)}" if damage.acknowledged_by else "acknowledged by nobody yet"
+    )
+    return f"{damage.txid} {shown(damage.branch)}: {shown(damage.what)} ({when(damage.at_ms)}; {seen})"
 
 
 def _text(found: Damages) -> str:

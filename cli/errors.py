@@ -26,6 +26,9 @@ BROKEN: Final = 6
 INTERRUPTED: Final = 130
 
 _WORD_MAX: Final = 80
+
+_MESSAGE_LENGTH_MAX: Final = 20_000
+"""Characters of an error: it may quote what a stranger said."""
 """Characters of a word of the command line that an error shows."""
 
 
@@ -123,4 +126,6 @@ def _detail(error: BaseException) -> dict[str, Any]:
 
 
 def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
+    from raftcoord.foreign import shown
+
+    return shown(" ".join(str(text).split()), _MESSAGE_LENGTH_MAX)

@@ -62,7 +62,9 @@ def submit(file: IO[str], timeout: float, txid: str | None, wait: str, config: C
         "term": outcome.term,
         "index": outcome.index,
     }
-    why = f" by {outcome.branch}" * bool(outcome.branch) + f": {outcome.reason}" * (not outcome.committed)
+    from raftcoord.foreign import shown
+
+    why = f" by {shown(outcome.branch)}" * bool(outcome.branch) + f": {shown(outcome.reason)}" * (not outcome.committed)
     output.result(value, f"{outcome.state} {outcome.txid} (term {outcome.term}, index {outcome.index}){why}")
     return 0 if outcome.committed else ABORTED
 

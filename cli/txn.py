@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -15,6 +15,9 @@ from .tables import Column, Listing
 
 if TYPE_CHECKING:
     from raftcoord.config import Config
+
+_LINE_MAX: Final = 5_000
+"""Characters of a line about a transaction: 64 branches have long names."""
 
 
 @click.group(cls=Commands)
@@ -64,7 +67,7 @@ def show(txid: str, config: Config, output: Output) -> int:
     damaged = {"damages": [damage_json(damage) for damage in damages]} if damages else {}
     below = "".join(f"\n{'damage':>12}  {damage_text(damage)}" for damage in damages)
     if row is not None:
-        shown = "\n".join(f"{name:>12}  {value}" for name, value in _shown(row).items())
+        shown = "\n".join(f"{name:>12}  {_safe(value)}" for name, value in _shown(row).items())
         output.result({**_json(row), **damaged}, shown + below)
         return 0
     assert answer is not None
@@ -100,7 +103,7 @@ def resolve(txid: str, timeout: float, config: Config, output: Output) -> int:
         "term": answer.term,
         "index": answer.index,
     }
-    why = f": {answer.reason}" if answer.reason else ""
+    why = f": {_safe(answer.reason)}" if answer.reason else ""
     output.result(value, f"{answer.state} {answer.txid} (term {answer.term}, index {answer.index}){why}")
     return ABORTED if answer.state is State.ABORTED else 0
 
@@ -122,7 +125,14 @@ def acknowledge(txid: str, branch: str, who: str, config: Config, output: Output
     with Client.from_config(config, name="txn") as client:
         damage = client.acknowledge(txid, branch, who)
     first = "" if damage.acknowledged_by == who else f", who came first; {who} is not recorded"
-    output.result(damage_json(damage), f"acknowledged by {damage.acknowledged_by}{first}: {damage_text(damage)}")
+    output.result(damage_json(damage), f"acknowledged by {_safe(damage.acknowledged_by)}{first}: {damage_text(damage)}")
+
+
+def _safe(text: str) -> str:
+    """On one line, and without what steers a terminal: anybody may have written it."""
+    from raftcoord.foreign import shown
+
+    return shown(text, _LINE_MAX)
 
 
 def _json(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,5 +170,5 @@ def _table(rows: list[Any]) -> Listing | str:
     for row in rows:
         lists = (", ".join(row["branches"]), ", ".join(row["outstanding"]) or "-")
         style = "dim" if str(row["state"]) == "ABORTED" else ""
-        table.add(str(row["txid"]), str(row["state"]), when(row["at_ms"]), *lists, row["reason"], style=style)
+        table.add(str(row["txid"]), str(row["state"]), when(row["at_ms"]), *lists, _safe(row["reason"]), style=style)
     return table

@@ -28,6 +28,24 @@ def _escaped(one: str) -> str:
     return one.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
+class OneLine(logging.Formatter):
+    """A record of the log on one line of bounded length, whoever's words are in it. A traceback follows, its lines marked."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Part of logging."""
+        return shown_lines(super().format(record))
+
+
+def shown_lines(text: str) -> str:
+    """``text`` for a log: its first line, and what follows it marked as such, both bounded and without control characters."""
+    first, *others = text[: limits.LOG_RECORD_LENGTH_MAX].split("\n")
+    lines = [
+        shown(first, limits.LOG_RECORD_LENGTH_MAX),
+        *(f"| {shown(line, limits.LOG_RECORD_LENGTH_MAX)}" for line in others),
+    ]
+    return "\n".join(lines) + (_CUT if len(text) > limits.LOG_RECORD_LENGTH_MAX else "")
+
+
 class Rationed:
     """A logger for what strangers cause: each kind of line is written so often, and then once a second with how many were not.
 

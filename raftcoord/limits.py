@@ -108,6 +108,9 @@ FOREIGN_LENGTH_MAX: Final = 500
 FOREIGN_LINES_MAX: Final = 10
 """Lines of one kind that strangers may cause in a log at once; after these it is one a second."""
 
+LOG_RECORD_LENGTH_MAX: Final = 8_000
+"""Characters of one record of a log, a traceback included."""
+
 ERROR_LENGTH_MAX: Final = 2_000
 """Characters of an error's text that are taken from the other end; raftcoord's own have at most a few hundred."""
 

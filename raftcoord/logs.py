@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from raftcoord import limits
+from raftcoord.foreign import OneLine
 
 FILE_VARIABLE: Final = "RAFTCOORD_LOG_FILE"
 """Names the file that stdout and stderr of a process are, if it is to bound it."""
@@ -34,7 +35,8 @@ def to_stderr(form: str, *, bytes_max: int = limits.LOG_BYTES_MAX) -> None:
     """Log from INFO on to stderr, each line as ``form`` says (see logging.Formatter). The first call counts."""
     own = _own_file(bytes_max)
     handler = logging.StreamHandler(sys.stderr) if own is None else _Bounded(own)
-    logging.basicConfig(level=logging.INFO, format=form, handlers=[handler])
+    handler.setFormatter(OneLine(form))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def on_hangup(end: Callable[[], object]) -> None:

@@ -26,6 +26,7 @@ from raftcoord.consensus.identity import Identities
 from raftcoord.consensus.raft import Message
 from raftcoord.env import Env
 from raftcoord.errors import ConfigError, RemoteProtocolError
+from raftcoord.foreign import shown
 from raftcoord.rpc.connection import Connection
 from raftcoord.rpc.dial import Dialer
 from raftcoord.rpc.server import Server, listen
@@ -254,7 +255,7 @@ class Peers:
         except ConfigError as error:
             if self._why.get(node) != str(error):
                 self._why[node] = str(error)
-                log.warning("%s: hung up on what answers as node %s: %s", self._name, name, error)
+                log.warning("%s: hung up on what answers as node %s: %s", self._name, name, shown(error))
             conn.close(str(error))
             return
         self._why.pop(node, None)

@@ -21,6 +21,7 @@ from raftcoord.core.commands import Heuristic
 from raftcoord.core.ledger import Result
 from raftcoord.env import Env
 from raftcoord.errors import Overloaded, RaftcoordError, Unavailable
+from raftcoord.foreign import Rationed, shown
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.alarms import Alarm, Alarms
 from raftcoord.node.completion import Completion
@@ -66,6 +67,7 @@ class Delivery:
         self.completion = completion
         self.alarms = alarms
         self.env = env
+        self.log = Rationed(log, alarms.time)
         self._routes: dict[str, _Route] = {}
         sessions.on_connected.append(self._connected)
 
@@ -197,7 +199,7 @@ class _Route:
             doubled = limits.DELIVERY_RETRY_MS_MIN * 2 ** min(outcome.failures - 1, 16)
             pause_ms = min(doubled, limits.DELIVERY_RETRY_MS_MAX)
             if error.code == "internal" and outcome.failures == 1:
-                log.warning(
+                self._delivery.log.warning(
                     "participant %s failed to %s %s: %s; it is told again",
                     self._name,
                     _METHOD[outcome.verdict],
@@ -208,11 +210,11 @@ class _Route:
         outcome.alarm = self._alarms.after(jittered, partial(self._rested, outcome))
 
     def _damaged(self, outcome: _Outcome, error: RpcError) -> None:
-        what = f"told to {_METHOD[outcome.verdict]}, it answered {error.code}: {error.message}"
+        what = f"told to {_METHOD[outcome.verdict]}, it answered {error.code}: {shown(error.message)}"
         if not outcome.loud:
             outcome.loud = True
             self.damaged += 1
-            log.critical(
+            self._delivery.log.critical(
                 "DAMAGE: transaction %s is decided, and participant %s cannot carry it out: %s. A person must compare its "
                 "state with the ledger (raftcoord txn show %s)",
                 outcome.txid,
@@ -231,7 +233,7 @@ class _Route:
         try:
             delivery.agreement.propose(command, self._alarms.time() + _RECORD_DEADLINE_MS / 1000, done)
         except (Overloaded, Unavailable) as refused:
-            log.warning("the damage of %s is not recorded yet: %s", outcome.txid, refused)
+            delivery.log.warning("the damage of %s is not recorded yet: %s", outcome.txid, refused)
 
     # -- endings --------------------------------------------------------------------------------------------------
 

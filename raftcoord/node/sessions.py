@@ -7,12 +7,14 @@ whose branches the resolver finishes. Never: what is asked of a participant.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from raftcoord import limits
 from raftcoord.errors import LocalProtocolError, Overloaded
+from raftcoord.foreign import Rationed
 from raftcoord.rpc.connection import Connection
 
 log: Final = logging.getLogger("raftcoord.node")
@@ -41,6 +43,7 @@ class Sessions:
 
     def __init__(self, resources: Iterable[str] = ()) -> None:
         self._resources = frozenset(resources)
+        self._log = Rationed(log, asyncio.get_running_loop().time)
         self._by_name: dict[str, list[Session]] = {}
         self.on_connected: list[Callable[[str], None]] = []
         """Called with a participant's name whenever an instance of it has connected."""
@@ -60,7 +63,7 @@ class Sessions:
             sessions.remove(old)
             old.conn.close(f"participant {name!r} has connected anew")
         sessions.append(made)
-        log.info("participant %s connected from %s (%d here)", name, conn.peername, len(sessions))
+        self._log.info("participant %s connected from %s (%d here)", name, conn.peername, len(sessions))
         for listener in self.on_connected:
             listener(name)
         return made
@@ -87,7 +90,7 @@ class Sessions:
         sessions = self._by_name.get(session.name, [])
         if session in sessions:
             sessions.remove(session)
-            log.info("participant %s disconnected (%d left): %s", session.name, len(sessions), reason)
+            self._log.info("participant %s disconnected (%d left): %s", session.name, len(sessions), reason)
             if not sessions:
                 del self._by_name[session.name]
 

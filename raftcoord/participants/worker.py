@@ -21,6 +21,7 @@ from raftcoord import limits
 from raftcoord.config import Address
 from raftcoord.env import Env
 from raftcoord.errors import LocalProtocolError, Overloaded
+from raftcoord.foreign import shown
 from raftcoord.participants.doubts import Doubts, Question
 from raftcoord.participants.interface import (
     Abort,
@@ -186,7 +187,7 @@ class Worker:
 
     def _refuse(self, link: Link, conn: Connection, error: Exception) -> None:
         if not link.refused:
-            _log.error("node %s at %s is refused: %s", link.node, link.address, error)
+            _log.error("node %s at %s is refused: %s", shown(link.node), link.address, shown(error))
         link.refuse(conn, str(error))
         if isinstance(error, WrongCluster) and all(link.refused for link in self._links):
             raise error
@@ -235,12 +236,12 @@ class Worker:
             case Prepare(), _:
                 pass
             case _, (NotPrepared() | AlreadyCommitted()) as error:
-                _log.error("participant %s: %s", self._name, error)
+                _log.error("participant %s: %s", self._name, shown(error))
                 self._doubts.drop(txid)
             case _, None:
                 self._doubts.drop(txid)
             case _, error:
-                _log.warning("participant %s could not finish transaction %s yet: %s", self._name, txid, error)
+                _log.warning("participant %s could not finish transaction %s yet: %s", self._name, txid, shown(error))
                 self._doubts.again(txid, asyncio.get_running_loop().time())
 
     # -- doubts ---------------------------------------------------------------------------------------------------

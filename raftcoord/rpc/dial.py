@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from raftcoord.errors import LocalProtocolError, RaftcoordError, Unavailable
+from raftcoord.foreign import shown
 from raftcoord.rpc import codes
 from raftcoord.rpc.codes import RpcError
 from raftcoord.rpc.connection import Connection, log
@@ -192,7 +193,9 @@ class Dialer:
         """``refused``: by the other end, for good as long as this end is what it is."""
         if self.last_error != reason:
             self.last_error = reason
-            log.log(logging.ERROR if bug or refused else logging.INFO, "%s: %s", self._label, reason, exc_info=bug)
+            log.log(
+                logging.ERROR if bug or refused else logging.INFO, "%s: %s", self._label, shown(reason), exc_info=bug
+            )
 
     def _up(self, conn: Connection, hello: dict[str, Any]) -> None:
         conn.on_end = self._down
