@@ -67,6 +67,8 @@ def _json(each: Looked) -> dict[str, object]:
 
 
 def _text(each: Looked) -> str:
+    from raftcoord.resolver.seen import by_reason
+
     head = f"{each.name} ({each.where})"
     seen = each.seen
     if seen is None:
@@ -75,5 +77,5 @@ def _text(each: Looked) -> str:
     more += [f"{seen.foreign} of other clusters, not touched"] if seen.foreign else []
     lines = [f"{head}: {', '.join([seen.text() or 'nothing to do', *more])}"]
     lines += [click.style(f"  damaged: {gid}: {why}", fg="red") for gid, why in seen.damaged]
-    lines += [click.style(f"  left alone: {gid}: {why}", fg="yellow") for gid, why in seen.left]
+    lines += [click.style(f"  left alone: {line}", fg="yellow") for line in by_reason(seen.left)]
     return "\n".join(lines)

@@ -346,6 +346,10 @@ RESOLVER_EVERY_MS: Final = 500
 RESOLVER_OPEN_MS: Final = 5_000
 """How often the open decisions are read (ms). What is found by them alone holds no locks."""
 
+RESOLVER_ABORTED_MS: Final = 10_000
+"""How often the marks of aborted transactions are looked for (ms): ROWS_MAX of the newest, and as many of the older ones. There
+are none unless somebody has committed by hand."""
+
 RESOLVER_OPEN_PAGES: Final = 10
 """Pages of ROWS_MAX open decisions in one look; the next look goes on where this one ended."""
 

@@ -19,7 +19,7 @@ from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
 from raftcoord.resolver.advice import explained
 from raftcoord.resolver.claiming import claim
 from raftcoord.resolver.rules import Paces
-from raftcoord.resolver.seen import Left, Seen
+from raftcoord.resolver.seen import Left, Seen, by_reason
 from raftcoord.resolver.sweep import Ledger, Sweep
 from raftcoord.resource_config import ResourceConfig
 from raftcoord.resources.drivers import connect
@@ -201,9 +201,8 @@ class Resource:
         self.trouble = self._trouble_kind = ""
         if text := seen.text():
             log.info("%s: %s", self.name, text)
-        for left in seen.left:
-            if left not in self._told:
-                log.warning("%s: left alone: %s: %s", self.name, left.gid, self._config.scrub(left.why))
+        for line in by_reason(left for left in seen.left if left not in self._told):
+            log.warning("%s: left alone: %s", self.name, self._config.scrub(line))
         self._told = dict.fromkeys([*seen.left, *self._told][: limits.ROWS_MAX], True)
 
 

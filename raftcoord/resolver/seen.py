@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -13,6 +14,16 @@ class Left(NamedTuple):
 
     gid: Gid
     why: str
+
+
+def by_reason(left: Iterable[Left]) -> list[str]:
+    """A line for each reason, with the first branch that it is true of and how many more: a hundred of one reason are one."""
+    found: dict[str, list[Left]] = {}
+    for each in left:
+        found.setdefault(each.why, []).append(each)
+    return [
+        f"{same[0].gid}{f' and {len(same) - 1} more' if len(same) > 1 else ''}: {why}" for why, same in found.items()
+    ]
 
 
 @dataclass

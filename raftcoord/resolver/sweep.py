@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
 from raftcoord import limits
-from raftcoord.client.answers import Row
+from raftcoord.client.answers import Damages, Row
 from raftcoord.errors import InDoubt, Overloaded, RaftcoordError, Unavailable
 from raftcoord.resolver.advice import explained, suspected
 from raftcoord.resolver.rules import ON_ANSWER, ON_EFFECT, ON_OPEN, Act, Pace, Paces
@@ -32,10 +32,19 @@ log: Final = logging.getLogger("raftcoord.resolver")
 _NEVER_MS: Final = (1 << 48) - 1
 _COMMITTED_AGAINST_ABORT: Final = "the ledger says ABORTED, and the mark of this branch stands: it was committed"
 _STUCK: Final = "told to {0}, it stays prepared: the session that prepared it may be alive still; end that session"
+_CLOSE: Final = (
+    "it was committed here, or is lost. Compare it with the other branches; what is right is closed with: "
+    "raftcoord txn close {0} --all --as NAME --why TEXT"
+)
 _NO_MARKS: Final = (
-    "committed in the ledger and not prepared here, and there are no marks that tell whether it was committed: compare it with "
-    "the other branches. To close it: raftcoord resource init {0} makes the marks for the next time and has it listed as damage "
-    "(raftcoord txn ls --heuristic), which raftcoord txn acknowledge TXID {0} --as NAME ends"
+    "committed in the ledger and not prepared here, and the table of marks is gone, which would tell whether "
+    + _CLOSE
+    + ". "
+    "raftcoord resource init {0} makes the table for the next time"
+)
+_YOUNG_MARKS: Final = (
+    "committed in the ledger and not prepared here, and the table of marks is younger than that, or was emptied, so that it does "
+    "not tell whether " + _CLOSE
 )
 
 
@@ -52,6 +61,9 @@ class Ledger(Protocol):
         """See AsyncClient."""
 
     def report_damage(self, txid: TxId, branch: str, what: str, /) -> None:
+        """See AsyncClient."""
+
+    def damages(self, txid: TxId, /) -> Damages:
         """See AsyncClient."""
 
     def transactions(self, state: str, /, *, limit: int, before: TxId | None = None) -> list[Row]:
@@ -91,6 +103,8 @@ class Sweep:
         self._now = now
         self._chance = chance
         self._open_next_at = 0.0
+        self._aborted_next_at = 0.0
+        self._aborted_before: TxId | None = None
         self._open_before: TxId | None = None
         self._oldest_open_ms = 0
         self._oldest_seen_ms = _NEVER_MS
@@ -119,6 +133,8 @@ class Sweep:
         for row in rows:
             if self._gid(row["txid"]) not in prepared:
                 self._not_prepared(row, seen)
+        if thorough or self._now() >= self._aborted_next_at:
+            self._against_abort(seen)
         if unseen is not None:
             raise unseen
         return seen
@@ -271,6 +287,8 @@ class Sweep:
                 case Act.COMPLETE:
                     self._ledger.complete(gid.txid, [gid.branch])
                     seen.completed += 1
+                case Act.SUSPECT if not self._session.run(self._dialect.covers(gid)):
+                    self._leave(gid, pace, _YOUNG_MARKS.format(self._name), seen)
                 case Act.SUSPECT if pace.suspect(now):
                     self._damage(gid, pace, suspected(self._dialect.name, self._where), seen)
                 case Act.DAMAGE:
@@ -279,6 +297,40 @@ class Sweep:
                     self._leave(gid, pace, _NO_MARKS.format(self._name), seen)
                 case _:
                     seen.waiting.add(gid)
+
+    # -- what was committed against an abort ------------------------------------------------------------------------
+
+    def _against_abort(self, seen: Seen) -> None:
+        """A mark of an ABORTED transaction: somebody has committed its branch by hand, and nothing waits for it.
+
+        The newest aborts are looked at each time, and one part of the older ones: a branch that stays prepared, because the
+        resolver was away, may be committed by hand long after its transaction was aborted.
+        """
+        newest = self._ledger.transactions("aborted", limit=limits.ROWS_MAX)
+        self._look_for_marks(newest, seen)
+        if len(newest) == limits.ROWS_MAX:
+            older = self._ledger.transactions(
+                "aborted", limit=limits.ROWS_MAX, before=self._aborted_before or newest[-1]["txid"]
+            )
+            self._look_for_marks(older, seen)
+            self._aborted_before = older[-1]["txid"] if len(older) == limits.ROWS_MAX else None
+        self._aborted_next_at = self._now() + limits.RESOLVER_ABORTED_MS / 1000
+
+    def _look_for_marks(self, aborted: list[Row], seen: Seen) -> None:
+        gids = [self._gid(row["txid"]) for row in aborted]
+        if not gids:
+            return
+        marked = self._session.run(self._dialect.marked(gids))
+        for gid in [gid for gid in gids if str(gid) in marked]:
+            pace = self._paces.of(("aborted", gid.txid), self._now())
+            with self._excused(gid, pace, seen):
+                if not pace.recorded and self._is_acknowledged(gid):
+                    pace.recorded = True
+                self._damage(gid, pace, _COMMITTED_AGAINST_ABORT, seen)
+
+    def _is_acknowledged(self, gid: Gid) -> bool:
+        shown = self._ledger.damages(gid.txid).shown
+        return any(damage.branch == gid.branch and damage.acknowledged_by for damage in shown)
 
     def _damage(self, gid: Gid, pace: Pace, what: str, seen: Seen) -> None:
         """Record it once, and go on looking: it may be put right."""

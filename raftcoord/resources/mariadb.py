@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from raftcoord.resources import gid as gids
@@ -172,9 +172,38 @@ class MariaDb:
             raise
         return Effect.COMMITTED if marked.rows else Effect.ABSENT
 
+    def marked(self, gids: Sequence[Gid]) -> Steps[frozenset[str]]:
+        """See Dialect."""
+        try:
+            found = yield Statement(
+                f"SELECT gid FROM raftcoord_marks WHERE gid IN ({owners.quoted(gids)})", reads=True, outside=True
+            )
+        except SqlError as error:
+            if error.code in TABLE_IS_MISSING:
+                return frozenset()
+            raise
+        return frozenset(str(gid) for (gid,) in found.rows)
+
+    def covers(self, gid: Gid) -> Steps[bool]:
+        """See Dialect."""
+        head = f"{gids.PREFIX}{checked_cluster_id(gid.cluster)}."
+        found = yield Statement(
+            f"SELECT EXISTS (SELECT 1 FROM raftcoord_marks WHERE gid >= '{head}' AND gid < '{gid}') OR EXISTS (SELECT 1 FROM "
+            f"raftcoord_marks WHERE (gid = '{owners.SINCE}' OR gid >= '{owners.FIRST}' AND gid < '{owners.LAST}') "
+            f"AND UNIX_TIMESTAMP(at) * 1000 < {gid.txid.ms + 1})",
+            reads=True,
+            outside=True,
+        )
+        return bool(found.rows[0][0])
+
     def create_marks(self) -> Steps[None]:
         """In the database of this connection."""
         yield Statement(_CREATE, outside=True)
+        yield Statement(
+            f"INSERT INTO raftcoord_marks (gid) SELECT '{owners.SINCE}' FROM DUAL "
+            "WHERE NOT EXISTS (SELECT 1 FROM raftcoord_marks)",
+            outside=True,
+        )
 
     def owners(self) -> Steps[frozenset[Owner] | None]:
         """See Dialect."""

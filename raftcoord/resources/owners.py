@@ -26,6 +26,8 @@ _PREFIX: Final = "is."
 FIRST: Final = _PREFIX
 LAST: Final = "is/"
 """What names an owner is at or after FIRST and before LAST, in the order of ASCII."""
+SINCE: Final = "since"
+"""A row that is written into an empty table: what is older than it cannot be expected there."""
 
 
 class Marks(enum.IntEnum):
@@ -59,6 +61,11 @@ def read(rows: Iterable[tuple[Any, ...]]) -> frozenset[Owner]:
         except LocalProtocolError:
             continue
     return frozenset(found)
+
+
+def quoted(gids: Iterable[Gid]) -> str:
+    """``gids`` as SQL lists them: they are [a-z0-9.-] alone, in every database."""
+    return ", ".join(f"'{gid}'" for gid in gids)
 
 
 def check(owners: frozenset[Owner], gid: Gid) -> Marks:

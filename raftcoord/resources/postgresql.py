@@ -15,7 +15,7 @@ TRANSACTION, COMMIT PREPARED, Appendix A (SQLSTATE).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from raftcoord.resources import gid as gids
@@ -172,12 +172,37 @@ class PostgreSql:
             raise
         return Effect.COMMITTED if marked.touched else Effect.ABSENT
 
+    def marked(self, gids: Sequence[Gid]) -> Steps[frozenset[str]]:
+        """See Dialect."""
+        try:
+            found = yield Statement(
+                f"SELECT gid FROM raftcoord.marks WHERE gid IN ({owners.quoted(gids)})", reads=True, outside=True
+            )
+        except SqlError as error:
+            if error.code in TABLE_IS_MISSING:
+                return frozenset()
+            raise
+        return frozenset(str(gid) for (gid,) in found.rows)
+
+    def covers(self, gid: Gid) -> Steps[bool]:
+        """See Dialect."""
+        head, _ = _bounds(gid.cluster, gid.txid)
+        found = yield Statement(
+            f"SELECT EXISTS (SELECT FROM raftcoord.marks WHERE gid >= '{head}' AND gid < '{gid}') OR EXISTS (SELECT FROM "
+            f"raftcoord.marks WHERE (gid = '{owners.SINCE}' OR gid >= '{owners.FIRST}' AND gid < '{owners.LAST}') "
+            f"AND extract(epoch FROM at) * 1000 < {gid.txid.ms + 1})",
+            reads=True,
+            outside=True,
+        )
+        return bool(found.rows[0][0])
+
     def create_marks(self) -> Steps[None]:
         """A schema of its own, so that no search_path can hide it. Whoever may connect may mark: a gid cannot be guessed."""
         for sql in (
             "CREATE SCHEMA IF NOT EXISTS raftcoord",
             'CREATE TABLE IF NOT EXISTS raftcoord.marks (gid text COLLATE "C" PRIMARY KEY, '
             "at timestamptz NOT NULL DEFAULT now())",
+            f"INSERT INTO raftcoord.marks (gid) SELECT '{owners.SINCE}' WHERE NOT EXISTS (SELECT FROM raftcoord.marks)",
             "GRANT USAGE ON SCHEMA raftcoord TO PUBLIC",
             "GRANT SELECT, INSERT ON raftcoord.marks TO PUBLIC",
         ):

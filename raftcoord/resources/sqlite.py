@@ -16,6 +16,7 @@ Never: a changeset without the freeze; it no longer applies when another writer 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgpack
@@ -205,11 +206,36 @@ class Sqlite:
         marked = yield Statement("SELECT 1 FROM raftcoord_marks WHERE gid = ?", (str(gid),), reads=True, outside=True)
         return Effect.COMMITTED if marked.rows else Effect.ABSENT
 
+    def marked(self, gids: Sequence[Gid]) -> Steps[frozenset[str]]:
+        """See Dialect."""
+        if not (yield from _has_tables()):
+            return frozenset()
+        found = yield Statement(
+            f"SELECT gid FROM raftcoord_marks WHERE gid IN ({owners.quoted(gids)})", reads=True, outside=True
+        )
+        return frozenset(str(gid) for (gid,) in found.rows)
+
+    def covers(self, gid: Gid) -> Steps[bool]:
+        """See Dialect."""
+        head = f"{gids.PREFIX}{checked_cluster_id(gid.cluster)}."
+        found = yield Statement(
+            "SELECT EXISTS (SELECT 1 FROM raftcoord_marks WHERE gid >= ? AND gid < ?) OR EXISTS (SELECT 1 FROM raftcoord_marks "
+            "WHERE (gid = ? OR gid >= ? AND gid < ?) AND at * 1000 < ?)",
+            (head, str(gid), owners.SINCE, owners.FIRST, owners.LAST, gid.txid.ms + 1),
+            reads=True,
+            outside=True,
+        )
+        return bool(found.rows[0][0])
+
     def create_marks(self) -> Steps[None]:
         """The tables and the triggers. ``begin`` makes them too."""
         yield Statement("BEGIN IMMEDIATE", outside=True)
         try:
             yield from _make_tables()
+            yield Statement(
+                f"INSERT INTO raftcoord_marks SELECT ?, {_NOW} WHERE NOT EXISTS (SELECT 1 FROM raftcoord_marks)",
+                (owners.SINCE,),
+            )
             yield Statement("COMMIT")
         except RaftcoordError:
             yield from _roll_back()

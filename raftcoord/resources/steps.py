@@ -13,7 +13,7 @@ Never: a judgement by the text of a message.
 from __future__ import annotations
 
 import enum
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 from raftcoord.errors import RaftcoordError
@@ -154,6 +154,15 @@ class Dialect(Protocol):
 
     def proof(self, gid: Gid) -> Steps[Effect]:
         """What stands of a branch."""
+
+    def marked(self, gids: Sequence[Gid]) -> Steps[frozenset[str]]:
+        """Which of ``gids`` have a mark, as text. None do where there is no table of marks."""
+
+    def covers(self, gid: Gid) -> Steps[bool]:
+        """Whether the marks are known to be older than ``gid``, so that its mark would be there if it had been committed.
+
+        They are if one of them is of an older transaction, or the table was made or named before. Only after ABSENT.
+        """
 
     def create_marks(self) -> Steps[None]:
         """Make what the proof needs, unless it is there. Once per database, with the right to create."""

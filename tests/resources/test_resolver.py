@@ -314,7 +314,43 @@ def test_a_mark_that_contradicts_the_ledger_is_damage(bank: Bank, nodes: Nodes, 
     assert "it was committed" in damage.what
 
 
-def test_without_marks_nothing_is_inferred_of_a_branch_that_is_gone_until_a_person_says_so(
+def test_a_branch_committed_by_hand_whose_transaction_is_then_aborted_is_damage(
+    bank: Bank, nodes: Nodes, looking: Look
+) -> None:
+    """Nothing waits for it, and nothing is prepared: the mark alone shows it."""
+    gid = leave(bank, nodes.gid(new_name()))
+    by_hand(bank, bank.dialect.commit_prepared, gid, Effect.COMMITTED)
+    assert nodes.client.resolve(gid.txid).state is State.ABORTED
+    for _ in range(3):
+        assert (
+            nodes.client.resolve(nodes.gid(gid.branch).txid).state is State.ABORTED
+        )  # others, of which nothing is there
+    resolver = looking(bank, gid.branch)
+    resolver.until(lambda: resolver.total.damaged)
+    for _ in range(3):
+        resolver.look()
+    (damage,) = [each for each in nodes.damages() if each.branch == gid.branch]
+    assert damage.txid == gid.txid
+    assert "it was committed" in damage.what
+    assert len(resolver.total.damaged) == 1
+
+
+def test_an_old_abort_is_looked_at_again_behind_a_page_of_newer_ones(
+    pg: PostgreSqlBank, nodes: Nodes, looking: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "ROWS_MAX", 3)
+    gid = leave(pg, nodes.gid(new_name()))
+    assert nodes.client.resolve(gid.txid).state is State.ABORTED
+    newer = [TxId.new() for _ in range(13)]
+    for txid in newer:
+        nodes.append(Decide(txid, Verdict.ABORT, (), "", "", 0))
+    by_hand(pg, pg.dialect.commit_prepared, gid, Effect.COMMITTED)
+    resolver = looking(pg, gid.branch)
+    resolver.until(lambda: resolver.total.damaged)
+    assert [each.gid for each in resolver.total.damaged] == [gid]
+
+
+def test_without_marks_nothing_is_inferred_of_a_branch_that_is_gone(
     postgresql: PostgreSqlServer, nodes: Nodes, looking: Look
 ) -> None:
     bank = PostgreSqlBank(postgresql, marks=False)
@@ -324,13 +360,62 @@ def test_without_marks_nothing_is_inferred_of_a_branch_that_is_gone_until_a_pers
     resolver = looking(bank, gid.branch)
     (left,) = resolver.until(lambda: resolver.total.left).left
     assert f"raftcoord resource init {gid.branch}" in left.why
+    assert f"raftcoord txn close {gid.branch} --all" in left.why
     assert nodes.outstanding(gid.txid) == (gid.branch,)
     assert not [each for each in nodes.damages() if each.txid == gid.txid]
     bank.other.run(bank.dialect.create_marks())  # as resource init does, and as that message says
-    resolver.until(lambda: resolver.total.damaged)
-    nodes.client.acknowledge(gid.txid, gid.branch, "ann")
-    assert nodes.outstanding(gid.txid) == ()
+    (left,) = resolver.until(lambda: "younger" in resolver.look().left[0].why).left
+    assert not [each for each in nodes.damages() if each.txid == gid.txid]
     bank.close()
+
+
+@pytest.mark.parametrize("how", ["emptied", "dropped and made again"])
+def test_marks_that_are_younger_than_commits_make_them_no_damage_and_are_said_once(
+    bank: Bank, nodes: Nodes, looking: Look, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    name, count = new_name(), 7
+    table = "raftcoord.marks" if bank.kind == "postgresql" else "raftcoord_marks"
+    for _ in range(count):
+        gid = leave(bank, nodes.gid(name), -1)
+        nodes.client.decide(gid.txid, COMMIT, [name])
+        by_hand(bank, bank.dialect.commit_prepared, gid, Effect.COMMITTED)
+    time.sleep(0.005)  # the table is younger by the clock's smallest step, which is a millisecond
+    if how == "emptied":
+        bank.sql(f"DELETE FROM {table}")
+    else:
+        bank.sql(f"DROP TABLE {table}")
+        bank.other.run(bank.dialect.create_marks())
+    resolver = looking(bank, name)
+    with caplog.at_level(logging.WARNING):
+        seen = resolver.until(lambda: len(resolver.look().left) == count)
+    for _ in range(limits.RESOLVER_DAMAGE_LOOKS + 3):
+        time.sleep(0.04)
+        assert not resolver.look().damaged
+    assert {each.why for each in seen.left} == {each.why for each in seen.left if "younger" in each.why}
+    assert len([line for line in caplog.messages if "left alone" in line]) == 1
+    assert f"and {count - 1} more" in "".join(caplog.messages)
+    assert not [each for each in nodes.damages() if each.branch == name]
+    later = leave(bank, nodes.gid(name), -1)
+    nodes.client.decide(later.txid, COMMIT, [name, "other"])
+    by_hand(bank, bank.dialect.rollback_prepared, later, Effect.ABSENT)
+    resolver.until(lambda: resolver.total.damaged)
+    assert [each.gid for each in resolver.total.damaged] == [later]
+
+
+def test_damage_against_an_abort_that_was_acknowledged_is_not_reported_anew(
+    pg: PostgreSqlBank, nodes: Nodes, looking: Look, caplog: pytest.LogCaptureFixture
+) -> None:
+    gid = leave(pg, nodes.gid(new_name()))
+    by_hand(pg, pg.dialect.commit_prepared, gid, Effect.COMMITTED)
+    assert nodes.client.resolve(gid.txid).state is State.ABORTED
+    looking(pg, gid.branch).until(lambda: nodes.damages()[-1].txid == gid.txid)
+    nodes.client.acknowledge(gid.txid, gid.branch, "ann")
+    caplog.clear()
+    with caplog.at_level(logging.CRITICAL):
+        again = looking(pg, gid.branch)
+        for _ in range(3):
+            assert not again.look().damaged
+    assert not caplog.records
 
 
 # -- what cannot be finished here ---------------------------------------------------------------------------------
