@@ -44,13 +44,16 @@ class AsyncClient(Admission, DamageRequests, ParticipantRequests, TransactionReq
         endpoints: Sequence[Endpoint],
         *,
         cluster_name: str = "",
+        cluster_id: str = "",
+        source: str = "",
         name: str = "client",
         env: Env | None = None,
         resources: Iterable[str] = (),
         grace: float = GRACE_S,
     ) -> None:
-        """``cluster_name``: refuse nodes of any other. ``name``: for the nodes' logs. ``env``: a simulator's, else the real.
+        """``cluster_name``: refuse nodes of any other; and of any other ``cluster_id``, if that is known from ``source``.
 
+        ``name``: for the nodes' logs. ``env``: a simulator's, else the real.
         ``resources``: the names that connections may be enlisted by, because a resolver looks after them; none: by any.
         ``grace``: seconds (0 to 600) after the timeout of a transaction in which its outcome is still asked for, if it may be
         decided, and in which a database may finish what was decided.
@@ -58,7 +61,7 @@ class AsyncClient(Admission, DamageRequests, ParticipantRequests, TransactionReq
         if not endpoints:
             raise ConfigError("a client without an address; give at least one node's host:port")
         self._endpoints = tuple(endpoints)
-        self._cluster = ClusterIdentity(cluster_name)
+        self._cluster = ClusterIdentity(cluster_name, cluster_id, source)
         self._name = name
         self.resources = frozenset(resources)
         self.grace = checks.grace(grace)
@@ -81,11 +84,21 @@ class AsyncClient(Admission, DamageRequests, ParticipantRequests, TransactionReq
         ``grace``: seconds after a transaction's timeout to learn its outcome and to carry it out; see the class.
         """
         from raftcoord.config import Config  # it brings PyYAML, which a client by addresses does not need
+        from raftcoord.storage.founded import founded_in
 
         read = config if isinstance(config, Config) else Config.load(config)
         endpoints = [Endpoint(node.client.host, node.client.port, node.name) for node in read.nodes]
         resources = [each.name for each in read.resources]
-        return cls(endpoints, cluster_name=read.cluster, name=name, resources=resources, grace=grace)
+        found, where = founded_in(node.data_dir for node in read.nodes)
+        return cls(
+            endpoints,
+            cluster_name=read.cluster,
+            cluster_id=found,
+            source=str(where),
+            name=name,
+            resources=resources,
+            grace=grace,
+        )
 
     @classmethod
     def from_addresses(cls, addresses: Iterable[str], *, name: str = "client", grace: float = GRACE_S) -> Self:

@@ -38,11 +38,15 @@ class Endpoint(NamedTuple):
 
 
 class ClusterIdentity:
-    """The cluster that this client talks to: its name, if the caller knows it, and its id, from the first node that says."""
+    """The cluster that this client talks to: its name, if the caller knows it, and its id.
 
-    def __init__(self, name: str) -> None:
+    ``cluster_id``: if that is known from ``source``, the data of this machine; else it is what the first node says.
+    """
+
+    def __init__(self, name: str, cluster_id: str = "", source: str = "") -> None:
         self.name = name
-        self.id = ""
+        self.id = cluster_id
+        self._source = source
 
     def check(self, name: object, cluster_id: object) -> None:
         """Raise ConfigError for a node of another cluster."""
@@ -51,6 +55,11 @@ class ClusterIdentity:
         if not isinstance(cluster_id, str):
             raise ConfigError("its hello bears no cluster id; use the same raftcoord release on both ends")
         if cluster_id and self.id and cluster_id != self.id:
+            if self._source:
+                raise ConfigError(
+                    f"it is a node of another cluster of that name: its id is {cluster_id}, and {self._source} is of {self.id}; "
+                    "correct the addresses in cluster.yaml, or move that directory away"
+                )
             raise ConfigError(
                 f"it is a node of cluster id {cluster_id}, the others are of {self.id}; check the addresses"
             )
@@ -158,7 +167,7 @@ class Link:
                 self.endpoint.port,
                 self,
                 role="client",
-                details={"name": self._client_name},
+                details={"name": self._client_name, "cluster": self._cluster.id},
                 max_frame_bytes=limits.CLIENT_FRAME_BYTES_MAX,
                 label=f"node {self}",
                 timeout=CONNECT_S_MAX,

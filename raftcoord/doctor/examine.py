@@ -20,6 +20,7 @@ from raftcoord.doctor.findings import Report, Row, Verdict
 from raftcoord.env import Env
 from raftcoord.errors import RaftcoordError, Unavailable
 from raftcoord.resource_config import ResourceConfig
+from raftcoord.storage.founded import founded_in
 from raftcoord.types import State, TxId
 
 DATABASE_S: Final = 9.0
@@ -70,7 +71,14 @@ class _Examination:
         cluster, looked = "", []
         said: dict[str, dict[str, Any] | RaftcoordError] = dict(unknown)
         if reachable:
-            async with AsyncClient(reachable, cluster_name=self._config.cluster, name="doctor") as client:
+            found_here, where = founded_in(node.data_dir for node in self._config.nodes)
+            async with AsyncClient(
+                reachable,
+                cluster_name=self._config.cluster,
+                cluster_id=found_here,
+                source=str(where),
+                name="doctor",
+            ) as client:
                 heard = await self._waits("the nodes", client.nodes(timeout=nodes.ASK_S))
                 said.update(heard)
                 ids = [info["cluster"] for info in heard.values() if isinstance(info, dict) and info["cluster"]]

@@ -175,3 +175,12 @@ def listing(value: object) -> Listing:
 def _check_count(count: int) -> None:
     if count > limits.BRANCHES_MAX:
         raise LocalProtocolError(f"{count} branches; at most {limits.BRANCHES_MAX} are allowed in one transaction")
+
+
+def instance(value: object) -> str:
+    """Which instance of a participant it is. Raises LocalProtocolError."""
+    if type(value) is not str or not 0 < len(value) <= 64:
+        raise LocalProtocolError(
+            "the hello of a participant needs 'instance': 1 to 64 characters, random at each start"
+        )
+    return value

@@ -19,7 +19,7 @@ from raftcoord.core.commands import Complete, Decide
 from raftcoord.core.ledger import Result, Standing
 from raftcoord.env import Env
 from raftcoord.errors import LocalProtocolError, Overloaded, RaftcoordError, RemoteProtocolError, Unavailable
-from raftcoord.node import answers, listings, requests
+from raftcoord.node import answers, listings, namesakes, requests
 from raftcoord.node.admission import Admission
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.damages import Damages
@@ -98,21 +98,22 @@ class Service:
 
     def on_hello(self, conn: Connection, role: str, details: dict[str, Any]) -> dict[str, Any]:
         """Clients are welcome at any time; participants once the cluster has its id, which they remember."""
+        other = namesakes.of_another_cluster(details, self._agreement.ledger.cluster, self._cluster_name)
         if role == "participant":
             name = checked_name(details.get("name"), "participant")
-            instance = details.get("instance")
-            if type(instance) is not str or not 0 < len(instance) <= 64:
-                raise LocalProtocolError(
-                    "the hello of a participant needs 'instance': 1 to 64 characters, random at each start"
-                )
+            instance = requests.instance(details.get("instance"))
             if not self._agreement.ledger.cluster:
                 raise Unavailable(
                     "the cluster is not founded yet: a majority of the nodes must be up; dial again in a moment"
                 )
-            self._sessions.check_free(name)
-            identity = self._admission.check(name, details.get("identity"))
-            conn.context = self._sessions.add(name, instance, conn, identity)
+            if other:
+                namesakes.note_participant(name, other)
+            else:
+                self._sessions.check_free(name)
+                identity = self._admission.check(name, details.get("identity"))
+                conn.context = self._sessions.add(name, instance, conn, identity)
         elif role == "client":
+            namesakes.refuse_client(other)
             conn.expendable = True
         else:
             raise LocalProtocolError(

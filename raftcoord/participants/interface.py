@@ -100,6 +100,13 @@ class Participant(abc.ABC):
         """
         return ""
 
+    def cluster(self) -> str:
+        """The id of the cluster that the state belongs to, which ``join`` has stored, or "".
+
+        A node of another cluster of the same name then knows at once that the participant is not one of its own.
+        """
+        return ""
+
     @abc.abstractmethod
     def join(self, cluster: str) -> None:
         """Remember the cluster's id (16 hex digits), or raise WrongCluster (obligation 9)."""

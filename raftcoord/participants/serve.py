@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import signal
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
@@ -18,7 +19,7 @@ from typing import Final
 from raftcoord import logs, private
 from raftcoord.config import Config
 from raftcoord.env import Env
-from raftcoord.errors import ConfigError
+from raftcoord.errors import ConfigError, LocalProtocolError, RaftcoordError
 from raftcoord.participants.interface import Participant
 from raftcoord.participants.sqlite import SqliteParticipant
 from raftcoord.participants.worker import Worker
@@ -36,8 +37,18 @@ def _print(ready: str) -> None:
 def serve(participant: Participant, name: str, config: Config, on_ready: Callable[[str], None] = _print) -> None:
     """Serve until SIGTERM or SIGINT. ``on_ready`` gets one line with ``ready`` when the first node has admitted the participant.
 
-    Blocks. Raises what stopped it: WrongCluster, StorageError, or what the participant's ``run`` raised.
+    Blocks. What stops it is one sentence on stderr and the end of the process (SystemExit): exit code 2 if something is set up
+    wrongly, such as a state of another cluster, else 1. Whatever else the participant's ``run`` raised goes on as it is.
     """
+    try:
+        run(participant, name, config, on_ready)
+    except RaftcoordError as error:
+        print(f"raftcoord participant {name}: {error}", file=sys.stderr, flush=True)
+        sys.exit(2 if isinstance(error, ConfigError | LocalProtocolError) else 1)
+
+
+def run(participant: Participant, name: str, config: Config, on_ready: Callable[[str], None] = _print) -> None:
+    """``serve`` for whoever handles errors: raises WrongCluster, StorageError, or what the participant's ``run`` raised."""
     asyncio.run(_serve(participant, name, config, on_ready))
 
 
@@ -52,7 +63,7 @@ def serve_accounts(
     try:
         if accounts and not participant.open_accounts_once(accounts):
             _log.info("accounts were opened in %s before: --open is left alone", db)
-        serve(participant, name, config, on_ready)
+        run(participant, name, config, on_ready)
     finally:
         participant.close()
 

@@ -160,6 +160,10 @@ class SqliteParticipant(Participant):
             self._file.write(Changes(meta={"identity": identity.encode()}))
         return identity
 
+    def cluster(self) -> str:
+        """The cluster that the file belongs to."""
+        return self._cluster
+
     def join(self, cluster: str) -> None:
         """Remember the cluster's id, or raise WrongCluster."""
         checked_cluster_id(cluster)

@@ -147,8 +147,10 @@ class Worker:
         self._wake.set()
 
     async def _introduce(self, executor: Executor) -> None:
-        """Ask the participant for the identity of its state, which every hello gives."""
-        identity = await asyncio.get_running_loop().run_in_executor(executor, self._participant.identity)
+        """Ask the participant for the identity and the cluster of its state, which every hello gives."""
+        loop = asyncio.get_running_loop()
+        self._hello["cluster"] = await loop.run_in_executor(executor, self._participant.cluster)
+        identity = await loop.run_in_executor(executor, self._participant.identity)
         if identity:
             self._hello["identity"] = identity
         else:
@@ -177,7 +179,7 @@ class Worker:
         if not self._cluster:
             checked_cluster_id(cluster)
             await asyncio.get_running_loop().run_in_executor(executor, self._participant.join, cluster)
-            self._cluster = cluster
+            self._cluster = self._hello["cluster"] = cluster
             await self._sweep(executor)
         elif cluster != self._cluster:
             raise WrongCluster(
