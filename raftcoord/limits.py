@@ -328,6 +328,10 @@ RESOURCE_SILENT_MS: Final = 5_000
 """How long the host of a database may leave packets unacknowledged (ms) before the kernel calls the connection lost: when it is
 back, locks are held until the resolver has connected anew."""
 
+SQLITE_WORK_BYTES_MAX: Final = 256 * 1024**2
+"""The rows that a SQLite branch has changed, as they are stored while it is prepared (bytes): the program and the resolver hold
+them in memory, a few times over."""
+
 # -- the resolver -------------------------------------------------------------------------------------------------
 LISTING_BYTES_MAX: Final = 1 << 20
 """Bytes of the rows in one answer to a listing; who wants more asks again. A row has 7 KB at most, and CLIENT_FRAME_BYTES_MAX is

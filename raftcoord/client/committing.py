@@ -267,8 +267,8 @@ class Committing:
             try:
                 self._check_time()
                 branch.touched = True
-                work = branch.session.work()
-                yield Run(branch.session, branch.session.dialect.prepare(branch.gid, marks=True, work=work))
+                branch.session.check_work()
+                yield Run(branch.session, branch.session.dialect.prepare(branch.gid, marks=True))
             except _REFUSED as error:
                 yield from self._give_up(branch, error)
             branch.prepared = True

@@ -155,7 +155,7 @@ class _Held:
         if wrapper.vendor == "sqlite":
             from raftcoord.integrations.django_sqlite import Recorded
 
-            wrapper.connection = Recorded(given, self.raw)
+            wrapper.connection = Recorded(given)
         wrapper.commit_on_exit = True
         wrapper.needs_rollback = False
         wrapper.rollback_exc = None
@@ -191,8 +191,7 @@ class _Held:
         wrapper.needs_rollback = False
         wrapper.savepoint_ids = []
         wrapper.atomic_blocks = []
-        if self.raw is not None and wrapper.connection is not self.raw:
-            wrapper.connection.close()
+        if self.raw is not None:
             wrapper.connection = self.raw
         if self.raw is None or drivers.session(self.raw, checked_branch(self.branch)).is_closed():
             self._drop()

@@ -87,9 +87,9 @@ class _PooledBase(Session):
         else:
             self._inner.check_fit()
 
-    def work(self) -> bytes:
-        """What a SQLite branch has done."""
-        return self._inner.work()
+    def check_work(self) -> None:
+        """As the driver says."""
+        self._inner.check_work()
 
     def close(self) -> None:
         """Close it, and tell SQLAlchemy, which then sends nothing over it any more."""

@@ -1,13 +1,14 @@
-"""SQLite through the standard library's sqlite3: the caller works on a Recorder, which writes down what is to be repeated.
+"""SQLite through the standard library's sqlite3: the caller works on a Recorder, which refuses what a branch cannot hold.
 
-Owed: every statement that changes the file is recorded or refused; what goes past the Recorder is found at prepare, by
-the count of changed rows. Never: a commit by the module itself while a branch is open.
+Owed: what goes past the Recorder is found at prepare, by the count of changed rows. Never: a commit by the module itself while
+a branch is open.
 """
 
 from __future__ import annotations
 
 import re
 import sqlite3
+from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import unquote
 
@@ -15,7 +16,6 @@ from raftcoord.errors import ConfigError
 from raftcoord.resources.dialects import DIALECTS
 from raftcoord.resources.recorder import Recorder
 from raftcoord.resources.session import NO_BRANCH, Session
-from raftcoord.resources.sqlite import Work
 from raftcoord.resources.steps import ConnectionLost, NotPossible, Result, SqlError, Statement
 from raftcoord.types import Branch
 
@@ -33,7 +33,8 @@ class SqliteSession(Session):
     def __init__(self, connection: Any, branch: Branch = NO_BRANCH) -> None:
         super().__init__(connection, branch)
         self._recorder: Recorder | None = None
-        self._before: tuple[str | None, int] | None = None
+        self._before: tuple[str | None, int, int] | None = None
+        self._apart: sqlite3.Connection | None = None
 
     @classmethod
     def connect(cls, url: str) -> Self:
@@ -42,9 +43,7 @@ class SqliteSession(Session):
         if not path:
             raise ConfigError("the URL of a SQLite file is sqlite:///path; this one names no file")
         try:
-            made = sqlite3.connect(
-                f"file:{path.replace('?', '%3f').replace('#', '%23')}?mode=rw", uri=True, isolation_level=None
-            )
+            made = _open(path)
             made.execute("PRAGMA synchronous = FULL")
         except sqlite3.Error as error:
             raise ConnectionLost(f"the SQLite file {path} cannot be opened: {error}") from None
@@ -79,53 +78,100 @@ class SqliteSession(Session):
     def enter(self) -> None:
         """No BEGIN by the module, and a yes that outlives a power cut."""
         conn = self.connection
-        ((synchronous,),) = self.execute(Statement("PRAGMA synchronous", reads=True)).rows
-        self._before = (conn.isolation_level, synchronous)
+        self._check_one_name()
+        synchronous, recursive = self._setting("synchronous"), self._setting("recursive_triggers")
+        self._before = (conn.isolation_level, synchronous, recursive)
         conn.isolation_level = None
         if synchronous < _FULL:
             self.execute(Statement(f"PRAGMA synchronous = {_FULL}"))
         self._recorder = self.given = Recorder(conn)
 
-    def work(self) -> bytes:
-        """What was recorded. Raises NotPossible if more was changed than that."""
+    def check_work(self) -> None:
+        """Raise NotPossible if more was changed than triggers have seen."""
         assert self._recorder is not None
-        work: Work = self._recorder.end()
-        if self.connection.total_changes - self._recorder.start != work.changes:
-            raise NotPossible("it was worked on beside the connection that enlist() returned; use that one alone")
-        ((foreign_keys,),) = self.execute(Statement("PRAGMA foreign_keys", reads=True)).rows
-        work.foreign_keys = bool(foreign_keys)
-        return work.pack()
+        self._recorder.end()
+        if self.connection.in_transaction:  # otherwise somebody has ended the branch, which the prepare finds
+            try:
+                self._recorder.check()
+            except sqlite3.Error as error:
+                raise _judged(error, self.is_closed()) from None
 
     def execute(self, statement: Statement) -> Result:
         """On a cursor of plain rows."""
         try:
-            cursor = self.connection.cursor()
-            cursor.row_factory = None
+            conn = self._other() if statement.apart else self.connection
+            text_factory = conn.text_factory
+            conn.text_factory = str
+            cursor = conn.cursor()
             try:
+                cursor.row_factory = None
                 cursor.execute(statement.sql, statement.params)
                 return Result(cursor.fetchall() if cursor.description else [], None, cursor.rowcount)
             finally:
                 cursor.close()
+                conn.text_factory = text_factory
         except sqlite3.Error as error:
-            name = getattr(error, "sqlite_errorname", "")
-            if _FATE_UNKNOWN.match(name) or self.is_closed():
-                raise ConnectionLost(f"the SQLite file failed: {error}") from None
-            raise SqlError(name, str(error)) from None
+            raise _judged(error, self.is_closed()) from None
 
     def clean(self) -> None:
         """As it was given."""
-        if self._recorder is not None:
-            self._recorder.end()
+        self._end_both()
         if self.connection.in_transaction:
             self.connection.rollback()
         if self._before is not None:
-            isolation_level, synchronous = self._before
+            isolation_level, synchronous, recursive = self._before
             self._before = None
             self.execute(Statement(f"PRAGMA synchronous = {synchronous}"))
+            self.execute(Statement(f"PRAGMA recursive_triggers = {recursive}"))
             self.connection.isolation_level = isolation_level
 
     def close(self) -> None:
         """Close it, and the Recorder with it."""
+        self._end_both()
+        super().close()
+
+    def _end_both(self) -> None:
         if self._recorder is not None:
             self._recorder.end()
-        super().close()
+        if self._apart is not None:
+            self._apart.close()
+            self._apart = None
+
+    def _setting(self, name: str) -> int:
+        ((value,),) = self.execute(Statement(f"PRAGMA {name}", reads=True)).rows
+        return int(value)
+
+    def _path(self) -> str:
+        files = self.execute(Statement("PRAGMA database_list", reads=True)).rows
+        return next((str(file or "") for _, name, file in files if name == "main"), "")
+
+    def _other(self) -> sqlite3.Connection:
+        if self._apart is None:
+            self._apart = _open(self._path())
+        return self._apart
+
+    def _check_one_name(self) -> None:
+        """SQLite finds the journal of a crash by the file's name, so a file of two names loses what was committed."""
+        path = self._path()
+        try:
+            names = Path(path).stat().st_nlink if path else 1
+        except OSError as error:
+            raise NotPossible(f"the file {path} is not there: {error}") from None
+        if names > 1:
+            raise NotPossible(
+                f"the file {path} has {names} names (hard links), and SQLite finds the journal of a crash by one of them alone; "
+                "keep that one"
+            )
+
+
+def _open(path: str) -> sqlite3.Connection:
+    """A connection that has nothing of the program's."""
+    place = path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    return sqlite3.connect(f"file:{place}?mode=rw", uri=True, isolation_level=None)
+
+
+def _judged(error: sqlite3.Error, is_closed: bool) -> SqlError | ConnectionLost:
+    name = getattr(error, "sqlite_errorname", "")
+    if _FATE_UNKNOWN.match(name) or is_closed:
+        return ConnectionLost(f"the SQLite file failed: {error}")
+    return SqlError(name, str(error))

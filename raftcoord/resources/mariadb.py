@@ -100,7 +100,7 @@ class MariaDb:
             yield from self.rollback(gid, touched=False)
             raise
 
-    def prepare(self, gid: Gid, *, marks: bool, work: bytes = b"") -> Steps[None]:
+    def prepare(self, gid: Gid, *, marks: bool) -> Steps[None]:
         """The mark, XA END, XA PREPARE: each is refused when the branch was given up."""
         try:
             yield Statement(f"INSERT INTO raftcoord_marks (gid) VALUES ('{gid}')")

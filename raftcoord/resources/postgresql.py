@@ -99,7 +99,7 @@ class PostgreSql:
             raise NotSetUp(f"max_prepared_transactions is 0 on this server: {_MAX_PREPARED}")
         return Marks.MISSING if named is None else owners.check(_owners_in(named), gid)
 
-    def prepare(self, gid: Gid, *, marks: bool, work: bytes = b"") -> Steps[None]:
+    def prepare(self, gid: Gid, *, marks: bool) -> Steps[None]:
         """Ask the transaction for its name, mark it, prepare it, and see that it is prepared."""
         preparing, listing = f"PREPARE TRANSACTION '{gid}'", f"SELECT 1 FROM pg_prepared_xact() WHERE gid = '{gid}'"
         try:

@@ -1,20 +1,24 @@
-"""The connection and the cursors that a SQLite branch is worked on with: sqlite3's, and every change is written down.
+"""The connection and the cursors that a SQLite branch is worked on with: sqlite3's, except for what would escape the branch.
 
-Owed: a statement that succeeded and may have changed the file is recorded with its parameters as they are stored; one that
-could not be repeated alike is a LocalProtocolError before it is carried out.
+What a branch has changed is written down by triggers (sqlite_file.py). They add one row to the journal for each row that is
+changed, and SQLite counts both, so it may count at most twice the journal's length: a change that no trigger has seen is found.
+
+Owed: a statement whose effect triggers cannot see is a LocalProtocolError before it is carried out, or it is found by the count
+before the prepare.
 """
 
 from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, Self
 
 from raftcoord.errors import LocalProtocolError
-from raftcoord.resources.sqlite import Work
+from raftcoord.resources.sqlite_file import REPLACES
+from raftcoord.resources.steps import NotPossible
 
-_WORD: Final = re.compile(r"(?:\s|;|--[^\n]*(?:\n|$)|/\*.*?(?:\*/|$))*([A-Za-z]*)", re.DOTALL)
+_HEAD: Final = re.compile(r"(?:\s|;|--[^\n]*(?:\n|$)|/\*.*?(?:\*/|$))*", re.DOTALL)
 _READS: Final = {"SELECT", "VALUES", "EXPLAIN"}
 _CHANGES: Final = {"INSERT", "REPLACE", "UPDATE", "DELETE", "WITH", "SAVEPOINT", "RELEASE"}
 _BACK_TO: Final = re.compile(r"ROLLBACK\s+(?:TRANSACTION\s+)?TO\b", re.IGNORECASE)
@@ -23,7 +27,8 @@ _PRAGMA: Final = re.compile(
     r"foreign_key_check)\b(?!\s*=)|(?:foreign_keys|user_version|schema_version|journal_mode|encoding|database_list)\s*;?\s*$)",
     re.IGNORECASE,
 )
-_STORED: Final = (type(None), int, float, str, bytes)
+_FAIL: Final = re.compile(r"\bFAIL\b", re.IGNORECASE)
+"""A statement with it keeps what it had done when it fails."""
 
 
 class Recorder:
@@ -31,18 +36,32 @@ class Recorder:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._work = Work()
         self._ended = False
-        self.start = connection.total_changes
+        self._changes = 0
+        self._counted, self._journal = 0, 0  # since the last moment at which the journal may have become shorter
+        self._unseen = False
         self.row_factory = connection.row_factory
 
-    def end(self) -> Work:
-        """Record no more: what was recorded."""
+    def end(self) -> None:
+        """Take no more statements."""
         self._ended = True
-        return self._work
+
+    def check(self) -> None:
+        """Raise NotPossible unless all changes of the branch were made here, and seen by triggers."""
+        begun = self._read(
+            "SELECT changes, schema = (SELECT schema_version FROM pragma_schema_version) FROM raftcoord_open"
+        )
+        if not begun or not begun[1] or self._connection.total_changes - begun[0] != self._changes:
+            raise NotPossible("it was worked on beside the connection that enlist() returned; use that one alone")
+        self._compare()
+        if self._unseen:
+            raise NotPossible(
+                "it has changed rows that triggers are not shown, of a table of SQLite's or raftcoord's own or behind a trigger "
+                "with RAISE(IGNORE); what was changed there could not be prepared"
+            )
 
     def cursor(self, factory: Any = None) -> RecorderCursor:
-        """A cursor. A ``factory`` of the program's own is refused, because it could not be recorded."""
+        """A cursor. A ``factory`` of the program's own is refused, because it could do what a branch cannot hold."""
         if factory is not None:
             raise _refused("a cursor class of one's own", "use cursor() without an argument")
         return RecorderCursor(self, self._open().cursor())
@@ -86,18 +105,60 @@ class Recorder:
         return self._connection
 
     def _carry_out(self, real: sqlite3.Cursor, sql: str, parameters: Any) -> list[Any] | None:
-        """Execute; the rows if it was a recorded statement, because only then has all of it been done."""
+        """Execute; the rows if it was a change, because only then has all of it been done."""
         conn = self._open()
         if not _is_change(sql):
             real.execute(sql, parameters)
             return None
-        stored = _stored(parameters)
+        goes_back = bool(_BACK_TO.match(_without_head(sql)))
+        if goes_back:
+            self._compare()
+        elif REPLACES.search(sql) and self._read("PRAGMA recursive_triggers") != (1,):
+            raise _refused(
+                "REPLACE in a file with triggers of your own",
+                "set PRAGMA recursive_triggers = ON before it is enlisted, or write ON CONFLICT ... DO UPDATE",
+            )
         before = conn.total_changes
-        real.execute(sql, stored)
-        rows = real.fetchall()
-        self._work.statements.append((sql, stored))
-        self._work.changes += conn.total_changes - before
+        try:
+            real.execute(sql, parameters)
+            rows: list[Any] = real.fetchall()
+        except BaseException:
+            self._failed(conn.total_changes - before, bool(_FAIL.search(sql)))
+            raise
+        changed = conn.total_changes - before
+        self._changes += changed
+        self._counted += changed
+        if goes_back:
+            self._start_over()
         return rows
+
+    def _failed(self, changed: int, keeps: bool) -> None:
+        """SQLite has counted what the triggers did, and has taken it back unless the statement ``keeps`` it."""
+        self._changes += changed
+        if not self._connection.in_transaction:  # OR ROLLBACK: the branch has ended, which its prepare finds
+            return
+        kept = 2 * (self._length() - self._journal) - self._counted
+        self._unseen = self._unseen or kept < (changed if keeps else 0)
+        self._start_over()
+
+    def _compare(self) -> None:
+        self._unseen = self._unseen or self._counted > 2 * (self._length() - self._journal)
+
+    def _start_over(self) -> None:
+        self._counted, self._journal = 0, self._length()
+
+    def _length(self) -> int:
+        length: int = self._read("SELECT coalesce(max(rowid), 0) FROM raftcoord_touched")[0]
+        return length
+
+    def _read(self, sql: str) -> Any:
+        """One row of plain values."""
+        cursor = self._connection.cursor()
+        cursor.row_factory = None
+        try:
+            return cursor.execute(sql).fetchone()
+        finally:
+            cursor.close()
 
 
 class RecorderCursor:
@@ -179,10 +240,9 @@ class RecorderCursor:
 
 
 def _is_change(sql: str) -> bool:
-    """Whether ``sql`` is recorded; LocalProtocolError if it can be neither recorded nor let through."""
-    found = _WORD.match(sql)
-    word = found[1].upper() if found else ""
-    rest = sql[found.start(1) :] if found else sql
+    """Whether ``sql`` may change rows; LocalProtocolError if it has no place in a branch."""
+    rest = _without_head(sql)
+    word = re.match("[A-Za-z]*", rest)[0].upper()  # type: ignore[index]
     if word in _CHANGES or _BACK_TO.match(rest):
         return True
     if word in _READS or _PRAGMA.match(rest):
@@ -193,29 +253,9 @@ def _is_change(sql: str) -> bool:
     )
 
 
-def _stored(parameters: Any) -> Any:
-    """The parameters as SQLite stores them, so that they can be written down."""
-    if isinstance(parameters, dict):
-        return {str(name): _plain(value) for name, value in parameters.items()}
-    if isinstance(parameters, Sequence):
-        return [_plain(value) for value in parameters]
-    raise _refused(f"parameters of type {type(parameters).__name__}", "give a tuple, a list or a dict")
-
-
-def _plain(value: Any) -> Any:
-    if type(value) in _STORED:
-        return value
-    if isinstance(value, bool):
-        return int(value)
-    adapted: Any = sqlite3.adapt(value, sqlite3.PrepareProtocol, value)
-    if isinstance(adapted, (bytearray, memoryview)):
-        return bytes(adapted)
-    if isinstance(adapted, bytes):
-        return bytes(adapted)
-    for kind in (int, float, str):
-        if isinstance(adapted, kind):
-            return kind(adapted)
-    raise sqlite3.ProgrammingError(f"a parameter of type {type(value).__name__} is not supported")
+def _without_head(sql: str) -> str:
+    """From its first word on."""
+    return sql[_HEAD.match(sql).end() :]  # type: ignore[union-attr]
 
 
 def _refused(what: str, instead: str) -> LocalProtocolError:

@@ -50,9 +50,8 @@ class Base(abc.ABC):
         """Whether a transaction is open, as far as the driver knows; MariaDB refuses XA START in one by itself."""
         return False
 
-    def work(self) -> bytes:
-        """What a SQLite branch has done."""
-        return b""
+    def check_work(self) -> None:  # noqa: B027 - one session alone has something to check
+        """Raise NotPossible if the branch was worked on in a way that its prepare cannot see; only SQLite's can be."""
 
     def check_fit(self) -> None:
         """Raise LocalProtocolError unless a branch can begin on the connection."""

@@ -1,31 +1,33 @@
-"""SQLite: a branch is a row that freezes the file until its statements are carried out.
+"""SQLite: a branch is a row that freezes the file until its changes are carried out.
 
-Theory of operation. SQLite cannot prepare, so a branch works behind BEGIN IMMEDIATE and a savepoint, and its statements are
-recorded. Prepare goes back to the savepoint and, without having let go of the write lock, commits a row with those statements.
-While that row stands, triggers on every table refuse all other writers; reads go on. Commit is one transaction that deletes
-the row, carries the statements out again on a file that nobody has changed, and leaves a mark.
+Theory of operation. SQLite cannot prepare, so a branch works behind BEGIN IMMEDIATE and a savepoint, and triggers write down
+which rows it touches. Prepare reads those rows, goes back to the savepoint and, without having let go of the write lock, commits
+a row with the difference. While that row is there, triggers on every table refuse all other writers; reads go on. Commit is one
+transaction that deletes the row, makes the rows what the branch left (sqlite_rows.py), and leaves a mark.
 
-    changes counted    the replay must change as many rows as the branch did, or it is rolled back and reported
-    not frozen         the schema: a DROP TABLE of another program is not refused, and is then found at the replay
-    not repeated       random(), the time, functions of the program: a statement gets at replay what it gets then; a function that
-                       another program does not have keeps the resolver from finishing the branch
+    proven before the yes   the whole commit is carried out once and rolled back, by a new connection that has nothing of the
+                            program's: what only the program could write (its collations, its functions in an index) is a no
+    never anything else     the rows are compared before and after each replay; a difference is rolled back and reported
+    not frozen              the schema: a DROP TABLE of another program is not refused, and is then found at the replay
 
-Never: a changeset without the freeze; it no longer applies when another writer was there in between.
+Never: statements that are repeated. random(), the time, a setting of the connection or a function of the program would give
+others values than those that the block has seen.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final, TypeVar
 
-import msgpack
-
+from raftcoord import limits
 from raftcoord.errors import RaftcoordError
 from raftcoord.resources import gid as gids
-from raftcoord.resources import owners
+from raftcoord.resources import owners, sqlite_file, sqlite_keys, sqlite_rows
 from raftcoord.resources.gid import Gid
 from raftcoord.resources.owners import Marks, Owner
+from raftcoord.resources.sqlite_keys import ForeignKey
+from raftcoord.resources.sqlite_rows import Work
 from raftcoord.resources.steps import (
     BranchEnded,
     Effect,
@@ -39,42 +41,12 @@ from raftcoord.resources.steps import (
 )
 from raftcoord.types import TxId, checked_cluster_id, first_txid_of
 
-REPLAY_FAILED: Final = "RAFTCOORD_REPLAY"
-"""The code of an SqlError that is no passing trouble: the prepared statements cannot be carried out as they were."""
-
+_T = TypeVar("_T")
 _ENDED: Final = "its transaction was ended inside the block; leave commit and rollback to the block"
 _SAVEPOINT: Final = "raftcoord_branch"
-_TABLES: Final = (
-    "CREATE TABLE IF NOT EXISTS raftcoord_prepared (one INTEGER PRIMARY KEY CHECK (one = 1), gid TEXT NOT NULL, "
-    "at REAL NOT NULL, work BLOB NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS raftcoord_marks (gid TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID",
-)
 _NOW: Final = "(julianday('now') - 2440587.5) * 86400"
-
-
-class Work:
-    """What a branch has done: its statements, the rows that they changed, and whether foreign keys were in force."""
-
-    def __init__(self) -> None:
-        self.statements: list[tuple[str, Any]] = []
-        self.changes = 0
-        self.foreign_keys = False
-
-    def pack(self) -> bytes:
-        """As it is stored."""
-        packed: bytes = msgpack.packb([self.foreign_keys, self.changes, self.statements])
-        return packed
-
-    @classmethod
-    def unpack(cls, stored: bytes) -> Work:
-        """Read back. Raises SqlError if it cannot be."""
-        work = cls()
-        try:
-            work.foreign_keys, work.changes, statements = msgpack.unpackb(stored, strict_map_key=True)
-            work.statements = [(sql, params) for sql, params in statements]
-        except Exception as error:
-            raise SqlError(REPLAY_FAILED, f"the prepared branch cannot be read: {error}") from None
-        return work
+_AS_IT_HELD: Final = ("foreign_keys = 0", "ignore_check_constraints = 1")
+"""While rows are carried out that were checked when the program wrote them."""
 
 
 class Sqlite:
@@ -82,15 +54,18 @@ class Sqlite:
 
     name = "sqlite"
 
+    def __init__(self, work_bytes_max: int = limits.SQLITE_WORK_BYTES_MAX) -> None:
+        self._work_bytes_max = work_bytes_max
+
     def begin(self, gid: Gid, *, checked: bool) -> Steps[Marks]:
         """Take the write lock, make what is missing, and set the savepoint."""
-        yield from self._suits()
+        yield from sqlite_file.suits()
         try:
             yield Statement("BEGIN IMMEDIATE", outside=True)
         except SqlError as error:
             raise Occupied(f"the file is in use by another writer: {error}") from None
         try:
-            yield from _make_tables()
+            yield from sqlite_file.make()
             standing = yield Statement("SELECT gid FROM raftcoord_prepared", reads=True)
             if standing.rows:
                 raise Occupied(
@@ -98,42 +73,39 @@ class Sqlite:
                     "program or with: raftcoord resolver run"
                 )
             marks = owners.check((yield from _owners()), gid)
+            yield from sqlite_file.see_all()
+            yield from _see_nothing()  # what a program has left that ended the branch's transaction by itself
             yield Statement(f"SAVEPOINT {_SAVEPOINT}")
+            yield Statement(
+                "INSERT INTO raftcoord_open (changes, schema) SELECT total_changes() + 1, schema_version "
+                "FROM pragma_schema_version"
+            )
         except RaftcoordError:
             yield from _roll_back()
             raise
         return marks
 
-    def _suits(self) -> Steps[None]:
-        files = yield Statement("PRAGMA database_list", reads=True)
-        names = {name: file for _, name, file in files.rows}
-        if not names.get("main"):
-            raise NotPossible("a database in memory cannot be prepared; use a file")
-        if others := names.keys() - {"main", "temp"}:
-            raise NotPossible(
-                f"the database {min(others)!r} is attached; detach it, and enlist a connection of its own"
-            )
-        if (yield Statement("SELECT 1 FROM sqlite_temp_master LIMIT 1", reads=True)).rows:
-            raise NotPossible("the connection has temporary tables, which no other program can finish; drop them")
-        virtual = yield Statement(
-            "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL%'", reads=True
-        )
-        if virtual.rows:
-            raise NotPossible(
-                f"table {virtual.rows[0][0]!r} is virtual, and writers to it cannot be refused; keep it in another file"
-            )
-
-    def prepare(self, gid: Gid, *, marks: bool, work: bytes = b"") -> Steps[None]:
-        """Back to the savepoint, and the row that freezes, in one transaction."""
+    def prepare(self, gid: Gid, *, marks: bool) -> Steps[None]:
+        """Back to the savepoint, and the row that freezes, in one transaction; then the proof."""
         try:
-            yield Statement(f"ROLLBACK TO {_SAVEPOINT}")
-        except SqlError:
-            raise BranchEnded(_ENDED) from None
+            end = yield from sqlite_rows.touched()
+            foreign_keys = yield from sqlite_keys.deferred()
+        except SqlError as error:
+            yield from _take_back()
+            raise NotPossible(str(error)) from None
+        yield from _take_back()
         try:
+            work = (yield from sqlite_rows.work_of(end)).pack()
+            if len(work) > self._work_bytes_max:
+                raise NotPossible(
+                    f"the rows that it has changed take {len(work)} bytes, and at most {self._work_bytes_max} can be prepared "
+                    "in a SQLite file; change fewer in one transaction"
+                )
             yield Statement(
                 f"INSERT INTO raftcoord_prepared (one, gid, at, work) VALUES (1, ?, {_NOW}, ?)", (str(gid), work)
             )
             yield Statement("COMMIT")
+            yield from _apart(_proven(gid, foreign_keys))
         except SqlError as error:
             raise NotPossible(str(error)) from None
 
@@ -144,6 +116,7 @@ class Sqlite:
     def commit_one_phase(self, gid: Gid) -> Steps[None]:
         """COMMIT what the savepoint holds."""
         try:
+            yield from _see_nothing()
             yield Statement(f"RELEASE {_SAVEPOINT}")
         except SqlError:
             raise BranchEnded(_ENDED) from None
@@ -155,8 +128,10 @@ class Sqlite:
     def rollback(self, gid: Gid, *, touched: bool) -> Steps[None]:
         """ROLLBACK; that there is no transaction is no trouble. Then thaw."""
         yield from _roll_back()
-        if touched:
+        if touched and (yield from _has_tables()):
             yield from self.rollback_prepared(gid)
+            if (yield Statement("SELECT 1 FROM raftcoord_open LIMIT 1", reads=True)).rows:
+                yield from _see_nothing()  # the program has committed what the branch had written down
 
     def list_prepared(self, cluster: str | None) -> Steps[list[PreparedHere]]:
         """One at most."""
@@ -172,23 +147,10 @@ class Sqlite:
         return [PreparedHere(gid, age, "main", True) for gid, age in read if gid and cluster in (None, gid.cluster)]
 
     def commit_prepared(self, gid: Gid) -> Steps[Effect]:
-        """Thaw, carry the statements out, mark: in one transaction."""
-        work = yield from _work_of(gid)
-        if work is None:
-            return (yield from self.proof(gid))
-        before = yield Statement("PRAGMA foreign_keys", reads=True, outside=True)
-        as_before = Statement(f"PRAGMA foreign_keys = {before.rows[0][0]}", outside=True)
-        yield Statement(f"PRAGMA foreign_keys = {int(work.foreign_keys)}", outside=True)
-        try:
-            yield Statement("BEGIN IMMEDIATE", outside=True)
-            if (yield from _work_of(gid)) is not None:
-                yield from _replay(gid, work)
-            yield Statement("COMMIT")
-        except RaftcoordError:
-            yield from _roll_back()
-            yield as_before
-            raise
-        yield as_before
+        """Thaw, carry the rows out, mark: in one transaction."""
+        work = (yield from _work_of(gid)) if (yield from _has_tables()) else None
+        if work is not None:
+            yield from _as_it_held(_in_transaction(_replayed(gid, work)))
         return (yield from self.proof(gid))
 
     def rollback_prepared(self, gid: Gid) -> Steps[Effect]:
@@ -231,7 +193,7 @@ class Sqlite:
         """The tables and the triggers. ``begin`` makes them too."""
         yield Statement("BEGIN IMMEDIATE", outside=True)
         try:
-            yield from _make_tables()
+            yield from sqlite_file.make()
             yield Statement(
                 f"INSERT INTO raftcoord_marks SELECT ?, {_NOW} WHERE NOT EXISTS (SELECT 1 FROM raftcoord_marks)",
                 (owners.SINCE,),
@@ -261,11 +223,18 @@ class Sqlite:
     def check(self) -> Steps[list[Finding]]:
         """Whether the file suits."""
         try:
-            yield from self._suits()
+            yield from sqlite_file.suits()
         except NotPossible as error:
             what, _, mend = str(error).partition("; ")
             return [Finding(what, mend or "use a file", True)]
         return []
+
+
+def _take_back() -> Steps[None]:
+    try:
+        yield Statement(f"ROLLBACK TO {_SAVEPOINT}")
+    except SqlError:
+        raise BranchEnded(_ENDED) from None
 
 
 def _roll_back() -> Steps[None]:
@@ -292,42 +261,78 @@ def _work_of(gid: Gid) -> Steps[Work | None]:
     return Work.unpack(found.rows[0][0]) if found.rows else None
 
 
-def _replay(gid: Gid, work: Work) -> Steps[None]:
+def _see_nothing() -> Steps[None]:
+    """No more is written down, and what was is gone. In the transaction, before anybody else could see it."""
+    yield Statement("DELETE FROM raftcoord_open")
+    yield Statement("DELETE FROM raftcoord_touched")
+
+
+def _replayed(gid: Gid, work: Work) -> Steps[None]:
+    """All that a commit does, in its transaction. Nothing if somebody else was faster."""
+    if (yield from _work_of(gid)) is None:
+        return
     yield Statement("DELETE FROM raftcoord_prepared")
-    start = yield Statement("SELECT total_changes()", reads=True)
-    for number, (sql, params) in enumerate(work.statements, 1):
-        try:
-            yield Statement(sql, params, reads=True)
-        except SqlError as error:
-            why = f"statement {number} of {len(work.statements)} of the prepared branch {gid} failed: {error}"
-            raise SqlError(REPLAY_FAILED, f"{why}; nothing of it is committed yet, and the file stays frozen") from None
-    end = yield Statement("SELECT total_changes()", reads=True)
-    changed = end.rows[0][0] - start.rows[0][0]
-    if changed != work.changes:
-        why = f"the prepared branch {gid} changed {work.changes} rows, and carried out again it changes {changed}"
-        raise SqlError(REPLAY_FAILED, f"{why}; nothing of it is committed yet, and the file stays frozen")
+    yield from sqlite_rows.carry_out(work)
     yield Statement(f"INSERT INTO raftcoord_marks (gid, at) VALUES (?, {_NOW})", (str(gid),))
 
 
-def _make_tables() -> Steps[None]:
-    """The two tables, and three triggers on each table that has none."""
-    for sql in _TABLES:
-        yield Statement(sql)
-    bare = yield Statement(
-        "SELECT name FROM sqlite_master AS t WHERE type = 'table' AND substr(name, 1, 7) <> 'sqlite_' "
-        "AND substr(name, 1, 10) <> 'raftcoord_' AND (SELECT count(*) FROM sqlite_master WHERE type = 'trigger' "
-        "AND tbl_name = t.name AND substr(name, 1, 17) = 'raftcoord_freeze_') < 3",
-        reads=True,
-    )
-    for (table,) in bare.rows:
-        for event in ("insert", "update", "delete"):
-            trigger, quoted = _quoted(f"raftcoord_freeze_{event}_{table}"), _quoted(table)
-            yield Statement(
-                f"CREATE TRIGGER IF NOT EXISTS {trigger} BEFORE {event.upper()} ON {quoted} "
-                "WHEN EXISTS (SELECT 1 FROM raftcoord_prepared) BEGIN SELECT RAISE(ABORT, "
-                "'this file is frozen: a transaction of raftcoord is prepared in it; try again when it has ended'); END"
-            )
+def _proven(gid: Gid, foreign_keys: Sequence[ForeignKey]) -> Steps[None]:
+    """Commit it, and roll that back. Raises SqlError or NotPossible if it could not be committed."""
+    work = yield from _work_of(gid)
+    if work is None:
+        raise NotPossible("somebody has rolled it back already")
+
+    def proof() -> Steps[None]:
+        looks = yield from sqlite_keys.look(work, foreign_keys)
+        yield from _replayed(gid, work)
+        yield from sqlite_keys.check(looks)
+
+    yield from _as_it_held(_in_transaction(proof(), end="ROLLBACK"))
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+def _in_transaction(steps: Steps[None], end: str = "COMMIT") -> Steps[None]:
+    yield Statement("BEGIN IMMEDIATE", outside=True)
+    try:
+        yield from steps
+        yield Statement(end)
+    except RaftcoordError:
+        yield from _roll_back()
+        raise
+
+
+def _as_it_held(steps: Steps[None]) -> Steps[None]:
+    """With foreign keys and checks off, and then as they were; outside a transaction, where SQLite takes it."""
+    before = []
+    for setting in _AS_IT_HELD:
+        name, _, value = setting.partition(" = ")
+        found = yield Statement(f"PRAGMA {name}", reads=True, outside=True)
+        if found.rows != [(int(value),)]:
+            before.append(f"{name} = {found.rows[0][0]}")
+            yield Statement(f"PRAGMA {setting}", outside=True)
+    try:
+        yield from steps
+    except RaftcoordError:
+        yield from _set(before)
+        raise
+    yield from _set(before)
+
+
+def _set(settings: list[str]) -> Steps[None]:
+    for setting in settings:
+        yield Statement(f"PRAGMA {setting}", outside=True)
+
+
+def _apart(steps: Steps[_T]) -> Steps[_T]:
+    """The same on a connection of its own."""
+    try:
+        statement = next(steps)
+        while True:
+            try:
+                result = yield statement._replace(apart=True)
+            except RaftcoordError as error:
+                statement = steps.throw(error)
+            else:
+                statement = steps.send(result)
+    except StopIteration as stop:
+        returned: _T = stop.value
+        return returned

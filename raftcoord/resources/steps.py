@@ -30,6 +30,7 @@ class Statement(NamedTuple):
     ``reads``: its rows are wanted; otherwise only ``tag`` and ``touched`` are. ``outside``: must not stand inside a transaction
     (COMMIT PREPARED), so that a driver that begins one by itself must be kept from it. ``ahead``: statements that go before it,
     in the same round trip where the driver can: the order is the same, and an error of any of them is the error of all.
+    ``apart``: SQLite only, on a second connection to the same file that has nothing of the caller's.
     """
 
     sql: str
@@ -37,6 +38,7 @@ class Statement(NamedTuple):
     reads: bool = False
     outside: bool = False
     ahead: tuple[str, ...] = ()
+    apart: bool = False
 
 
 class Result(NamedTuple):
@@ -131,8 +133,8 @@ class Dialect(Protocol):
         is left open that was not.
         """
 
-    def prepare(self, gid: Gid, *, marks: bool, work: bytes = b"") -> Steps[None]:
-        """Prepare it and prove it. ``work``: what a SQLite branch is to do. Raises NotPossible or BranchEnded."""
+    def prepare(self, gid: Gid, *, marks: bool) -> Steps[None]:
+        """Prepare it and prove it. Raises NotPossible or BranchEnded."""
 
     def commit_prepared_here(self, gid: Gid) -> Steps[Effect]:
         """Commit on the session that has prepared it: its OK is proof."""

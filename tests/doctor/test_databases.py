@@ -55,7 +55,7 @@ def leave_prepared(bank: Bank, gid: Gid) -> None:
     session.enter()
     session.run(bank.dialect.begin(gid, checked=False))
     session.given.cursor().execute(f"INSERT INTO accounts VALUES ('{str(gid.txid)[-20:]}', 1)")
-    session.run(bank.dialect.prepare(gid, marks=True, work=session.work()))
+    session.run(bank.dialect.prepare(gid, marks=True))
     connection.close()
 
 

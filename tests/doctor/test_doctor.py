@@ -284,7 +284,7 @@ def test_an_orphan_bears_what_the_ledger_says_and_looking_decides_nothing(
         session = drivers.session(connection, gid.branch)
         session.enter()
         session.run(bank.dialect.begin(gid, checked=False))
-        session.run(bank.dialect.prepare(gid, marks=True, work=session.work()))
+        session.run(bank.dialect.prepare(gid, marks=True))
         connection.close()
         report = examine.examine(config)
         assert having(report.rows, "resource audit", "orphan", str(gid), "UNDECIDED").verdict is Verdict.ERROR

@@ -56,7 +56,7 @@ def prepared(bank: SqliteBank, made: Gid) -> Session:
     session.enter()
     session.run(LITE.begin(made, checked=False))
     session.given.execute(ADD)
-    session.run(LITE.prepare(made, marks=True, work=session.work()))
+    session.run(LITE.prepare(made, marks=True))
     return session
 
 

@@ -89,7 +89,7 @@ def prepare(bank: Bank, gid: Gid, amount: int = -10) -> Session:
     session.run(session.dialect.begin(gid, checked=bank.kind != "sqlite"))
     if amount:
         bank.add(session.given, amount)
-    session.run(session.dialect.prepare(gid, marks=marks, work=session.work()))
+    session.run(session.dialect.prepare(gid, marks=marks))
     return session
 
 
