@@ -310,6 +310,7 @@ def stored(name: str) -> str:
 
 
 def values_of(row: Sequence[Any]) -> list[Value]:
+    """Of a row whose columns were chosen by ``stored``."""
     return [ExtType(_TEXT, value) if is_text else value for value, is_text in zip(row[::2], row[1::2], strict=True)]
 
 
