@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -85,6 +85,7 @@ class View:
             lines.append(
                 Text(f"damaged branches that nobody has acknowledged: {damages} (raftcoord txn ls --heuristic)", "red")
             )
+        lines += [Text(line, "red") for line in self._of_the_horizon()]
         if self.resolver is not None:
             lines.append(_resolver_line(self.resolver))
         return Group(Text(f"cluster {self.cluster}: {self.sentence()}", style="bold"), self._table(), *lines)
@@ -101,6 +102,16 @@ class View:
             for name, said in self._answering()
         )
         return [(name, f"takes no part before it has met {', '.join(awaited)}") for name, awaited in waiting if awaited]
+
+    def _of_the_horizon(self) -> Iterator[str]:
+        """What is wrong with it, as far as the nodes' own clocks show."""
+        retentions = {name: said.get("retention_ms") for name, said in self._answering()}
+        if len(set(retentions.values())) > 1:
+            each = ", ".join(f"{name} {(ms or 0) / 3_600_000:g} h" for name, ms in retentions.items())
+            yield f"the nodes have different retention_hours, and the leader's counts: {each}"
+        ahead = [name for name, said in self._answering() if said.get("horizon_ms", 0) > said.get("wall_ms", 0)]
+        if ahead:
+            yield f"the horizon lies in the future of {', '.join(ahead)}: new txids are refused (raftcoord doctor)"
 
     def _answering(self) -> list[tuple[str, dict[str, Any]]]:
         return [(name, said) for name, said in self.told.items() if isinstance(said, dict)]

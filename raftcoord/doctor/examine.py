@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from raftcoord.client.answers import Damages
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.config import Config
-from raftcoord.doctor import access, clocks, databases, nodes, prepared
+from raftcoord.doctor import access, clocks, databases, horizon, nodes, prepared
 from raftcoord.doctor.aside import aside
 from raftcoord.doctor.databases import Looked
 from raftcoord.doctor.findings import Report, Row, Verdict
@@ -83,7 +83,10 @@ class _Examination:
                 said.update(heard)
                 ids = [info["cluster"] for info in heard.values() if isinstance(info, dict) and info["cluster"]]
                 cluster = str(ids[0]) if ids else ""
-                rows += clocks.judge(await nodes.clocks(client, heard, self._now_ms), self._config.retention_ms)
+                times = await nodes.clocks(client, heard, self._now_ms)
+                answering = {name: info for name, info in heard.items() if isinstance(info, dict)}
+                rows += clocks.judge(times, self._config.retention_ms)
+                rows += horizon.judge(answering, times, self._now_ms(), self._config.retention_ms)
                 found = await self._damages(client) if ids else found
                 looked = await asyncio.gather(*looks)
                 states = await self._states(client, looked, cluster) if ids else states

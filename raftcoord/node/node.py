@@ -48,6 +48,7 @@ class Node:
         self.config = config.node(name)
         self._loop = asyncio.get_running_loop()
         self._born = self._loop.time()
+        self._retention_ms = config.retention_ms
         self._server: Server | None = None
         self._alarms = Alarms()
         self.consensus = consensus
@@ -104,4 +105,5 @@ class Node:
             "uptime_s": round(self._loop.time() - self._born, 1),
             "version": __version__,
             "pid": os.getpid(),
+            "retention_ms": self._retention_ms,
         }

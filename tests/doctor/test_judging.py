@@ -14,7 +14,7 @@ import pytest
 from raftcoord import TxId, __version__, limits
 from raftcoord.client.answers import Damage, Damages
 from raftcoord.config import Address, Config, NodeConfig
-from raftcoord.doctor import access, clocks, disks, nodes, prepared
+from raftcoord.doctor import access, clocks, disks, horizon, nodes, prepared
 from raftcoord.doctor.clocks import Clock
 from raftcoord.doctor.disks import Speed
 from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Report, Row, Verdict
@@ -112,6 +112,54 @@ def test_when_all_nodes_agree_it_is_this_machine_that_is_wrong(ahead_ms: int, ve
 
 def test_without_an_answer_nothing_is_said_of_clocks() -> None:
     assert judged() == []
+
+
+# -- the horizon --------------------------------------------------------------------------------------------------
+
+NOW_MS = 1_700_000_000_000
+
+
+def of_horizon(ahead_ms: int, retentions: tuple[int, ...] = (HOUR_MS, HOUR_MS, HOUR_MS), **clock: float) -> list[Row]:
+    """The horizon so far ahead of a time that is this machine's; ``clock``: how far a node's clock is ahead of that."""
+    names = [f"n{number}" for number in range(1, len(retentions) + 1)]
+    answering = {
+        name: {"horizon_ms": NOW_MS + ahead_ms, "retention_ms": kept}
+        for name, kept in zip(names, retentions, strict=True)
+    }
+    times = {name: Clock(clock.get(name, 0), 10) for name in names}
+    return horizon.judge(answering, times, NOW_MS, HOUR_MS)
+
+
+@pytest.mark.parametrize(
+    ("ahead_ms", "verdict"),
+    [
+        (48 * HOUR_MS, Verdict.ERROR),
+        (11, Verdict.ERROR),
+        (10, Verdict.WARNING),
+        (-HOUR_MS + limits.CLOCK_SPREAD_MS_MAX + 11, Verdict.WARNING),
+        (-HOUR_MS + limits.CLOCK_SPREAD_MS_MAX + 10, Verdict.OK),
+        (-HOUR_MS, Verdict.OK),
+        (-48 * HOUR_MS, Verdict.OK),
+        (-NOW_MS, Verdict.OK),
+    ],
+)
+def test_the_horizon_is_compared_with_the_clocks_and_the_retention(ahead_ms: int, verdict: Verdict) -> None:
+    (row,) = of_horizon(ahead_ms)
+    assert row.verdict is verdict
+    assert bool(row.mend) is (verdict is not Verdict.OK)
+
+
+def test_a_horizon_in_the_future_is_found_though_the_clock_that_moved_it_is_still_wrong() -> None:
+    assert of_horizon(24 * HOUR_MS, n1=48 * HOUR_MS)[-1].verdict is Verdict.ERROR
+    assert "raftcoord horizon lower" in of_horizon(24 * HOUR_MS)[-1].mend
+
+
+def test_nodes_with_different_retentions_are_told() -> None:
+    rows = of_horizon(-HOUR_MS, retentions=(HOUR_MS, HOUR_MS, 2 * HOUR_MS))
+    row = of(rows, "node n3")
+    assert (row.verdict, row.check) == (Verdict.WARNING, horizon.RETENTION)
+    assert "2.0 h" in row.what
+    assert not troubles([each for each in rows if each.subject != "node n3"])
 
 
 # -- nodes --------------------------------------------------------------------------------------------------------
