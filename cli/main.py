@@ -32,6 +32,7 @@ _COMMANDS: Final = {
     "resource": ".resource",
     "resolver": ".resolver",
     "doctor": ".doctor",
+    "horizon": ".horizon",
     "drill": ".drill",
     "sim": ".sim",
     "bench": ".bench",

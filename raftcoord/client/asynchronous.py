@@ -21,6 +21,7 @@ from raftcoord.client.completing import Completing
 from raftcoord.client.damages import GRACE_S, TIMEOUT_S, DamageRequests
 from raftcoord.client.deadlines import Deadlines
 from raftcoord.client.effort import PATIENCE_S, Ask, Effort, Lost, share_of
+from raftcoord.client.horizon import HorizonRequests
 from raftcoord.client.link import ClusterIdentity, Endpoint, Link
 from raftcoord.client.participants import ParticipantRequests
 from raftcoord.env import Env
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from raftcoord.config import Config
 
 
-class AsyncClient(Admission, DamageRequests, ParticipantRequests, TransactionRequests):
+class AsyncClient(Admission, DamageRequests, HorizonRequests, ParticipantRequests, TransactionRequests):
     """A client of one cluster. Make it with ``from_config`` or ``from_addresses``, and use it in one event loop.
 
     ``async with`` closes it; otherwise ``await client.close()``. A txid may be given as a TxId or as 32 hex digits. Every

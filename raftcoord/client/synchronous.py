@@ -148,6 +148,10 @@ class Client:
         """See AsyncClient.replace_node."""
         return self._run(lambda: self._client.replace_node(node_name, timeout=timeout))
 
+    def lower_horizon(self, who: str, *, after_ms: int = 0, timeout: float = TIMEOUT_S) -> dict[str, Any]:
+        """See AsyncClient.lower_horizon."""
+        return self._run(lambda: self._client.lower_horizon(who, after_ms=after_ms, timeout=timeout))
+
     def damages(self, txid: TxId | str | None = None, *, limit: int = 100, timeout: float = TIMEOUT_S) -> Damages:
         """See AsyncClient.damages."""
         return self._run(lambda: self._client.damages(txid, limit=limit, timeout=timeout))

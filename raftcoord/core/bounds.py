@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from raftcoord import limits
-from raftcoord.core.commands import Acknowledge, Command, Complete, Decide, Heuristic, Retire
+from raftcoord.core.commands import Acknowledge, Command, Complete, Decide, Heuristic, Lower, Retire
 
 
 def excess(command: Command, horizon_ms_max: int) -> str:
@@ -51,7 +51,12 @@ def _acknowledge(command: Acknowledge) -> bool:
     )
 
 
+def _lower(command: Lower) -> bool:
+    return command.horizon_ms < command.was_ms and 0 < len(command.who) <= limits.WHO_LENGTH_MAX
+
+
 _RULES: Final[dict[type, Callable[[Any], bool]]] = {
+    Lower: _lower,
     Complete: _complete,
     Heuristic: _heuristic,
     Acknowledge: _acknowledge,

@@ -101,7 +101,21 @@ class Bind(NamedTuple):
     at_ms: int
 
 
-Command = Decide | Complete | Retire | Found | Heuristic | Acknowledge | Enroll | Bind
+class Lower(NamedTuple):
+    """An operator's way out when the horizon was moved into the future: from ``was_ms`` back to ``horizon_ms``.
+
+    It does nothing if the horizon is not at ``was_ms`` any more, or if a decision between the two is open. What was forgotten
+    stays forgotten, so ``horizon_ms`` must be later than any txid that was made so far: see node/lowering.py, which chooses it.
+    ``who`` says so at ``at_ms``, by the proposer's clock.
+    """
+
+    was_ms: int
+    horizon_ms: int
+    who: str
+    at_ms: int
+
+
+Command = Decide | Complete | Retire | Found | Heuristic | Acknowledge | Enroll | Bind | Lower
 
 KINDS: Final[dict[int, type[Command]]] = {
     1: Decide,
@@ -112,6 +126,7 @@ KINDS: Final[dict[int, type[Command]]] = {
     6: Acknowledge,
     7: Enroll,
     9: Bind,
+    11: Lower,
 }
 """8 was never given."""
 _KIND_OF: Final[dict[type[Command], int]] = {kind: number for number, kind in KINDS.items()}
@@ -271,6 +286,15 @@ def _decode_bind(row: tuple[Any, ...]) -> Bind | None:
     return None
 
 
+def _decode_lower(row: tuple[Any, ...]) -> Lower | None:
+    match row:
+        case (_, int(was_ms), int(horizon_ms), str(who), int(at_ms)) if all(
+            type(ms) is int and 0 <= ms <= limits.TIME_MS_MAX for ms in (was_ms, horizon_ms, at_ms)
+        ):
+            return Lower(was_ms, horizon_ms, who, at_ms)
+    return None
+
+
 _IDENTITY: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _VERDICTS: Final = {int(verdict): verdict for verdict in Verdict}
 _DECODERS: Final[dict[int, Callable[[tuple[Any, ...]], Command | None]]] = {
@@ -282,6 +306,7 @@ _DECODERS: Final[dict[int, Callable[[tuple[Any, ...]], Command | None]]] = {
     6: _decode_acknowledge,
     7: _decode_enroll,
     9: _decode_bind,
+    11: _decode_lower,
 }
 
 

@@ -8,6 +8,9 @@ txid is the only one.
     older than the horizon         FORGOTTEN: it was finished, or never committed; nothing is recorded
     otherwise                      recorded
 
+The horizon moves forwards. An operator alone may lower it (Lower), above everything that was made so far, after wrong clocks have
+moved it into the future. What was retired or refused as FORGOTTEN lies below it still, so it stays forgotten.
+
 A decision is forgotten as soon as it is both older than the horizon and retirable: an abort, or a commit that every
 branch has acknowledged. It makes no difference which of the two came last.
 
@@ -28,7 +31,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Final, NamedTuple
 
 from raftcoord import limits
-from raftcoord.core.commands import Acknowledge, Bind, Command, Complete, Decide, Enroll, Found, Heuristic, Retire
+from raftcoord.core.commands import (
+    Acknowledge,
+    Bind,
+    Command,
+    Complete,
+    Decide,
+    Enroll,
+    Found,
+    Heuristic,
+    Lower,
+    Retire,
+)
 from raftcoord.errors import broken, check
 from raftcoord.types import State, TxId, Verdict, first_txid_of
 
@@ -125,9 +139,11 @@ class Changes(NamedTuple):
     """All that are enrolled, changed or not: name -> identity."""
     bindings: Mapping[str, Binding] | None = None
     """The participants whose binding changed, by name. One without an identity is forgotten."""
+    before: Changes | None = None
+    """To be stored before all else, in the same commit: the horizon was lowered after it."""
 
     def __bool__(self) -> bool:
-        others = (self.retire_before_ms, self.cluster, self.enrolled, self.bindings)
+        others = (self.retire_before_ms, self.cluster, self.enrolled, self.bindings, self.before)
         return bool(self.puts or self.damages or any(other is not None for other in others))
 
 
@@ -139,6 +155,15 @@ _UNCHANGED: Final = Done(False)
 
 def _nothing_older(txid: TxId) -> Decision | None:
     return None
+
+
+LOWERED: Final = "horizon"
+"""Under this name, in place of a branch, it is recorded among the damages who lowered the horizon: acknowledged, to be read."""
+
+
+def _record_of(command: Lower) -> TxId:
+    """Where that is recorded."""
+    return TxId.new(command.at_ms, command.was_ms.to_bytes(10, "big"))
 
 
 def _bound_of(horizon_ms: int) -> bytes:
@@ -171,6 +196,8 @@ class Ledger:
         self.participants: Mapping[str, Binding] = {binding.name: binding for binding in participants}
         """Participant name -> which state goes by it, where that is known. A change gives another object."""
         self._bound = _bound_of(horizon_ms)  # a txid below it is older than the horizon
+        self._lowered: tuple[bytes, bytes] = (b"", b"")  # the bounds between which the horizon was lowered
+        self._lowered_at = 0  # by the entry of that index
         self.floor = floor
         self._older = older
         given = tuple(decisions)
@@ -188,6 +215,8 @@ class Ledger:
         found = self._decisions.get(txid)
         if found is None and txid < self.floor:
             found = self._open.get(txid) or self._unstored.get(txid) or self._older(txid)
+            if found is not None and found.index <= self._lowered_at and self._lowered[0] <= txid < self._lowered[1]:
+                return None  # forgotten before the horizon was lowered, and perhaps on disk still
         if found is not None and txid < self._bound and found.retirable:
             return None
         return found
@@ -251,7 +280,7 @@ class Ledger:
     def changed_count(self) -> int:
         """How many changes ``take_changes`` would give; 0: nothing is to be stored."""
         changes = self._changes
-        others = (changes.retire_before_ms, changes.cluster, changes.enrolled, changes.bindings)
+        others = (changes.retire_before_ms, changes.cluster, changes.enrolled, changes.bindings, changes.before)
         return len(changes.puts) + len(changes.damages) + sum(other is not None for other in others)
 
     def take_changes(self) -> Changes:
@@ -261,6 +290,8 @@ class Ledger:
 
     def stored(self, changes: Changes) -> None:
         """``changes`` are on disk: ``older`` shows them from now on."""
+        if changes.before is not None:
+            self.stored(changes.before)
         if self._unstored:
             for txid, put in changes.puts.items():
                 if self._unstored.get(txid) is put:
@@ -301,6 +332,20 @@ class Ledger:
             for txid in [txid for txid, known in table.items() if txid < self._bound and known.retirable]:
                 del table[txid]
         self._changes = self._changes._replace(retire_before_ms=command.before_ms)
+        return _CHANGED
+
+    def _lower(self, command: Lower, term: int, index: int) -> Done:
+        low, high = _bound_of(command.horizon_ms), self._bound
+        moved = command.was_ms != self.horizon_ms or low >= high
+        if moved or any(low <= txid < high for txid in self._open):
+            return _UNCHANGED
+        made = self._changes
+        before = Changes(self.horizon_ms, None, made.puts, {}, before=made.before)
+        self._changes = made._replace(retire_before_ms=command.horizon_ms, puts={}, before=before)
+        self._lowered, self._lowered_at = (low, high), index
+        self.horizon_ms, self._bound = command.horizon_ms, low
+        what = f"the horizon was lowered from {command.was_ms} to {command.horizon_ms} ms"
+        self._damage(Damage(_record_of(command), LOWERED, what, command.at_ms, command.who))
         return _CHANGED
 
     def _found(self, command: Found, term: int, index: int) -> Done:
@@ -349,6 +394,7 @@ class Ledger:
         Decide: _decide,
         Complete: _complete,
         Retire: _retire,
+        Lower: _lower,
         Found: _found,
         Heuristic: _heuristic,
         Acknowledge: _acknowledge,

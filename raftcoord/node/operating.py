@@ -1,4 +1,4 @@
-"""What operators ask of a node: taking a new node or a new state for one that is lost.
+"""What operators ask of a node: taking a new node or a new state for one that is lost, lowering a horizon in the future.
 
 Owed: an answer that says what is recorded, or what is to be done first. Each change is in the ledger, under the name of
 whoever made it.
@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from raftcoord import limits
+from raftcoord.env import Env
 from raftcoord.errors import RaftcoordError
-from raftcoord.node import replacement, requests
+from raftcoord.node import lowering, replacement, requests
 from raftcoord.node.admission import Admission
 from raftcoord.node.agreement import Agreement
 from raftcoord.rpc.connection import Connection
@@ -21,10 +22,11 @@ from raftcoord.rpc.connection import Connection
 class Operating:
     """The requests of operators, of one node's client port. ``node``: its name."""
 
-    def __init__(self, agreement: Agreement, admission: Admission, node: str) -> None:
+    def __init__(self, agreement: Agreement, admission: Admission, env: Env, node: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._agreement = agreement
         self._admission = admission
+        self._env = env
         self._node = node
 
     def replace_node(self, conn: Connection, request_id: int, params: list[Any]) -> None:
@@ -32,6 +34,13 @@ class Operating:
         (name,) = requests.params(params, "node")
         deadline = self._loop.time() + limits.ASK_MS / 1000
         replacement.replace(self._agreement, self._node, name, deadline, _answering(conn, request_id))
+
+    def lower_horizon(self, conn: Connection, request_id: int, params: list[Any]) -> None:
+        """See lowering.py."""
+        who, after = requests.params(params, "who", "after_ms")
+        name, after_ms = requests.who(who), lowering.checked_after(after)
+        deadline = self._loop.time() + limits.ASK_MS / 1000
+        lowering.lower(self._agreement, self._env, name, after_ms, deadline, _answering(conn, request_id))
 
     def participants(self, conn: Connection, request_id: int, params: list[Any]) -> None:
         """Which state goes by which name, as this node knows it."""

@@ -67,7 +67,7 @@ class Service:
         self._about = about
         self._listings = listings.Listings()
         self._damages = damages = Damages(agreement, env)
-        operating = Operating(agreement, admission, node)
+        operating = Operating(agreement, admission, env, node)
         self._client_methods: dict[str, Method] = {
             "decide": self._decide,
             "submit": self._submit,
@@ -79,6 +79,7 @@ class Service:
             "txns": self._list,
             "show": self._show,
             "replace": operating.replace_node,
+            "lower_horizon": operating.lower_horizon,
             "participants": operating.participants,
             "replace_participant": operating.replace_participant,
             "forget_participant": operating.forget_participant,

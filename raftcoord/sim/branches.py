@@ -77,6 +77,8 @@ class Branches(Synced):
 
     def decided(self, txid: TxId, made: Decided) -> None:
         """That decision is made: a COMMIT needs the yes of everybody, and contradicts nobody."""
+        if txid in self.model.lost:
+            self.violate("one outcome", f"{made.verdict.name} of what was decided and forgotten before", txid)
         if txid in self.forgotten:
             self.violate("one outcome", f"{made.verdict.name}, although somebody was told FORGOTTEN before", txid)
         if made.verdict is Verdict.COMMIT and txid in self.untouched:

@@ -6,7 +6,7 @@ that fails can be shrunk (hunt.py).
 
     links        clog-one-way, clog-two-way, isolate, isolate-leader, split, ring, break, slow, repeat
     processes    kill, power, outage, kill-all, power-all, late-start, storm, crash-at, pause, silent
-    clocks       drift, jump, client-jump
+    clocks       drift, jump, client-jump, moved-horizon
     disks        slow-disk, disk-error, participant-disk, flip-bit, wipe
     copies       break-copy, flip-copy, late-copy
     strangers    stranger
@@ -126,6 +126,7 @@ KINDS: Final[dict[str, tuple[int, Callable[[_Stage], Fault]]]] = {
     "stranger": (4, lambda stage: stage.fault("stranger", 0.5, (stage.rng.choice(stage.nodes),), stage.rng.random())),
     "late-copy": (1, lambda stage: Fault(stage.rng.uniform(0.6, 2.0), stage.end, "late-copy")),
     "client-jump": (2, lambda stage: stage.fault("client-jump", 4.0, value=_wrong_by_ms(stage.rng))),
+    "moved-horizon": (1, lambda stage: stage.fault("moved-horizon", 2.0, value=stage.rng.uniform(2_000.0, 2e8))),
     "silent": (2, lambda stage: stage.fault("silent", 4.0, _minority(stage))),
 }
 """Kind -> (how many of them at most in one plan, how to draw one)."""

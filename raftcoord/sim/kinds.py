@@ -35,6 +35,7 @@ SUMMARIES: Final[dict[str, str]] = {
     "stranger": "somebody sends garbage, pickles or administrative commands to a node's ports",
     "late-copy": "a ledger copy arrives after another leader has sent the entries instead",
     "client-jump": "a client's wall clock is wrong by up to 2 hours, and then right again",
+    "moved-horizon": "the horizon is moved into the future by up to two days, and an operator lowers it",
     "silent": "a minority stands still with its links up, while the leader's clock is up to two days ahead",
 }
 """One line for each of ``faults.KINDS``."""

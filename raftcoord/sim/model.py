@@ -20,6 +20,7 @@ from raftcoord.core.commands import (
     Enroll,
     Found,
     Heuristic,
+    Lower,
     Retire,
     open_entry,
 )
@@ -47,7 +48,9 @@ class Model:
         self.outstanding: dict[TxId, set[str]] = {}
         self.acknowledged: dict[TxId, dict[str, int]] = {}
         """By which entry each branch of a decision was complete."""
-        self._horizons: list[tuple[int, int]] = [(0, 0)]  # (index, ms), each above the one before
+        self._horizons: list[tuple[int, int]] = [(0, 0)]  # (index, ms), each later than the one before
+        self.lost: dict[TxId, int] = {}
+        """Forgotten, and below the horizon no more since it was lowered by that entry: nothing keeps it from being decided again."""
         self.retirements = 0
         self.cluster = ""
         self.damages: dict[tuple[TxId, str], str] = {}
@@ -58,7 +61,7 @@ class Model:
         """Apply the next command; the decision, if this command made one."""
         match command:
             case Decide(txid, verdict, branches):
-                if txid not in self.decided and txid.ms >= self.horizon_ms:
+                if (txid not in self.decided or txid in self.lost) and txid.ms >= self.horizon_ms:
                     made = self.decided[txid] = Decided(verdict, frozenset(branches), term, index)
                     if branches:
                         self.outstanding[txid] = set(branches)
@@ -72,6 +75,14 @@ class Model:
             case Retire(before_ms) if before_ms > self.horizon_ms:
                 self.retirements += 1
                 self._horizons.append((index, before_ms))
+            case Lower(was_ms, horizon_ms, who, at_ms) if was_ms == self.horizon_ms > horizon_ms:
+                within = [txid for txid in self.decided if horizon_ms <= txid.ms < was_ms]
+                if not any(self.state(txid) is State.COMMITTED for txid in within):
+                    for txid in within:
+                        self.outstanding.pop(txid, None)
+                        self.lost[txid] = index
+                    self._horizons.append((index, horizon_ms))
+                    self.damages[TxId.new(at_ms, was_ms.to_bytes(10, "big")), "horizon"] = who
             case Found(cluster):
                 self.cluster = self.cluster or cluster
             case Enroll(name, identity):
@@ -91,6 +102,11 @@ class Model:
         """The horizon after the last command."""
         return self._horizons[-1][1]
 
+    @property
+    def horizon_max_ms(self) -> int:
+        """The highest that it ever was."""
+        return max(ms for _, ms in self._horizons)
+
     def open_branches(self, txid: TxId, index: int = LAST) -> set[str]:
         """The branches that had not acknowledged after entry ``index``."""
         known = self.decided.get(txid)
@@ -102,7 +118,7 @@ class Model:
     def state(self, txid: TxId, index: int = LAST) -> State:
         """What every node must say of ``txid`` that has applied the entries up to ``index``."""
         known = self.decided.get(txid)
-        if known is not None and known.index > index:
+        if known is not None and (known.index > index or self.lost.get(txid, index + 1) <= index):
             known = None
         horizon_ms = self._horizons[bisect_right(self._horizons, (index, LAST)) - 1][1]
         if txid.ms < horizon_ms and not (

@@ -176,6 +176,12 @@ class Nemesis:
         self._set_ahead(name, int(fault.value))
         self._at(fault.until, self._set_ahead, name, -int(fault.value))
 
+    def _moved_horizon(self, fault: Fault) -> None:
+        """As an older release did it, whose leader had a wrong clock."""
+        for name in [name for name in self._world.nodes if self._leads(name)][:1]:
+            self._world.move_horizon(name, int(fault.value))
+            self._at(fault.until, self._world.lower_horizon)
+
     def _set_ahead(self, name: str, by_ms: int) -> None:
         self._world.set_clock(name, self._world.machines[name].offset_ms + by_ms)
 
@@ -333,5 +339,6 @@ class Nemesis:
         "stranger": _stranger,
         "late-copy": _late_copy,
         "client-jump": _client_jump,
+        "moved-horizon": _moved_horizon,
         "silent": _silent,
     }

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from raftcoord import limits, private
-from raftcoord.core.ledger import Binding, Damage, Decision
+from raftcoord.core.ledger import Binding, Changes, Damage, Decision
 from raftcoord.errors import StorageError, check
 from raftcoord.storage import files
 from raftcoord.storage.bulk import BulkInsert
@@ -270,19 +270,25 @@ class NodeDb:
         if w.truncate_from is not None:
             execute("DELETE FROM log WHERE idx >= ?", (w.truncate_from,))
         self._append(w.append)
-        _PUT_DECISIONS.run(self._writer, [decision_row(put) for put in w.changes.puts.values()])
-        for damage in w.changes.damages.values():
+        self._change(w.changes)
+        if w.drop_log_before is not None:
+            execute("DELETE FROM log WHERE idx < ?", (w.drop_log_before,))
+
+    def _change(self, changes: Changes) -> None:
+        execute = self._writer.execute
+        if changes.before is not None:
+            self._change(changes.before)
+        _PUT_DECISIONS.run(self._writer, [decision_row(put) for put in changes.puts.values()])
+        for damage in changes.damages.values():
             execute("INSERT OR REPLACE INTO damages VALUES(?, ?, ?, ?)", damage_row(damage))
-        for binding in (w.changes.bindings or {}).values():
+        for binding in (changes.bindings or {}).values():
             name, record, crc = binding_row(binding)
             execute("DELETE FROM participants WHERE name = ?", (name,))
             if binding.identity:
                 execute("INSERT INTO participants VALUES(?, ?, ?)", (name, record, crc))
-        if w.changes.retire_before_ms is not None:  # after the puts: one of them may be forgotten at once
-            bound = first_txid_of(min(w.changes.retire_before_ms, _TXID_MS_MAX))
+        if changes.retire_before_ms is not None:  # after the puts: one of them may be forgotten at once
+            bound = first_txid_of(min(changes.retire_before_ms, _TXID_MS_MAX))
             execute("DELETE FROM decisions WHERE txid < ? AND flags <> 3", (bound,))
-        if w.drop_log_before is not None:
-            execute("DELETE FROM log WHERE idx < ?", (w.drop_log_before,))
 
     def _append(self, rows: Iterable[LogRow]) -> None:
         _INSERT_LOG.run(self._writer, [(*row, log_crc(*row)) for row in rows])

@@ -82,7 +82,8 @@ def state_after(w: Write, old: NodeState, last: int) -> NodeState:
         f"entry {applied_index} would be applied after {old.applied_index}, and the log ends at {last}",
     )
     horizon_ms = old.horizon_ms if w.changes.retire_before_ms is None else w.changes.retire_before_ms
-    check(horizon_ms >= old.horizon_ms, f"the horizon would move back from {old.horizon_ms} to {horizon_ms} ms")
+    forwards = horizon_ms >= old.horizon_ms or w.changes.before is not None
+    check(forwards, f"the horizon would move back from {old.horizon_ms} to {horizon_ms} ms")
     cluster = old.cluster if w.changes.cluster is None else w.changes.cluster
     check(old.cluster in ("", cluster), f"the cluster's id would change from {old.cluster} to {cluster}")
     peers = old.peers if w.peers is None else {**old.peers, **w.peers}

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raftcoord import limits
 from raftcoord.core.commands import (
     FORMAT,
     KINDS,
@@ -20,6 +21,7 @@ from raftcoord.core.commands import (
     Enroll,
     Found,
     Heuristic,
+    Lower,
     Retire,
     encode_command,
     encode_entry,
@@ -32,6 +34,7 @@ txids = st.builds(TxId.new, st.integers(0, (1 << 48) - 1), st.binary(min_size=10
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 branches = st.lists(texts, max_size=4).map(tuple)
 times = st.integers(0, (1 << 63) - 1)
+moments = st.integers(0, limits.TIME_MS_MAX)
 identities = st.binary(min_size=16, max_size=16).map(bytes.hex)
 commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(Decide, txids, st.sampled_from(Verdict), branches, texts, texts, times),
@@ -42,6 +45,7 @@ commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(Acknowledge, txids, texts, texts, times),
     st.builds(Enroll, texts, identities),
     st.builds(Bind, texts, identities, identities | st.just(""), texts, times),
+    st.builds(Lower, moments, moments, texts, moments),
 )
 names = st.integers(0, (1 << 64) - 1)
 T = TxId.new(1, bytes(10))
@@ -65,6 +69,7 @@ def test_every_kind_of_command_has_a_number_that_never_changes() -> None:
         (6, Acknowledge),
         (7, Enroll),
         (9, Bind),
+        (11, Lower),
     ]
     assert msgpack.packb(FORMAT) == b"\x01"
 

@@ -12,8 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raftcoord import limits
-from raftcoord.core.commands import Acknowledge, Bind, Command, Complete, Decide, Enroll, Found, Heuristic, Retire
-from raftcoord.core.ledger import Binding, Changes, Damage, Decision, Done, Ledger, Result, Standing
+from raftcoord.core.commands import (
+    Acknowledge,
+    Bind,
+    Command,
+    Complete,
+    Decide,
+    Enroll,
+    Found,
+    Heuristic,
+    Lower,
+    Retire,
+)
+from raftcoord.core.ledger import LOWERED, Binding, Changes, Damage, Decision, Done, Ledger, Result, Standing
 from raftcoord.errors import Halt
 from raftcoord.types import State, TxId, Verdict, first_txid_of
 
@@ -205,6 +216,37 @@ def test_the_last_millisecond_that_a_txid_can_bear_can_be_retired() -> None:
     assert ledger.state(latest) is State.FORGOTTEN
 
 
+def test_a_horizon_in_the_future_can_be_lowered_and_what_was_forgotten_stays_forgotten() -> None:
+    ledger = Applied()
+    ledger.do(a_decide(T, COMMIT))
+    ledger.do(Retire(T0_MS + 1_000))
+    assert ledger.do(a_decide(txid_at(5), COMMIT)).state is State.FORGOTTEN
+    assert ledger.do(Lower(T0_MS + 1_000, T0_MS + 10, "anna", T0_MS + 7)) == Done(True)
+    assert ledger.horizon_ms == T0_MS + 10
+    for forgotten in (T, txid_at(5), txid_at(9)):
+        assert ledger.do(a_decide(forgotten, COMMIT)).state is State.FORGOTTEN
+    assert ledger.do(a_decide(txid_at(10), COMMIT)).state is State.COMMITTED
+    (record,) = ledger.damages()
+    assert (record.txid.ms, record.branch, record.acknowledged_by) == (T0_MS + 7, LOWERED, "anna")
+
+
+@pytest.mark.parametrize(("was", "to"), [(999, 10), (1_001, 10), (1_000, 1_000), (1_000, 1_001)])
+def test_a_horizon_is_lowered_from_where_it_is_and_down(was: int, to: int) -> None:
+    ledger = Applied()
+    ledger.do(Retire(T0_MS + 1_000))
+    assert ledger.do(Lower(T0_MS + was, T0_MS + to, "anna", 1)) == Done(False)
+    assert ledger.horizon_ms == T0_MS + 1_000
+
+
+@pytest.mark.parametrize(("open_at", "lowered"), [(9, True), (10, False), (999, False), (1_000, True)])
+def test_a_horizon_is_not_lowered_below_an_open_decision_that_is_older_than_it(open_at: int, lowered: bool) -> None:
+    ledger = Applied()
+    ledger.do(a_decide(txid_at(open_at), COMMIT, ["a"]))
+    ledger.do(Retire(T0_MS + 1_000))
+    assert ledger.do(Lower(T0_MS + 1_000, T0_MS + 10, "anna", 1)) == Done(lowered)
+    assert ledger.state(txid_at(open_at)) is State.COMMITTED
+
+
 # -- the cluster's id, damage -----------------------------------------------------------------------------------------
 
 
@@ -299,6 +341,14 @@ commands = st.one_of(
     st.builds(a_decide, txids, st.sampled_from(Verdict), branches),
     st.builds(Complete, st.lists(st.tuples(txids, branches), max_size=3).map(tuple)),
     st.builds(Retire, st.integers(T0_MS - 5, T0_MS + 70)),
+    st.builds(Retire, st.sampled_from([T0_MS + 30, T0_MS + 70])),
+    st.builds(
+        Lower,
+        st.sampled_from([T0_MS + 30, T0_MS + 70]),
+        st.sampled_from([T0_MS + 5, T0_MS + 20, T0_MS + 50]),
+        st.just("anna"),
+        st.integers(0, 9),
+    ),
     st.builds(Found, st.sampled_from(["00112233aabbccdd", "ffffffffffffffff"])),
     st.builds(Heuristic, txids, st.sampled_from(["a", "b"]), st.just("by hand"), st.integers(0, 9)),
     st.builds(Enroll, st.sampled_from(["n1", "n2"]), st.sampled_from([ONE, OTHER])),
@@ -316,7 +366,7 @@ commands = st.one_of(
 
 @dataclass
 class Disk:
-    """What Changes documents: first put, then forget."""
+    """What Changes documents: first what came before, then put, then forget."""
 
     decisions: dict[TxId, Decision] = field(default_factory=dict)
     damages: dict[tuple[TxId, str], Damage] = field(default_factory=dict)
@@ -327,6 +377,8 @@ class Disk:
     index: int = 1
 
     def write(self, changes: Changes, index: int) -> None:
+        if changes.before is not None:
+            self.write(changes.before, index)
         self.decisions.update(changes.puts)
         self.damages.update(changes.damages)
         if changes.cluster is not None:

@@ -18,6 +18,7 @@ from raftcoord.core.commands import (
     Complete,
     Decide,
     Heuristic,
+    Lower,
     Retire,
     encode_command,
     encode_entry,
@@ -48,9 +49,16 @@ branches = st.lists(st.sampled_from("abc"), max_size=3).map(tuple)
 decides = st.builds(Decide, txids, verdicts, branches, st.just("why"), st.just(""), st.just(5))
 completes = st.builds(Complete, st.lists(st.tuples(txids, branches), max_size=3).map(tuple))
 retires = st.builds(Retire, st.sampled_from([txid.ms + 1 for txid in TXIDS[:-1]]))
+lowers = st.builds(
+    Lower,
+    st.sampled_from([txid.ms + 1 for txid in TXIDS[1:-1]]),
+    st.sampled_from([txid.ms + 1 for txid in TXIDS[:-2]]),
+    st.just("ops"),
+    st.just(7),
+)
 damages = st.builds(Heuristic, txids, st.sampled_from("ab"), st.just("rolled back by hand"), st.just(5))
 seen = st.builds(Acknowledge, txids, st.sampled_from("ab"), st.sampled_from(["ops", ""]), st.just(6))
-busy = st.one_of(decides, decides, decides, completes, completes, retires, damages, seen)
+busy = st.one_of(decides, decides, decides, completes, completes, retires, lowers, damages, seen)
 """Commands that concern each other, in a mix as a cluster has it."""
 
 readable = (busy | busy | busy | commands).map(_through_the_codec)
@@ -70,6 +78,8 @@ class Shelf:
         self.other: dict[str, Any] = {"cluster": "", "horizon_ms": 0, "damages": {}}
 
     def store(self, changes: Changes) -> None:
+        if changes.before is not None:
+            self.store(changes.before)
         self.decisions |= changes.puts
         self.other["damages"] |= changes.damages
         if changes.retire_before_ms is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from raftcoord import limits
-from raftcoord.core.commands import Acknowledge, Command, Complete, Decide, Found, Heuristic, Retire
+from raftcoord.core.commands import Acknowledge, Command, Complete, Decide, Found, Heuristic, Lower, Retire
 from raftcoord.core.ledger import Damage, Ledger
 from raftcoord.errors import Halt, LocalProtocolError, StorageError
 from raftcoord.storage.node_db import LogRow, NodeDb, Write
@@ -257,10 +257,18 @@ def test_memory_gets_the_newest_decisions_and_every_open_one(
     db.close()
 
 
+def _horizon_of(commands: list[Command]) -> int:
+    ledger = Ledger()
+    for index, command in enumerate(commands, 2):
+        ledger.apply(command, 1, index)
+    return ledger.horizon_ms
+
+
 def random_commands(rng: random.Random, count: int) -> list[Command]:
     made: list[Command] = [Found("feedfacefeedface")]
     for number in range(count):
         some = txid(rng.randrange(number + 1))
+        horizon_ms = _horizon_of(made)
         made.append(
             rng.choice(
                 [
@@ -268,6 +276,7 @@ def random_commands(rng: random.Random, count: int) -> list[Command]:
                     Decide(some, Verdict.ABORT, (), "resolved", "", number),
                     Complete(((some, ("bank-a",)), (txid(rng.randrange(number + 1)), ("bank-a", "bank-b")))),
                     Retire(START_MS + number - rng.randrange(20, 60)),
+                    Lower(horizon_ms, max(0, horizon_ms - rng.randrange(1, 40)), "ops", number),
                     Heuristic(some, "bank-a", "by hand", number),
                     Acknowledge(some, "bank-a", "ops", number),
                 ]
