@@ -50,7 +50,7 @@ class Model:
         """By which entry each branch of a decision was complete."""
         self._horizons: list[tuple[int, int]] = [(0, 0)]  # (index, ms), each later than the one before
         self.lost: dict[TxId, int] = {}
-        """Forgotten, and below the horizon no more since it was lowered by that entry: nothing keeps it from being decided again."""
+        """Forgotten, and no longer below the horizon since that entry lowered it: nothing keeps it from being decided again."""
         self.retirements = 0
         self.cluster = ""
         self.damages: dict[tuple[TxId, str], str] = {}
