@@ -12,7 +12,7 @@ from typing import Final
 
 from raftcoord import limits
 from raftcoord.core.commands import Command
-from raftcoord.core.ledger import Result
+from raftcoord.core.decisions import Result
 from raftcoord.errors import RaftcoordError
 
 Done = Callable[[Result | RaftcoordError], None]

@@ -35,7 +35,8 @@ from raftcoord.consensus.leaps import check_term
 from raftcoord.consensus.log import EntryTriple, RaftLog, Staged
 from raftcoord.consensus.raft import Message, Timing
 from raftcoord.core.commands import Command, encode_command, encode_entry
-from raftcoord.core.ledger import NO_CHANGES, Changes, Ledger
+from raftcoord.core.decisions import NO_CHANGES, Changes
+from raftcoord.core.ledger import Ledger
 from raftcoord.errors import Halt, NotKnown, Overloaded, RaftcoordError, Unavailable, check
 
 STORE_DELAY: Final = 0.05

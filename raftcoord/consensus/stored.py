@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from raftcoord.consensus.log import RaftLog
 from raftcoord.consensus.replica import Store
-from raftcoord.core.ledger import NO_CHANGES, Ledger
+from raftcoord.core.decisions import NO_CHANGES
+from raftcoord.core.ledger import Ledger
 from raftcoord.storage.node_db import LogRow, NodeDb, Stored, Write
 from raftcoord.types import NodeName
 

@@ -57,7 +57,7 @@ from raftcoord.core.coordination import (
     Started,
     Voted,
 )
-from raftcoord.core.ledger import Standing
+from raftcoord.core.decisions import Standing
 from raftcoord.errors import broken, check
 from raftcoord.types import State, Verdict, Vote, VoteKind
 

@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from raftcoord import limits
 from raftcoord.core.commands import Bind
-from raftcoord.core.ledger import Binding, Result
+from raftcoord.core.decisions import Binding, Result
 from raftcoord.env import Env
 from raftcoord.errors import LocalProtocolError, NotKnown, Overloaded, RaftcoordError, Unavailable
 from raftcoord.node.agreement import Agreement

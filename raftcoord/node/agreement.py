@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from raftcoord.core.commands import Command
-from raftcoord.core.ledger import Ledger, Result
+from raftcoord.core.decisions import Result
+from raftcoord.core.ledger import Ledger
 from raftcoord.errors import RaftcoordError
 from raftcoord.types import NodeName
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from raftcoord.core.ledger import Decision, Standing
+from raftcoord.core.decisions import Decision, Standing
 from raftcoord.node.agreement import Agreement
 from raftcoord.rpc.codes import IN_DOUBT, TXID_USED, RpcError
 from raftcoord.types import State, TxId

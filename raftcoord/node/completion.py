@@ -10,7 +10,7 @@ from typing import Final
 
 from raftcoord import limits
 from raftcoord.core.commands import Complete
-from raftcoord.core.ledger import Result
+from raftcoord.core.decisions import Result
 from raftcoord.errors import Overloaded, RaftcoordError, Unavailable
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.alarms import Alarm, Alarms

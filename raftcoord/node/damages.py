@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from raftcoord import limits
 from raftcoord.core.commands import Acknowledge, Command, Complete, Heuristic
-from raftcoord.core.ledger import Damage, Result
+from raftcoord.core.decisions import Damage, Result
 from raftcoord.env import Env
 from raftcoord.errors import LocalProtocolError, Overloaded, RaftcoordError, Unavailable
 from raftcoord.node import answers, requests

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from raftcoord import limits
 from raftcoord.core.commands import Heuristic
-from raftcoord.core.ledger import Result
+from raftcoord.core.decisions import Result
 from raftcoord.env import Env
 from raftcoord.errors import Overloaded, RaftcoordError, Unavailable
 from raftcoord.foreign import Rationed, shown

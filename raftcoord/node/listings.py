@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator
 from typing import Any, Final, Protocol
 
 from raftcoord import limits
-from raftcoord.core.ledger import Decision
+from raftcoord.core.decisions import Decision
 from raftcoord.errors import Overloaded
 from raftcoord.node import answers
 from raftcoord.node.paging import Page

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from raftcoord import limits
 from raftcoord.core.commands import Lower
-from raftcoord.core.ledger import Done, Result
+from raftcoord.core.decisions import Done, Result
 from raftcoord.env import Env
 from raftcoord.errors import LocalProtocolError, RaftcoordError, Unavailable
 from raftcoord.node.agreement import Agreement

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from raftcoord.core.commands import Enroll
-from raftcoord.core.ledger import Result
+from raftcoord.core.decisions import Result
 from raftcoord.errors import LocalProtocolError, NotKnown, RaftcoordError, Unavailable
 from raftcoord.node.agreement import Agreement
 from raftcoord.types import NodeName, checked_name

@@ -14,7 +14,7 @@ from typing import Final
 
 from raftcoord import limits
 from raftcoord.core.commands import Command, Found, Retire
-from raftcoord.core.ledger import Result
+from raftcoord.core.decisions import Result
 from raftcoord.env import Env
 from raftcoord.errors import Overloaded, RaftcoordError, Unavailable
 from raftcoord.node.agreement import Agreement

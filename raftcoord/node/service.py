@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from raftcoord import limits
 from raftcoord.core.commands import Complete, Decide
-from raftcoord.core.ledger import Result, Standing
+from raftcoord.core.decisions import Result, Standing
 from raftcoord.env import Env
 from raftcoord.errors import LocalProtocolError, Overloaded, RaftcoordError, RemoteProtocolError, Unavailable
 from raftcoord.node import answers, listings, namesakes, requests

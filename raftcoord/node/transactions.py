@@ -37,7 +37,7 @@ from raftcoord.core.coordination import (
     Voted,
 )
 from raftcoord.core.coordinator import Ballot, Coordinator, not_connected
-from raftcoord.core.ledger import Result, Standing
+from raftcoord.core.decisions import Result, Standing
 from raftcoord.env import Env
 from raftcoord.errors import Halt, LocalProtocolError, Overloaded, RaftcoordError, Unavailable
 from raftcoord.node.agreement import Agreement

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from raftcoord.sim import strangers
+from raftcoord.sim import operator, strangers
 from raftcoord.sim.disk import SimNodeDb, fail_participant, flip_a_stored_bit
 from raftcoord.sim.faults import Fault
 from raftcoord.sim.late_copy import LateCopy
@@ -177,10 +177,10 @@ class Nemesis:
         self._at(fault.until, self._set_ahead, name, -int(fault.value))
 
     def _moved_horizon(self, fault: Fault) -> None:
-        """As an older release did it, whose leader had a wrong clock."""
+        """And lowered by an operator."""
         for name in [name for name in self._world.nodes if self._leads(name)][:1]:
-            self._world.move_horizon(name, int(fault.value))
-            self._at(fault.until, self._world.lower_horizon)
+            operator.move_horizon(self._world, name, int(fault.value))
+            self._at(fault.until, operator.lower_horizon, self._world)
 
     def _set_ahead(self, name: str, by_ms: int) -> None:
         self._world.set_clock(name, self._world.machines[name].offset_ms + by_ms)

@@ -18,8 +18,6 @@ from raftcoord import limits
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.client.link import Endpoint
 from raftcoord.config import Address, Config, NodeConfig, Timing
-from raftcoord.consensus.driver import Consensus
-from raftcoord.core.commands import Retire
 from raftcoord.env import Env
 from raftcoord.errors import CorruptionError, RaftcoordError, StorageError
 from raftcoord.node.node import Node
@@ -46,7 +44,6 @@ CLUSTER: Final = "sim"
 _RESTART_S: Final = 0.2
 """How soon a participant that ended is started again (s)."""
 
-_LOWERINGS_MAX: Final = 60
 _PEER_PORT: Final = 7401
 _CLIENT_PORT: Final = 7501
 
@@ -318,31 +315,6 @@ class World:
             except RaftcoordError as error:
                 self.log("operator", str(error))
             await asyncio.sleep(0.2)
-
-    def move_horizon(self, name: str, ahead_ms: int) -> None:
-        """Node ``name`` proposes a horizon in the future, as no node of this release does."""
-        consensus = self.machines[name].consensus
-        if consensus is not None:
-            command = Retire(EPOCH_MS + int(self.loop.now * 1000) + ahead_ms)
-            with suppress(RaftcoordError):
-                Consensus.propose(consensus, command, self.loop.now + 60.0, lambda result: None)
-
-    def lower_horizon(self) -> None:
-        """The operator lowers it; again and again until it is not in the future, or there is nothing to lower."""
-        process, client = self.client("operator")
-        process.spawn(self._lower(client), "lower")
-
-    async def _lower(self, client: AsyncClient) -> None:
-        latest_ms = max((machine.offset_ms for machine in self.machines.values()), default=0)
-        for _ in range(_LOWERINGS_MAX):
-            after_ms = EPOCH_MS + int(self.loop.now * 1000) + max(latest_ms, self.ahead_max_ms) + limits.FUTURE_MS_MAX
-            try:
-                await client.lower_horizon("operator", after_ms=after_ms, timeout=2.0)
-                self.log("operator", "has lowered the horizon")
-                return
-            except RaftcoordError as error:
-                self.log("operator", str(error))
-            await asyncio.sleep(0.3)
 
     def next_directory(self, name: str) -> Path:
         """Where the next life of a machine that has no process will find its files."""

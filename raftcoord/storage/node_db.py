@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from raftcoord import limits, private
-from raftcoord.core.ledger import Binding, Changes, Damage, Decision
+from raftcoord.core.decisions import Binding, Changes, Damage, Decision
 from raftcoord.errors import StorageError, check
 from raftcoord.storage import files
 from raftcoord.storage.bulk import BulkInsert

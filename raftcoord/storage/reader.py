@@ -10,7 +10,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any, Final
 
-from raftcoord.core.ledger import Binding, Damage, Decision
+from raftcoord.core.decisions import Binding, Damage, Decision
 from raftcoord.errors import LocalProtocolError
 from raftcoord.storage.faults import corrupt, refused_read
 from raftcoord.storage.records import (

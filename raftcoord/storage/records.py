@@ -16,7 +16,7 @@ from zlib import crc32
 
 import msgpack
 
-from raftcoord.core.ledger import Binding, Closing, Damage, Decision
+from raftcoord.core.decisions import Binding, Closing, Damage, Decision
 from raftcoord.storage.schema import COMMIT_FLAG, OPEN_FLAG
 from raftcoord.types import TxId, Verdict
 

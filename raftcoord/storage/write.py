@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from raftcoord.core.ledger import Changes
+from raftcoord.core.decisions import Changes
 from raftcoord.errors import check
 from raftcoord.storage.records import INDEX_MAX, LogRow, NodeState
 

@@ -15,7 +15,7 @@ from raftcoord.config import Address, Config, NodeConfig, Timing
 from raftcoord.consensus.driver import Consensus
 from raftcoord.consensus.sync_thread import Runner
 from raftcoord.core.commands import Command, Decide
-from raftcoord.core.ledger import Result
+from raftcoord.core.decisions import Result
 from raftcoord.env import Env
 from raftcoord.node.replacement import replace
 from raftcoord.storage.node_db import NodeDb

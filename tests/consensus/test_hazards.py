@@ -28,7 +28,8 @@ from raftcoord.consensus import engine, wire
 from raftcoord.consensus.guard import Guarded
 from raftcoord.consensus.log import EntryTriple, RaftLog
 from raftcoord.core.commands import Complete, Decide, Retire, encode_command, encode_entry
-from raftcoord.core.ledger import NO_CHANGES, Done, Ledger, Standing
+from raftcoord.core.decisions import NO_CHANGES, Done, Standing
+from raftcoord.core.ledger import Ledger
 from raftcoord.errors import CorruptionError, Halt, NotKnown, RemoteProtocolError, Unavailable
 from raftcoord.rpc import dial
 from raftcoord.storage.node_db import LogRow, NodeDb, Write

@@ -15,7 +15,7 @@ from raftcoord import limits
 from raftcoord.consensus.identity import Identities
 from raftcoord.consensus.stored import write_of_identities
 from raftcoord.core.commands import Enroll
-from raftcoord.core.ledger import Done, Standing
+from raftcoord.core.decisions import Done, Standing
 from raftcoord.errors import ConfigError, LocalProtocolError, Unavailable
 from raftcoord.node.replacement import replace
 from raftcoord.storage.node_db import NodeDb

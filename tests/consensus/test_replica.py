@@ -25,7 +25,8 @@ from raftcoord.core.commands import (
     encode_entry,
     open_entry,
 )
-from raftcoord.core.ledger import Ledger, Standing
+from raftcoord.core.decisions import Standing
+from raftcoord.core.ledger import Ledger
 from raftcoord.errors import Halt, NotKnown, Overloaded, RemoteProtocolError, Unavailable
 from raftcoord.types import State, TxId, Verdict
 

@@ -9,7 +9,7 @@ from world import EPOCH_MS, World
 
 from raftcoord import limits
 from raftcoord.core.commands import Acknowledge, Bind, Command, Complete, Decide, Enroll, Found, Heuristic, Retire
-from raftcoord.core.ledger import Standing
+from raftcoord.core.decisions import Standing
 from raftcoord.errors import RaftcoordError
 from raftcoord.types import TxId, Verdict
 

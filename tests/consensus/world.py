@@ -23,7 +23,8 @@ from raftcoord.consensus.log import EntryTriple, RaftLog
 from raftcoord.consensus.raft import Timing
 from raftcoord.consensus.replica import Ready, Replica, Store
 from raftcoord.core.commands import Command, Decide
-from raftcoord.core.ledger import Damage, Decision, Ledger, Result, Standing
+from raftcoord.core.decisions import Damage, Decision, Result, Standing
+from raftcoord.core.ledger import Ledger
 from raftcoord.errors import NotKnown, RaftcoordError, Unavailable
 from raftcoord.types import TxId, Verdict
 

@@ -31,7 +31,8 @@ from raftcoord.core.coordination import (
     Voted,
 )
 from raftcoord.core.coordinator import BALLOTS, MOVES, STANDS, Ballot, Coordinator, Meaning, Move, Phase, not_connected
-from raftcoord.core.ledger import FORGOTTEN, Decision, Standing
+from raftcoord.core.decisions import Decision, Standing
+from raftcoord.core.ledger import FORGOTTEN
 from raftcoord.errors import Halt
 from raftcoord.types import State, TxId, Verdict, Vote
 

@@ -24,7 +24,8 @@ from raftcoord.core.commands import (
     Lower,
     Retire,
 )
-from raftcoord.core.ledger import LOWERED, Binding, Changes, Damage, Decision, Done, Ledger, Result, Standing
+from raftcoord.core.decisions import Binding, Changes, Damage, Decision, Done, Result, Standing
+from raftcoord.core.ledger import LOWERED, Ledger
 from raftcoord.errors import Halt
 from raftcoord.types import State, TxId, Verdict, first_txid_of
 

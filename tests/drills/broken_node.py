@@ -15,7 +15,7 @@ from raftcoord.consensus.driver import Consensus
 from raftcoord.consensus.guard import Guarded
 from raftcoord.consensus.identity import Identities
 from raftcoord.core.commands import Command, Decide
-from raftcoord.core.ledger import Decision, Standing
+from raftcoord.core.decisions import Decision, Standing
 from raftcoord.errors import Overloaded, Unavailable
 from raftcoord.types import State, Verdict
 

@@ -24,7 +24,8 @@ from raftcoord.core.commands import (
     encode_entry,
     open_entry,
 )
-from raftcoord.core.ledger import Changes, Decision, Ledger
+from raftcoord.core.decisions import Changes, Decision
+from raftcoord.core.ledger import Ledger
 from raftcoord.errors import Halt
 from raftcoord.types import TxId, Verdict, first_txid_of
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from raftcoord.core.commands import Command, encode_command, encode_entry, open_entry
-from raftcoord.core.ledger import Decision, Ledger, Result
+from raftcoord.core.decisions import Decision, Result
+from raftcoord.core.ledger import Ledger
 from raftcoord.errors import NotKnown, RaftcoordError, Unavailable
 from raftcoord.types import NodeName
 

@@ -8,7 +8,7 @@ from node.world import NOW_MS, Caller, new_txid, serving_one
 from raftcoord import AsyncClient, limits
 from raftcoord.client import answers
 from raftcoord.core.commands import Decide
-from raftcoord.core.ledger import Decision
+from raftcoord.core.decisions import Decision
 from raftcoord.node.answers import row
 from raftcoord.node.paging import Page
 from raftcoord.rpc import frames

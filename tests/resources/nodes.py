@@ -13,7 +13,7 @@ from node.world import Clock, Served, serving
 
 from raftcoord import Client, TxId
 from raftcoord.core.commands import Command
-from raftcoord.core.ledger import Damage, Decision
+from raftcoord.core.decisions import Damage, Decision
 from raftcoord.resources import gid as gids
 from raftcoord.resources.gid import Gid
 

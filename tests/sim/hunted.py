@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from unittest import mock
 
 from raftcoord.core.commands import Decide
-from raftcoord.core.ledger import FORGOTTEN, Decision, Ledger, Standing
+from raftcoord.core.decisions import Decision, Standing
+from raftcoord.core.ledger import FORGOTTEN, Ledger
 from raftcoord.sim.simulation import Report, Settings, Simulation
 
 SHORT = Settings(duration_s=2.0)

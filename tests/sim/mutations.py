@@ -20,7 +20,8 @@ from raftcoord.core import coordinator, participant
 from raftcoord.core.commands import Decide
 from raftcoord.core.coordination import PrepareDeadline, ProposeDecide, Reply
 from raftcoord.core.coordinator import Ballot, Coordinator, Meaning, Phase
-from raftcoord.core.ledger import NO_CHANGES, Decision, Ledger, Standing
+from raftcoord.core.decisions import NO_CHANGES, Decision, Standing
+from raftcoord.core.ledger import Ledger
 from raftcoord.core.participant import Action, Ask, BranchState, Rule
 from raftcoord.errors import Unavailable
 from raftcoord.node import answers

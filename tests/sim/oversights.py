@@ -18,7 +18,8 @@ from raftcoord.consensus.peers import Peers
 from raftcoord.consensus.replica import Replica
 from raftcoord.core import coordinator
 from raftcoord.core.coordinator import Ballot
-from raftcoord.core.ledger import Changes, Ledger
+from raftcoord.core.decisions import Changes
+from raftcoord.core.ledger import Ledger
 from raftcoord.errors import RaftcoordError
 from raftcoord.node import answers
 from raftcoord.node.service import Service

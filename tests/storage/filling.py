@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from raftcoord.core.ledger import Binding, Changes, Closing, Damage, Decision
+from raftcoord.core.decisions import Binding, Changes, Closing, Damage, Decision
 from raftcoord.storage.node_db import LogRow, NodeDb, Stored, Write
 from raftcoord.types import TxId, Verdict
 

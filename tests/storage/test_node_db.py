@@ -14,7 +14,8 @@ import pytest
 
 from raftcoord import limits
 from raftcoord.core.commands import Acknowledge, Command, Complete, Decide, Found, Heuristic, Lower, Retire
-from raftcoord.core.ledger import Damage, Ledger
+from raftcoord.core.decisions import Damage
+from raftcoord.core.ledger import Ledger
 from raftcoord.errors import Halt, LocalProtocolError, StorageError
 from raftcoord.storage.node_db import LogRow, NodeDb, Write
 from raftcoord.storage.records import INDEX_MAX

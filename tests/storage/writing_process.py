@@ -11,7 +11,7 @@ import random
 import sys
 from pathlib import Path
 
-from raftcoord.core.ledger import Changes, Decision
+from raftcoord.core.decisions import Changes, Decision
 from raftcoord.storage import node_db
 from raftcoord.storage.node_db import LogRow, NodeDb, Write
 from raftcoord.types import TxId, Verdict

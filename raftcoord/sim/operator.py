@@ -1,0 +1,44 @@
+"""The horizon in the wrong hands, and the operator who puts it right."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Final
+
+from raftcoord import limits
+from raftcoord.client.asynchronous import AsyncClient
+from raftcoord.consensus.driver import Consensus
+from raftcoord.core.commands import Retire
+from raftcoord.errors import RaftcoordError
+from raftcoord.sim.world import EPOCH_MS, World
+
+_TRIES_MAX: Final = 60
+_PAUSE_S: Final = 0.3
+
+
+def move_horizon(world: World, name: str, ahead_ms: int) -> None:
+    """Node ``name`` proposes a horizon in the future, as an older release did whose leader had a wrong clock."""
+    consensus = world.machines[name].consensus
+    if consensus is not None:
+        command = Retire(EPOCH_MS + int(world.loop.now * 1000) + ahead_ms)
+        with suppress(RaftcoordError):
+            Consensus.propose(consensus, command, world.loop.now + 60.0, lambda result: None)
+
+
+def lower_horizon(world: World) -> None:
+    """The operator lowers it; again and again until it is done or there is nothing to lower any more."""
+    process, client = world.client("operator")
+    process.spawn(_lower(world, client), "lower")
+
+
+async def _lower(world: World, client: AsyncClient) -> None:
+    for _ in range(_TRIES_MAX):
+        after_ms = EPOCH_MS + int(world.loop.now * 1000) + world.ahead_max_ms + limits.FUTURE_MS_MAX
+        try:
+            await client.lower_horizon("operator", after_ms=after_ms, timeout=2.0)
+            world.log("operator", "has lowered the horizon")
+            return
+        except RaftcoordError as error:
+            world.log("operator", str(error))
+        await asyncio.sleep(_PAUSE_S)
