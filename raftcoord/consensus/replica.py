@@ -310,10 +310,7 @@ class Replica:
             self._seal(batch)
         self._gathering.clear()
         place = (leader, self.raft.term, self._links.get(leader, 0))
-        if place == self._placed_all:
-            batches: list[Batch] = self._unplaced
-        else:
-            batches = list(self._flying.values())
+        batches = self._unplaced if place == self._placed_all else list(self._flying.values())
         self._placed_all, self._unplaced = place, []
         if leader == self.node:
             for batch in batches:
