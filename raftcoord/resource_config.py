@@ -8,11 +8,12 @@ Never: a connection.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from raftcoord.errors import ConfigError, LocalProtocolError
 from raftcoord.strict_yaml import expand, holds_variable
@@ -62,7 +63,7 @@ class ResourceConfig:
         ``environ``: where variables are read; None: this process's environment.
         """
         try:
-            url = expand(self.written, os.environ if environ is None else environ)
+            url = _expanded(self.written, os.environ if environ is None else environ)
             what, absolute = _fault(url, self.directory)
         except ConfigError as error:
             raise self._error(str(error)) from None
@@ -81,14 +82,67 @@ class ResourceConfig:
         return f"{kind} {unquote(read.path)[1:]} at {host}{f':{read.port}' if read.port else ''}"
 
     def scrub(self, text: str, environ: Mapping[str, str] | None = None) -> str:
-        """``text`` without the password, should a driver have put it there."""
+        """``text`` without the password, should a driver have put it there: whole, or as it reads an URL."""
         read = urlsplit(self.url(environ))
-        for secret in {read.password or "", unquote(read.password or "")} - {""}:
+        for secret in sorted(_secrets(read), key=len, reverse=True):
             text = text.replace(secret, "***")
         return text
 
     def _error(self, message: str) -> ConfigError:
         return ConfigError(f"{self.place}: {message}" if self.place else message)
+
+
+class _Encoded(Mapping[str, str]):
+    """An environment whose values stand in the user's part of a URL: one that cannot be there as it is, is encoded."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def __getitem__(self, name: str) -> str:
+        value = self._environ[name]
+        return value if _ENCODED.fullmatch(value) else quote(value, safe="")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._environ)
+
+    def __len__(self) -> int:
+        return len(self._environ)
+
+
+def _expanded(written: str, environ: Mapping[str, str]) -> str:
+    """``written`` with its variables. Those before the last '@' are user and password, whatever characters they hold."""
+    user, at, place = ("", "", written) if written.startswith("sqlite") else written.rpartition("@")
+    return expand(user, _Encoded(environ)) + at + expand(place, environ)
+
+
+def _canonical(scheme: str, read: SplitResult) -> str:
+    """The URL as every driver reads it alike: libpq would end a password at its first '@', and show the rest as a host."""
+    user, password, place = read.username, read.password, read.netloc.rpartition("@")[2]
+    named = "" if user is None else quote(unquote(user), safe="")
+    if password is not None:
+        named += ":" + quote(unquote(password), safe="")
+    query = f"?{read.query}" if read.query else ""
+    return f"{scheme}://{named}{'' if user is None else '@'}{place}{read.path}{query}"
+
+
+def _secrets(read: SplitResult) -> set[str]:
+    """The password and every option that is one, as written, and as a driver may show it: decoded, or up to a character that
+    ends something in a URL."""
+    options = [value for name, value in parse_qsl(read.query) if "pass" in name.lower()]
+    whole = {
+        text
+        for each in (read.password or "", *options)
+        for text in (each, unquote(each), quote(unquote(each), safe=""))
+    }
+    parts = {part for text in whole for part in _ENDS.split(text) if len(part) >= _PART_MIN}
+    return (whole | parts) - {""}
+
+
+_ENCODED: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*")
+"""What may stand in the user's part of a URL as it is (RFC 3986, section 3.2.1), but for ':'."""
+_ENDS: Final = re.compile(r"[@/?#:]")
+_PART_MIN: Final = 3
+"""Characters of a part of a password that is hidden: shorter ones are in every text."""
 
 
 def _fault(url: str, directory: Path) -> tuple[str, str]:
@@ -116,9 +170,13 @@ def _fault(url: str, directory: Path) -> tuple[str, str]:
         return "has the port 0", ""
     if not host and not _socket(read.query):
         return "names no host", ""
+    if "@" in read.path + read.query + read.fragment:
+        return "has an '@' after its host; '@', '/', '?', '#' and ':' in a password are %40, %2F, %3F, %23 and %3A", ""
     if "/" in read.path[1:] or not read.path[1:]:
         return "names no database", ""
-    return "", f"{kind}://{rest}"
+    if read.fragment:
+        return "has a '#', which is written %23 in a URL", ""
+    return "", _canonical(kind, read)
 
 
 def _socket(query: str) -> str:

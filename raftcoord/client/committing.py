@@ -263,9 +263,15 @@ class Committing:
         yield from _end(branch, Clean(session))
 
     def _prepare_all(self) -> Moves[None]:
+        """Who is late is told by the name of the branch that took the time, and not of the one whose turn it would be."""
+        last: Enlisted | None = None
         for branch in self._branches:
             try:
                 self._check_time()
+            except NotPossible as error:
+                yield from self._give_up(last, error)
+            last = branch
+            try:
                 branch.touched = True
                 branch.session.check_work()
                 yield Run(branch.session, branch.session.dialect.prepare(branch.gid, marks=True))
@@ -277,7 +283,7 @@ class Committing:
         try:
             self._check_time()
         except NotPossible as error:
-            yield from self._give_up(None, error)
+            yield from self._give_up(self._branches[-1] if self._branches else None, error)
         try:
             names = tuple(branch.gid.branch for branch in self._branches)
             before, self._told = self._told, "whether it is committed is not known; resolve it, which tells"

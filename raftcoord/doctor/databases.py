@@ -21,8 +21,9 @@ from raftcoord.resolver.advice import explained
 from raftcoord.resource_config import ResourceConfig
 from raftcoord.resources.drivers import connect
 from raftcoord.resources.session import Session
-from raftcoord.resources.steps import ConnectionLost, PreparedHere, SqlError, Statement
+from raftcoord.resources.steps import ConnectionLost, LoginRefused, PreparedHere, SqlError, Statement
 
+LOGIN: Final = "login"
 SECOND_LOOK_S: Final = 1.0
 """Pause before a branch without an age is looked for again (s): a live program commits within milliseconds."""
 
@@ -55,7 +56,11 @@ def look(resource: ResourceConfig, now_ms: Callable[[], int]) -> Looked:
     except ConfigError as error:
         mend = "install the driver, or correct the resource in cluster.yaml, as it says"
         return Looked([Row(subject, "url", Verdict.ERROR, resource.scrub(str(error)), mend)], None)
-    except (ConnectionLost, SqlError) as error:
+    except LoginRefused as error:
+        what = f"{where}: {resource.scrub(str(error))}"
+        mend = "correct user, password and database of the url in cluster.yaml, or the variable that it names"
+        return Looked([Row(subject, LOGIN, Verdict.ERROR, what, mend)], None)
+    except ConnectionLost as error:
         return Looked([unreachable(resource.name, f"{where}: {resource.scrub(str(error))}")], None)
     rows: list[Row] = []
     try:
@@ -73,7 +78,7 @@ def look(resource: ResourceConfig, now_ms: Callable[[], int]) -> Looked:
 
 def unreachable(name: str, why: str) -> Row:
     """The row of a resource that does not answer."""
-    mend = "start the database, or correct host, port, user and password of the url in cluster.yaml"
+    mend = "start the database, or correct the url in cluster.yaml"
     return Row(f"resource {name}", REACHABLE, Verdict.ERROR, why, mend)
 
 

@@ -17,7 +17,7 @@ from raftcoord.resource_config import ResourceConfig
 from raftcoord.resources.drivers import connect
 from raftcoord.resources.owners import Owner
 from raftcoord.resources.session import Session
-from raftcoord.resources.steps import ConnectionLost, Finding, PreparedHere, SqlError
+from raftcoord.resources.steps import ConnectionLost, Finding, LoginRefused, PreparedHere, SqlError
 
 
 class Branch(NamedTuple):
@@ -128,7 +128,7 @@ def _listed(resource: ResourceConfig, cluster: str, client: Client) -> Listed:
             session.close()
     except SqlError as error:
         return Listed(resource.name, where, [], resource.scrub(explained(error)))
-    except (ConnectionLost, Unavailable) as error:
+    except (ConnectionLost, Unavailable, ConfigError) as error:
         return Listed(resource.name, where, [], resource.scrub(str(error)))
     return Listed(resource.name, where, [_branch(each, cluster, client) for each in found], "")
 
@@ -145,6 +145,11 @@ def _branch(each: PreparedHere, cluster: str, client: Client) -> Branch:
 def _connected(resource: ResourceConfig) -> Session:
     try:
         return connect(resource.url())
+    except LoginRefused as error:
+        raise ConfigError(
+            f"resource {resource.name} ({resource.shown()}): {resource.scrub(str(error))}; correct user, password and database "
+            "of its url, or the variable that it names"
+        ) from None
     except ConnectionLost as error:
         raise Unavailable(_unreachable(resource, error)) from None
 

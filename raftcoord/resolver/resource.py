@@ -11,6 +11,7 @@ import logging
 import random
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -25,7 +26,7 @@ from raftcoord.resource_config import ResourceConfig
 from raftcoord.resources.drivers import connect
 from raftcoord.resources.owners import Owner
 from raftcoord.resources.session import Session
-from raftcoord.resources.steps import ConnectionLost, SqlError
+from raftcoord.resources.steps import ConnectionLost, LoginRefused, SqlError
 
 log: Final = logging.getLogger("raftcoord.resolver")
 
@@ -111,6 +112,8 @@ class Resource:
         try:
             seen = self._connected().look(thorough=thorough)
             self._tidy()
+        except LoginRefused as error:
+            self._lost(_LOGIN, str(error))
         except ConnectionLost as error:
             self._lost(_REACH, str(error))
         except SqlError as error:
@@ -120,7 +123,8 @@ class Resource:
         except RaftcoordError as error:
             self._in_trouble(_NODES, str(error))
         except Exception:
-            log.exception("%s: a bug in raftcoord or in the driver; connecting anew", self.name)
+            shown = self._config.scrub(traceback.format_exc())
+            log.error("%s: a bug in raftcoord or in the driver; connecting anew\n%s", self.name, shown)
             self._lost(_BUG, "see above")
         else:
             self._well(seen)
@@ -207,6 +211,7 @@ class Resource:
 
 
 _REACH: Final = "it cannot be reached"
+_LOGIN: Final = "user, password or database of its url are wrong"
 _REFUSES: Final = "it refuses to be looked at"
 _CONFIG: Final = "it is not set up as cluster.yaml says"
 _NODES: Final = "the nodes do not answer for it"

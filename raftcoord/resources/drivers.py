@@ -14,6 +14,7 @@ from raftcoord import limits
 from raftcoord.errors import ConfigError, LocalProtocolError
 from raftcoord.resources.patience import keep_alive
 from raftcoord.resources.session import AsyncSession, Session
+from raftcoord.resources.steps import LoginRefused, SqlError
 from raftcoord.types import Branch
 
 _SYNC: Final = {
@@ -84,7 +85,7 @@ def connect(url: str) -> Session:
     """A session of its own, synchronous and in autocommit: postgresql://..., mysql://... or sqlite:///path.
 
     With the first driver of its kind that is installed. Raises ConfigError for a URL that is wrong or a driver that is
-    missing, and ConnectionLost if the database does not answer; so does later every protocol that takes too long.
+    missing, LoginRefused, and ConnectionLost if the database does not answer; so does later every protocol that takes too long.
     """
     kind = url.partition("://")[0].partition("+")[0]
     kind = {"mariadb": "mysql", "postgres": "postgresql"}.get(kind, kind)
@@ -95,7 +96,10 @@ def connect(url: str) -> Session:
             import_module(driver)
         except ImportError:
             continue
-        made = _load(_SYNC[driver]).connect(url)
+        try:
+            made = _load(_SYNC[driver]).connect(url)
+        except SqlError as error:
+            raise LoginRefused(f"the server refuses the login: {error}") from None
         assert isinstance(made, Session)
         keep_alive(made.fileno())
         made.answer_s = limits.RESOURCE_ANSWER_MS / 1000

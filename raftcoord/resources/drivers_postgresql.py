@@ -14,7 +14,7 @@ from raftcoord.errors import ConfigError
 from raftcoord.resources.dialects import DIALECTS
 from raftcoord.resources.patience import CONNECT_S, shut_down
 from raftcoord.resources.session import AsyncSession, Base, Session
-from raftcoord.resources.steps import POOLED, BranchEnded, ConnectionLost, Result, SqlError, Statement
+from raftcoord.resources.steps import POOLED, BranchEnded, ConnectionLost, LoginRefused, Result, SqlError, Statement
 from raftcoord.resources.urls import UNREADABLE, Url
 
 _LOST_CLASSES: Final = ("08",)
@@ -23,10 +23,14 @@ _LOST_CODES: Final = ("57P01", "57P02", "57P03", "57P05", "25P03", "25P04")
 
 
 def _judged(error: Exception, code: object) -> SqlError | ConnectionLost:
-    text = str(error).strip().partition("\n")[0]
+    text = _first_line(error)
     if not isinstance(code, str) or not code or code[:2] in _LOST_CLASSES or code in _LOST_CODES:
         return ConnectionLost(f"the connection to PostgreSQL failed: {text or type(error).__name__}")
     return SqlError(code, text)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 class _Base(Base):
@@ -95,6 +99,9 @@ class PsycopgSession(_Psycopg, _SyncSession):
         except psycopg.ProgrammingError:
             raise ConfigError(UNREADABLE) from None
         except psycopg.Error as error:
+            asked = error.pgconn is not None and (error.pgconn.needs_password or error.pgconn.used_password)
+            if asked:  # libpq tells no SQLSTATE here; it knows that the server asked for a password
+                raise LoginRefused(f"the server refuses the login: {_first_line(error)}") from None
             raise _judged(error, error.sqlstate) from None
 
     def execute(self, statement: Statement) -> Result:

@@ -66,6 +66,10 @@ class ConnectionLost(RaftcoordError):
     """The connection ended, or may have: whether its last statement was carried out is not known."""
 
 
+class LoginRefused(ConnectionLost):
+    """The server answered, and lets nobody in with this user, password and database."""
+
+
 class NotPossible(RaftcoordError):
     """A branch cannot be prepared, and why: nothing of it will stand once it is rolled back."""
 

@@ -22,6 +22,7 @@ from raftcoord.doctor.prepared import Found
 from raftcoord.errors import Unavailable
 from raftcoord.node.processes import write_local_config
 from raftcoord.resources import gid as gids
+from raftcoord.resources import mariadb
 from raftcoord.resources.dialects import DIALECTS
 from raftcoord.resources.steps import Finding, PreparedHere, SqlError
 from raftcoord.types import NodeName
@@ -425,15 +426,30 @@ def postgresql(**changed: Any) -> list[Finding]:
     return run(DIALECTS["postgresql"].check(), dict(replies))
 
 
+NOT_TRIED = "is MySQL, with which raftcoord was not tried"
+
+
 def mysql(more: dict[str, list[tuple[Any, ...]] | SqlError] | None = None, **changed: str) -> list[Finding]:
     settings = {**MYSQL_SETTINGS, **changed}
     replies: dict[str, list[tuple[Any, ...]] | SqlError] = {
         **(more or {}),
         "SHOW GLOBAL VARIABLES": list(settings.items()),
         "SELECT ENGINE": [("InnoDB",)],
-        "CURRENT_USER": [("app@%",)],
+        "CURRENT_USER": [("app@%", "shop")],
     }
-    return run(DIALECTS["mariadb"].check(), replies)
+    return [each for each in run(DIALECTS["mariadb"].check(), replies) if NOT_TRIED not in each.what]
+
+
+@pytest.mark.parametrize(
+    ("version", "log_bin"), [("8.0.36", "ON"), ("8.4.0", "OFF"), ("9.7.4", "ON"), ("5.7.44", "OFF")]
+)
+def test_mysql_was_not_tried_which_is_said(version: str, log_bin: str) -> None:
+    found = list(mariadb._by_version(version, log_bin == "ON"))
+    (finding,) = [each for each in found if NOT_TRIED in each.what]
+    assert not finding.fatal
+    assert ("lost branches that were prepared" in finding.what) is (log_bin == "ON")
+    for tried in ("10.11.19-MariaDB", "11.4.2-MariaDB-log"):
+        assert not [each for each in mariadb._by_version(tried, True) if NOT_TRIED in each.what]
 
 
 def test_good_settings_are_found_good() -> None:
