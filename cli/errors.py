@@ -6,13 +6,12 @@ broken, 130 interrupted.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import json
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import click
@@ -88,16 +87,12 @@ def report_interrupt(interrupt: BaseException, as_json: bool) -> int:
     return INTERRUPTED
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'this'?`` for the nearest of ``known``, or nothing."""
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
 def _usage(error: click.ClickException) -> str:
     """click's own words in the form of all others."""
     context = getattr(error, "ctx", None)
     if isinstance(error, click.NoSuchOption) and context is not None:
+        from raftcoord.errors import did_you_mean
+
         known = [name for parameter in context.command.get_params(context) for name in parameter.opts]
         return f"there is no option {error.option_name!r}{did_you_mean(error.option_name, known)}"
     words = _one_line(error.format_message()).removesuffix(".").split(" ")

@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from .errors import USAGE, did_you_mean
+from .errors import USAGE
 
 _WHOLE: Final = 1_000
 """Characters of a summary: more than any has, so that click cuts none."""
@@ -42,6 +42,8 @@ class Commands(click.Group):
         """The command that ``args`` begins with."""
         name = args[0]
         if not ctx.resilient_parsing and not name.startswith("-") and self.get_command(ctx, name) is None:
+            from raftcoord.errors import did_you_mean
+
             known = self.list_commands(ctx)
             nearest = did_you_mean(name, known) or f"; there are {', '.join(known)}"
             raise click.UsageError(f"there is no command {name!r}{nearest}", ctx)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .errors import UNAVAILABLE
+from .errors import UNAVAILABLE, USAGE
 from .groups import Commands
 from .options import Output, with_config, with_output
 from .tables import Column, Listing
@@ -27,17 +27,17 @@ def resource() -> None:
 @click.argument("name", required=False)
 @with_config
 @with_output
-def init(name: str | None, config: Config, output: Output) -> None:
+def init(name: str | None, config: Config, output: Output) -> int:
     """Make the table of marks in resource NAME, or in all resources.
 
     The table proves which branches were committed, and says whose it is, so that a connection to another database is refused.
     If it is there already, nothing is changed.
 
-    What else the database lacks is shown.
+    What else the database lacks is shown. Exit code 2: it lacks something without which no branch can be prepared.
     """
     from raftcoord.resolver.listing import cluster_of, make_marks, named
 
-    rows, lines = [], []
+    rows, lines, unfit = [], [], []
     cluster = cluster_of(config)
     for each in named(config, name):
         is_named, findings = make_marks(config, each, cluster)
@@ -45,7 +45,11 @@ def init(name: str | None, config: Config, output: Output) -> None:
         whose = "and bear its name" if is_named else "and get its name from the resolver: no node answers yet"
         lines.append(f"{each.name} ({each.shown()}): the marks are there, {whose}")
         lines += [click.style(f"  {finding.what}: {finding.mend}", fg="yellow") for finding in findings]
+        unfit += [each.name] * any(finding.fatal for finding in findings)
+    if unfit:
+        lines.append(click.style(f"no branch can be prepared in {', '.join(unfit)} until that is fixed", fg="red"))
     output.result({"resources": rows}, "\n".join(lines))
+    return USAGE if unfit else 0
 
 
 @resource.command()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from raftcoord import limits, strict_yaml
-from raftcoord.errors import ConfigError, LocalProtocolError
+from raftcoord.errors import ConfigError, LocalProtocolError, did_you_mean
 from raftcoord.resource_config import ResourceConfig
 from raftcoord.strict_yaml import Value
 from raftcoord.types import Branch, NodeName, checked_name
@@ -210,16 +210,22 @@ class Config:
         for node in self.nodes:
             if node.name == name:
                 return node
-        names = ", ".join(node.name for node in self.nodes)
-        raise ConfigError(f"there is no node {name!r} in {self.path or 'the cluster'}; its nodes are {names}")
+        known = [node.name for node in self.nodes]
+        raise ConfigError(
+            f"there is no node {name!r} in {self.path or 'the cluster'}"
+            f"; its nodes are {', '.join(known)}{did_you_mean(name, known)}"
+        )
 
     def resource(self, name: str) -> ResourceConfig:
         """The resource called ``name``. Raises ConfigError that lists the names there are."""
         for resource in self.resources:
             if resource.name == name:
                 return resource
-        names = ", ".join(resource.name for resource in self.resources) or "none"
-        raise ConfigError(f"there is no resource {name!r} in {self.path or 'the cluster'}; its resources are {names}")
+        known = [resource.name for resource in self.resources]
+        raise ConfigError(
+            f"there is no resource {name!r} in {self.path or 'the cluster'}"
+            f"; its resources are {', '.join(known) or 'none'}{did_you_mean(name, known)}"
+        )
 
     def node_id(self, name: str) -> int:
         """The node's number in the replicated log: its position, from 1, among the names in order."""

@@ -20,6 +20,8 @@ Every message is one or two sentences: what happened, to what, and what to do no
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -102,6 +104,12 @@ class StorageError(RaftcoordError):
 
 class Halt(RaftcoordError):
     """A node met what it cannot handle safely and must stop. The message is for the operator."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'this'?`` for the nearest of ``known``, or nothing: the next step after a name that is not there."""
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def check(condition: bool, what: str) -> None:

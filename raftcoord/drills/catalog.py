@@ -18,7 +18,7 @@ from raftcoord.drills.faults import (
     PauseLeader,
     WipeNode,
 )
-from raftcoord.errors import ConfigError
+from raftcoord.errors import ConfigError, did_you_mean
 
 Span = tuple[float, float]
 """Shortest and longest (seconds); the drill's seed chooses between them."""
@@ -92,4 +92,6 @@ def drill_named(name: str) -> Drill:
     try:
         return DRILLS[name]
     except KeyError:
-        raise ConfigError(f"there is no drill {name!r}; choose one of {', '.join(DRILLS)}") from None
+        raise ConfigError(
+            f"there is no drill {name!r}; choose one of {', '.join(DRILLS)}{did_you_mean(name, DRILLS)}"
+        ) from None

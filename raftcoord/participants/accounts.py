@@ -37,6 +37,7 @@ _log: Final = logging.getLogger("raftcoord.participants")
 _IDENTITY: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _VERSION: Final = 1
 _BUSY_MS: Final = 1_000
+_HEADER_BYTES: Final = 100
 _TABLES: Final = {
     "meta": "CREATE TABLE meta(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "accounts": "CREATE TABLE accounts(key TEXT PRIMARY KEY, amount INTEGER NOT NULL) WITHOUT ROWID",
@@ -315,6 +316,10 @@ def _translated(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> Raftco
     if isinstance(error, UnicodeDecodeError) or (type(error) is sqlite3.OperationalError and not _primary(error)):
         return CorruptionError(_corrupt(path, "it holds text that is not UTF-8"))
     match _primary(error):
+        case sqlite3.SQLITE_NOTADB if _is_text(path):
+            return ConfigError(
+                f"{path} is not a SQLite database, and was left as it is; give this participant a file of its own with --db"
+            )
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
             return CorruptionError(_corrupt(path, str(error)))
         case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
@@ -324,6 +329,15 @@ def _translated(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> Raftco
     return ConfigError(
         f"{path} cannot be used for writing ({error}): check its permissions, or choose another with --db"
     )
+
+
+def _is_text(path: Path) -> bool:
+    """Whether it never was a database: the header of one, damaged or not, is not all text."""
+    try:
+        with path.open("rb") as file:
+            return b"\0" not in file.read(_HEADER_BYTES)
+    except OSError:
+        return False
 
 
 def _corrupt(path: Path, what: str) -> str:

@@ -18,6 +18,7 @@ from raftcoord.config import Config
 from raftcoord.drills.audit import Violation
 from raftcoord.drills.report import DrillReport
 from raftcoord.node.processes import LocalCluster, write_local_config
+from raftcoord.resources.steps import Finding
 from raftcoord.types import Outcome, TxId
 
 TXID = TxId.new()
@@ -314,3 +315,34 @@ def test_ctrl_c_during_submit_says_how_to_learn_the_outcome(config: str, monkeyp
     result = run("submit", "-", "--txid", str(TXID), "-c", config, stdin=ONE_BRANCH)
     assert result.exit_code == 130
     assert result.stderr.strip() == f"interrupted; it may have been decided: raftcoord txn resolve {TXID}"
+
+
+def test_a_file_that_is_no_database_is_no_participants_and_stays_as_it_is(config: str) -> None:
+    before = Path(config).read_bytes()
+    says = refusal("participant", "run", "--name", "bank-a", "--db", config, "-c", config)
+    assert says == (
+        f"{config} is not a SQLite database, and was left as it is; give this participant a file of its own with --db"
+    )
+    assert Path(config).read_bytes() == before
+
+
+def test_a_name_that_is_not_there_is_shown_the_nearest(config: str) -> None:
+    path = Path(config)
+    path.write_text(path.read_text() + "resources:\n  - name: ledger\n    url: postgresql://localhost/ledger\n")
+    assert "there is no node 'n11' in" in refusal("node", "stop", "n11", "-c", config)
+    assert refusal("node", "stop", "n11", "-c", config).endswith("; did you mean 'n1'?")
+    assert refusal("resource", "init", "ledgr", "-c", config).endswith("; did you mean 'ledger'?")
+    assert refusal("drill", "run", "kil-leader").endswith("; did you mean 'kill-leader'?")
+
+
+def test_a_database_in_which_nothing_can_be_prepared_is_exit_code_2(
+    config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(config)
+    path.write_text(path.read_text() + "resources:\n  - name: ledger\n    url: postgresql://localhost/ledger\n")
+    lacks = Finding("max_prepared_transactions is 0", "set it", True)
+    monkeypatch.setattr("raftcoord.resolver.listing.cluster_of", lambda _: "")
+    for findings, code in (([lacks], 2), ([lacks._replace(fatal=False)], 0), ([], 0)):
+        monkeypatch.setattr("raftcoord.resolver.listing.make_marks", lambda *_, shown=findings: (True, shown))
+        result = run("resource", "init", "-c", config)
+        assert (result.exit_code, "no branch can be prepared in ledger" in result.stdout) == (code, code == 2)
