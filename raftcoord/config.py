@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as member
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NoReturn, Self
 
 from raftcoord import limits, strict_yaml
 from raftcoord.errors import ConfigError, LocalProtocolError, did_you_mean
@@ -207,25 +207,17 @@ class Config:
 
     def node(self, name: str) -> NodeConfig:
         """The node called ``name``. Raises ConfigError that lists the names there are."""
-        for node in self.nodes:
-            if node.name == name:
-                return node
-        known = [node.name for node in self.nodes]
-        raise ConfigError(
-            f"there is no node {name!r} in {self.path or 'the cluster'}"
-            f"; its nodes are {', '.join(known)}{did_you_mean(name, known)}"
-        )
+        found = {node.name: node for node in self.nodes}
+        return found.get(NodeName(name)) or self._no("node", name, found)
 
     def resource(self, name: str) -> ResourceConfig:
         """The resource called ``name``. Raises ConfigError that lists the names there are."""
-        for resource in self.resources:
-            if resource.name == name:
-                return resource
-        known = [resource.name for resource in self.resources]
-        raise ConfigError(
-            f"there is no resource {name!r} in {self.path or 'the cluster'}"
-            f"; its resources are {', '.join(known) or 'none'}{did_you_mean(name, known)}"
-        )
+        found = {resource.name: resource for resource in self.resources}
+        return found.get(Branch(name)) or self._no("resource", name, found)
+
+    def _no(self, kind: str, name: str, known: Iterable[str]) -> NoReturn:
+        listed = f"its {kind}s are {', '.join(known) or 'none'}{did_you_mean(name, known)}"
+        raise ConfigError(f"there is no {kind} {name!r} in {self.path or 'the cluster'}; {listed}")
 
     def node_id(self, name: str) -> int:
         """The node's number in the replicated log: its position, from 1, among the names in order."""
