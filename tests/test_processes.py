@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -294,3 +295,41 @@ def test_sighup_does_not_end_a_node(tmp_path: Path) -> None:
         assert cluster.pid("n1") == pid
     finally:
         cluster.stop_all()
+
+
+def test_a_throwaway_cluster_ends_with_the_process_that_started_it_also_by_kill_9(tmp_path: Path) -> None:
+    config = write_local_config(tmp_path)
+    program = (
+        "import signal, sys; from raftcoord.config import Config; from raftcoord.node.processes import LocalCluster\n"
+        "cluster = LocalCluster(Config.load(sys.argv[1]), throwaway=True); cluster.start_all()\n"
+        "cluster.start_participant('bank-a', Config.load(sys.argv[1]).data_dir / 'a.db')\n"
+        "print('up', flush=True); signal.pause()\n"
+    )
+    cluster = LocalCluster(config)
+    command = [sys.executable, "-c", program, str(config.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        try:
+            assert parent.stdout is not None
+            assert parent.stdout.readline() == "up\n"
+            pids = [cluster.pid("n1"), cluster.pid("n2"), cluster.pid("n3"), cluster.participant_pid("bank-a")]
+            assert None not in pids
+            parent.kill()
+            parent.wait()
+            deadline = time.monotonic() + 20
+            while any(look_at(pid) for pid in pids if pid is not None):
+                assert time.monotonic() < deadline
+        finally:
+            parent.kill()
+            cluster.stop_all()
+
+
+def test_other_processes_outlive_the_one_that_started_them(tmp_path: Path) -> None:
+    config = write_local_config(tmp_path, nodes=1)
+    program = (
+        "import sys; from raftcoord.config import Config; from raftcoord.node.processes import LocalCluster\n"
+        "LocalCluster(Config.load(sys.argv[1])).start_all()\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(config.path)], check=True, timeout=60)
+    cluster = LocalCluster(config)
+    assert cluster.pid("n1") is not None
+    assert cluster.stop("n1")

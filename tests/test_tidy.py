@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 LINES_MAX = 400
 
 LEVELS = (
-    ("env", "errors", "limits"),
+    ("env", "errors", "lifeline", "limits"),
     ("foreign", "private", "types"),
     ("logs", "strict_yaml"),
     ("resource_config",),

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from raftcoord import lifeline
 from raftcoord.config import Config
 from raftcoord.env import Env
 from raftcoord.errors import ConfigError, RaftcoordError
@@ -34,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--name", required=True, help="what the ready line calls them")
     parser.add_argument("banks", nargs="+", metavar="BANK=DB", help="a bank and its SQLite file")
     options = parser.parse_args(arguments)
+    lifeline.watch()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         banks = dict(_bank(text) for text in options.banks)

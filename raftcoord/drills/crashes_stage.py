@@ -152,7 +152,7 @@ class Stage:
             urls = self._databases(kinds, lanes)
             made = [_accounts(urls, kinds, lane, stack) for lane in range(lanes)]
             path = with_resources(config, urls)
-            self.cluster = LocalCluster(Config.load(path))
+            self.cluster = LocalCluster(Config.load(path), throwaway=True)
             stack.callback(self.cluster.stop_all)
             self.cluster.start_all()
             self.cluster.start_resolver()

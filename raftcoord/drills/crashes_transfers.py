@@ -183,7 +183,7 @@ class _Transfers:
             write_local_config(self._directory, nodes=self._options.nodes),
             {Branch(bank.name): bank.url for bank in self._banks},
         )
-        self._cluster = LocalCluster(Config.load(path))
+        self._cluster = LocalCluster(Config.load(path), throwaway=True)
         stack.callback(self._cluster.stop_all)
         self._cluster.start_all()
         self._cluster.start_resolver()

@@ -70,7 +70,7 @@ class DatabaseProps(Props):
         resources = tuple(ResourceConfig(Branch(name), bank.url) for name, bank in self.banks.items())
         assert config.path is not None
         config.path.write_text(dataclasses.replace(config, resources=resources).to_yaml(), encoding="utf-8")
-        self.cluster = LocalCluster(Config.load(config.path))
+        self.cluster = LocalCluster(Config.load(config.path), throwaway=True)
 
     def stop_servers(self) -> None:
         """End them and what they have stored; their logs are kept with the other files."""

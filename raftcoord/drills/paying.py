@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from raftcoord import lifeline
 from raftcoord.client.synchronous import Client
 from raftcoord.config import Config
 from raftcoord.drills import orders as order_files
@@ -188,6 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--client", type=int, required=True, help="its number in the history")
     parser.add_argument("--began", type=float, required=True, help="when order 0 is due (monotonic clock, seconds)")
     parser.add_argument("--rate", type=float, required=True, help="orders that fall due per second, over all programs")
+    lifeline.watch()
     try:
         _run(parser.parse_args(arguments))
     except RaftcoordError as error:

@@ -58,7 +58,7 @@ class Program:
         self.journal = directory / f"{self.name}.journal"
         self.stop = directory / f"{self.name}.stop"
         self.process = LocalProcess(
-            f"program {self.name}", [], directory / f"{self.name}.log", directory / f"{self.name}.pid"
+            f"program {self.name}", [], directory / f"{self.name}.log", directory / f"{self.name}.pid", throwaway=True
         )
 
     def start(self, began_s: float) -> None:

@@ -69,7 +69,7 @@ class Props:
         self.directory = directory
         self.databases = open_banks(directory, plan.opening)
         config = write_local_config(directory, plan.nodes)
-        self.cluster = LocalCluster(config, node_module=plan.node_module)
+        self.cluster = LocalCluster(config, throwaway=True, node_module=plan.node_module)
         self.hosts = {name: self._host(name, banks) for name, banks in plan.hosts.items()}
 
     def _host(self, name: str, banks: Iterable[Branch]) -> LocalProcess:
@@ -84,7 +84,11 @@ class Props:
         ]
         command += [f"{bank}={self.databases[bank]}" for bank in banks]
         return LocalProcess(
-            f"participant {name}", command, self.directory / f"{name}.log", self.directory / f"{name}.pid"
+            f"participant {name}",
+            command,
+            self.directory / f"{name}.log",
+            self.directory / f"{name}.pid",
+            throwaway=True,
         )
 
     def end(self) -> None:

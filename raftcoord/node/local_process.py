@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
-from raftcoord import logs, private
+from raftcoord import lifeline, logs, private
 from raftcoord.errors import ConfigError
 from raftcoord.node.starting import START_TIMEOUT_S, OnReading, Starting, unwatched, wait_ready
 
@@ -43,11 +43,18 @@ class Seen(NamedTuple):
 class LocalProcess:
     """A process called ``what`` in errors, run by ``command``, logging to ``log_path``, remembered in ``pid_path``.
 
-    ``without``: variables that it does not inherit.
+    ``without``: variables that it does not inherit. ``throwaway``: it ends when this process has ended, also by kill -9.
     """
 
     def __init__(
-        self, what: str, command: Sequence[str], log_path: Path, pid_path: Path, *, without: Collection[str] = ()
+        self,
+        what: str,
+        command: Sequence[str],
+        log_path: Path,
+        pid_path: Path,
+        *,
+        without: Collection[str] = (),
+        throwaway: bool = False,
     ) -> None:
         self.what = what
         self.command = list(command)
@@ -56,6 +63,7 @@ class LocalProcess:
         """What it has written since its start, while nobody knows yet how that went."""
         self.pid_path = pid_path
         self._without = frozenset(without)
+        self._throwaway = throwaway
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -89,6 +97,7 @@ class LocalProcess:
                     start_new_session=True,
                     umask=private.UMASK,
                     env=self._environment(),
+                    pass_fds=[lifeline.held()] if self._throwaway else (),
                 )
                 try:
                     _write(file, self._child.pid)
@@ -177,7 +186,10 @@ class LocalProcess:
 
     def _environment(self) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if name not in self._without}
-        return {**inherited, logs.FILE_VARIABLE: str(self.log_path)}
+        own = {logs.FILE_VARIABLE: str(self.log_path)}
+        if self._throwaway:
+            own[lifeline.VARIABLE] = str(lifeline.held())
+        return {**inherited, **own}
 
 
 def _write(file: IO[str], pid: int) -> None:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import Final, NoReturn
 
-from raftcoord import logs, private
+from raftcoord import lifeline, logs, private
 from raftcoord.config import Config, NodeConfig
 from raftcoord.consensus.driver import Consensus
 from raftcoord.env import Env
@@ -63,6 +63,7 @@ def run(config: Config, name: str, on_ready: Callable[[str], None]) -> None:
     Logs to stderr. Raises the RaftcoordError that says what it cannot run with; a halt ends the process.
     """
     node = config.node(name)
+    lifeline.watch()
     os.umask(private.UMASK)
     logs.to_stderr(f"%(asctime)s {name} %(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGHUP, lambda *_: logs.on_hangup(_die))

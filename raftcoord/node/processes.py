@@ -35,13 +35,15 @@ _PORTS: Final = range(10_000, 32_000)
 class LocalCluster:
     """The processes of the cluster that ``config`` describes. ``config.path`` must be a file, because the nodes read it.
 
+    ``throwaway``: they end when this process has ended, also by kill -9.
     ``node_module``: what ``python -m`` runs for a node; a test of the drills runs one that breaks its promises.
     """
 
-    def __init__(self, config: Config, *, node_module: str = "raftcoord.node") -> None:
+    def __init__(self, config: Config, *, throwaway: bool = False, node_module: str = "raftcoord.node") -> None:
         if config.path is None or not config.path.is_file():
             raise ConfigError("the nodes read cluster.yaml themselves: write the configuration to a file first")
         self.config = config
+        self._throwaway = throwaway
         self._file = str(config.path.absolute())
         self._nodes: dict[str, LocalProcess] = {}
         self._participants: dict[str, LocalProcess] = {}
@@ -176,7 +178,14 @@ class LocalCluster:
 
     def _process(self, what: str, command: Sequence[str], stem: str, without: Collection[str]) -> LocalProcess:
         directory = self.config.data_dir
-        return LocalProcess(what, command, directory / f"{stem}.log", directory / f"{stem}.pid", without=without)
+        return LocalProcess(
+            what,
+            command,
+            directory / f"{stem}.log",
+            directory / f"{stem}.pid",
+            without=without,
+            throwaway=self._throwaway,
+        )
 
 
 def _credentials(config: Config, text: str) -> frozenset[str]:

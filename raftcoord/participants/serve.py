@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from raftcoord import logs, private
+from raftcoord import lifeline, logs, private
 from raftcoord.config import Config
 from raftcoord.env import Env
 from raftcoord.errors import ConfigError, LocalProtocolError, RaftcoordError
@@ -57,6 +57,7 @@ def serve_accounts(
 ) -> None:
     """``serve`` a SqliteParticipant on the file ``db``, logging to stderr. ``accounts``: opened the first time for this file."""
     checked_name(name, "participant")
+    lifeline.watch()
     os.umask(private.UMASK)
     logs.to_stderr("%(asctime)s %(levelname)s %(message)s")
     participant = SqliteParticipant(db)

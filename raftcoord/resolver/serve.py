@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from raftcoord import limits, logs, private
+from raftcoord import lifeline, limits, logs, private
 from raftcoord.client.synchronous import Client
 from raftcoord.config import Config
 from raftcoord.errors import ConfigError
@@ -44,6 +44,7 @@ def serve(config: Config, on_ready: Callable[[str], None], *, safety_s: float | 
 
     Logs to stderr. Raises ConfigError if there are no resources, or one cannot be used.
     """
+    lifeline.watch()
     os.umask(private.UMASK)
     logs.to_stderr("%(asctime)s %(levelname)s %(message)s")
     stop = threading.Event()
