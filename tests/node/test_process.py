@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from raftcoord.config import Address, NodeConfig
+from raftcoord.node.main import warn_of_strangers
+from raftcoord.types import NodeName
+
 
 def free_port() -> int:
     """A port below the ephemeral range that nobody listens on now."""
@@ -136,3 +140,10 @@ def assert_one_sentence(done: subprocess.CompletedProcess[str], said: str) -> No
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("node n")
+
+
+def test_ports_that_are_open_to_other_machines_are_a_warning_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_strangers(NodeConfig(NodeName("n1"), Address("127.0.0.1", 1), Address("10.0.0.1", 2), Path("data/n1")))
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "its client port 10.0.0.1:2 is open to other machines (allow_remote)" in record.getMessage()
