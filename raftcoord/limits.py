@@ -96,6 +96,13 @@ HALF_FRAME_BYTES_FREE: Final = 32 << 10
 UNSENT_BYTES_MAX: Final = 128 << 20
 """Bytes that may wait unsent on all connections of a port; beyond it the reader is given up who has not read for longest."""
 
+LINK_SILENT_MS_MIN: Final = 1_000
+"""How long another node's machine may acknowledge nothing (ms), and three election timeouts if that is more, before the link
+to it is down: its clock is no vote any more, and what is sent to it only waits."""
+
+SILENT_MS_MAX: Final = 20_000
+"""The same for clients and participants (ms): theirs is no vote, and a machine that sleeps for a moment comes back."""
+
 PEER_CONNECTIONS_MAX: Final = 64
 """Connections on the port for nodes: each of six others has one, and may have a few half dead."""
 
@@ -178,6 +185,14 @@ LOG_TAIL_BYTES: Final = 64 << 20
 
 LOG_COMPACT_SLACK: Final = 1_000
 """How many entries beyond the tail gather before the log is cut, so that cutting is rare."""
+
+COPY_SPARE_BYTES: Final = 256 << 20
+"""Bytes of a disk that a copy of the ledger leaves free: hours of log, so that a copy never halts a node that serves."""
+
+COPY_RETRY_MS_MIN: Final = 500
+COPY_RETRY_MS_MAX: Final = 60_000
+"""Pause before a copy of the ledger is begun again after it broke off (ms); it doubles from the one to the other. A copy of a
+large ledger takes minutes of reading and writing on both sides."""
 
 COPY_CHUNK_BYTES: Final = 512 << 10
 """Bytes of the ledger's copy in one message."""

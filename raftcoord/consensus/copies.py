@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -20,15 +21,15 @@ from typing import Any, Final
 from raftcoord import limits
 from raftcoord.consensus.peers import Peers
 from raftcoord.consensus.wire import NUMBER_MAX
-from raftcoord.errors import CorruptionError, RaftcoordError, RemoteProtocolError
+from raftcoord.errors import CorruptionError, RaftcoordError, RemoteProtocolError, StorageError, Unavailable
+from raftcoord.foreign import shown
 from raftcoord.rpc.connection import Connection
 from raftcoord.storage.node_db import NodeDb, SnapshotInfo
+from raftcoord.storage.room import check_room
+
+_NUMBERS: Final = re.compile(r"[0-9][0-9,]*")
 
 log: Final = logging.getLogger("raftcoord.consensus")
-
-
-COPY_PAUSE_S: Final = 0.5
-"""Seconds between two copies of the ledger for the same peer."""
 
 
 class Outgoing:
@@ -41,6 +42,8 @@ class Outgoing:
         self._peers = peers
         self._sending: dict[int, asyncio.Task[None]] = {}
         self._again_at: dict[int, float] = {}
+        self._failures: dict[int, int] = {}  # one after the other
+        self._said: dict[int, str] = {}  # why the last copy broke off, as it was logged
 
     def serve(self, behind: set[int], term: int | None) -> None:
         """Begin a copy for each of ``behind`` that can be reached; ``term`` None: this node does not lead. Empties the set."""
@@ -65,12 +68,29 @@ class Outgoing:
         try:
             index = await _send(conn, self._db, self._directory, peer, term)
             log.info("%s: node %s has installed the copy of the ledger up to index %d", self._name, peer, index)
+            self._failures.pop(node, None)
+            self._said.pop(node, None)
         except Exception as error:
-            why = str(error) if isinstance(error, RaftcoordError) else repr(error)
-            log.warning("%s: the copy of the ledger for node %s broke off: %s", self._name, peer, why)
+            self._broke_off(node, str(error) if isinstance(error, RaftcoordError) else repr(error))
         finally:
-            self._again_at[node] = asyncio.get_running_loop().time() + COPY_PAUSE_S
+            doubled = limits.COPY_RETRY_MS_MIN * 2 ** min(self._failures.get(node, 0), 16)
+            pause_ms = min(doubled, limits.COPY_RETRY_MS_MAX)
+            self._again_at[node] = asyncio.get_running_loop().time() + pause_ms / 1000
             del self._sending[node]
+
+    def _broke_off(self, node: int, why: str) -> None:
+        """It is said once for each reason, whatever numbers are in it."""
+        self._failures[node] = self._failures.get(node, 0) + 1
+        reason = _NUMBERS.sub("", why)
+        if self._said.get(node) != reason:
+            self._said[node] = reason
+            peer = self._peers.names[node]
+            log.warning(
+                "%s: the copy of the ledger for node %s broke off: %s; it is tried again, at last once a minute",
+                self._name,
+                peer,
+                shown(why),
+            )
 
 
 async def _send(conn: Connection, db: NodeDb, directory: Path, peer: str, term: int) -> int:
@@ -93,6 +113,13 @@ async def _send(conn: Connection, db: NodeDb, directory: Path, peer: str, term: 
         path.unlink(missing_ok=True)
 
 
+def _refuse_without_room(directory: Path, size: int) -> None:
+    try:
+        check_room(directory, size, "the copy of the ledger that a leader sends")
+    except StorageError as error:
+        raise Unavailable(str(error)) from None
+
+
 def _is_number(value: object) -> bool:
     return type(value) is int and 0 <= value <= NUMBER_MAX
 
@@ -111,6 +138,8 @@ class Incoming:
         match params:
             case [int(term), int(index), int(index_term), int(size), int(crc)] if all(map(_is_number, params)):
                 check(term, index, index_term)
+                # Once as the file that comes in, and once as the ledger that it becomes.
+                _refuse_without_room(self._path.parent, 2 * size)
                 self._path.write_bytes(b"")
                 self._sender, self._received = sender, 0
                 self._info = SnapshotInfo(index=index, term=index_term, bytes=size, crc32=crc)
@@ -124,8 +153,7 @@ class Incoming:
             case [int(offset), bytes(data)] if (
                 type(offset) is int and offset == self._received and offset + len(data) <= info.bytes
             ):
-                with self._path.open("ab") as file:
-                    file.write(data)
+                self._append(data)
                 self._received += len(data)
                 return
         self.drop()
@@ -144,6 +172,16 @@ class Incoming:
         """Forget it."""
         self._info = None
         self._path.unlink(missing_ok=True)
+
+    def _append(self, data: bytes) -> None:
+        try:
+            with self._path.open("ab") as file:
+                file.write(data)
+        except OSError as error:
+            self.drop()
+            raise Unavailable(
+                f"this node cannot write the copy: {error.strerror}; free some room on its disk"
+            ) from error
 
     def _expect(self, sender: int) -> SnapshotInfo:
         if self._info is None or self._sender != sender:

@@ -81,6 +81,7 @@ class Peers:
         self._clocks: dict[int, tuple[float, int]] = {}  # when a peer was heard last, and what its clock showed (ms)
         self._clock_age_s = config.timing.election_ms_max / 1000
         self._server: Server | None = None
+        self._silent_ms = max(limits.LINK_SILENT_MS_MIN, 3 * config.timing.election_ms_max)
         self.names = {config.node_id(node.name): node.name for node in config.nodes}
         self.self_id = config.node_id(name)
         self._dialers = {i: self._dialer(i, other) for i, other in self.names.items() if other != name}
@@ -100,6 +101,7 @@ class Peers:
             max_frame_bytes=limits.PEER_FRAME_BYTES_MAX,
             label=f"{self._name} peer port",
             connections_max=limits.PEER_CONNECTIONS_MAX,
+            silent_ms=self._silent_ms,
         )
         for dialer in self._dialers.values():
             dialer.start()
@@ -193,6 +195,7 @@ class Peers:
             on_down=lambda _: self._down(node),
             max_frame_bytes=limits.PEER_FRAME_BYTES_MAX,
             label=f"{self._name} -> {name}",
+            silent_ms=self._silent_ms,
         )
 
     def introduce(self, to: NodeName | None = None) -> dict[str, Any]:

@@ -67,6 +67,7 @@ class Connection(asyncio.Protocol):
         "on_end",
         "paused",
         "peername",
+        "silent_ms",
     )
 
     def __init__(self, handler: Handler, *, max_frame_bytes: int, label: str, port: Port | None = None) -> None:
@@ -84,6 +85,7 @@ class Connection(asyncio.Protocol):
         self._reader = frames.FrameReader(min(max_frame_bytes, limits.HELLO_FRAME_BYTES_MAX), items_max)
         self.intake = Intake(self, self._reader, port)
         self._port = port
+        self.silent_ms = limits.SILENT_MS_MAX  # see sockets.keep_alive
         self._log = Rationed(log, self._loop.time) if port is None else port.log
         self._ping: asyncio.TimerHandle | None = None
         self.greeted = False
@@ -125,17 +127,14 @@ class Connection(asyncio.Protocol):
         self.greeted = True
         self._reader.max_bytes = self._max_frame_bytes
         if self._port is None:
-            self._ping_later()
+            self._ping = self._loop.call_later(limits.PING_MS / 1000, self._say_ping)
         else:
             self._port.greeted(self)
-
-    def _ping_later(self) -> None:
-        self._ping = self._loop.call_later(limits.PING_MS / 1000, self._say_ping)
 
     def _say_ping(self) -> None:
         if not self.closed:
             self.notify(PING, ())
-            self._ping_later()
+            self._ping = self._loop.call_later(limits.PING_MS / 1000, self._say_ping)
 
     # -- sending --------------------------------------------------------------------------------------------------
 
@@ -348,7 +347,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
         self.peername = peername(self._transport)
         self._transport.set_write_buffer_limits(high=limits.WRITE_BUFFER_PAUSE_BYTES)
-        keep_alive(self._transport)
+        keep_alive(self._transport, self.silent_ms)
         self.handler.on_open(self)
 
     def eof_received(self) -> None:

@@ -14,6 +14,7 @@ import ssl as tls
 from collections.abc import Callable
 from typing import Any, Final
 
+from raftcoord import limits
 from raftcoord.errors import LocalProtocolError, RaftcoordError, Unavailable
 from raftcoord.foreign import shown
 from raftcoord.rpc import codes
@@ -40,6 +41,7 @@ async def connect(
     label: str,
     timeout: float,
     on_up: OnUp | None = None,
+    silent_ms: int = limits.SILENT_MS_MAX,
     ssl: tls.SSLContext | None = None,
 ) -> tuple[Connection, dict[str, Any]]:
     """Dial once and say hello: the connection, and the details of the answer. ``timeout``: seconds for all of it.
@@ -64,7 +66,9 @@ async def connect(
 
     def protocol() -> Connection:
         introduction = Introduction(handler, role, details, up, refused)
-        return Connection(introduction, max_frame_bytes=max_frame_bytes, label=label)
+        made = Connection(introduction, max_frame_bytes=max_frame_bytes, label=label)
+        made.silent_ms = silent_ms
+        return made
 
     conn: Connection | None = None
     handed_over = False
@@ -115,6 +119,7 @@ class Dialer:
         on_down: Callable[[str], None],
         max_frame_bytes: int,
         label: str,
+        silent_ms: int = limits.SILENT_MS_MAX,
         ssl: tls.SSLContext | None = None,
     ) -> None:
         self.conn: Connection | None = None
@@ -131,6 +136,7 @@ class Dialer:
         self._on_down = on_down
         self._max_frame_bytes = max_frame_bytes
         self._label = label
+        self._silent_ms = silent_ms
         self._ssl = ssl
         self._task: asyncio.Task[None] | None = None
         self._ended: asyncio.Future[str] | None = None
@@ -175,6 +181,7 @@ class Dialer:
                 label=self._label,
                 timeout=CONNECT_S_MAX,
                 on_up=self._up,
+                silent_ms=self._silent_ms,
                 ssl=self._ssl,
             )
         except RaftcoordError as error:

@@ -32,7 +32,12 @@ class Server:
     """A port that listens, and its connections. Made by ``listen``."""
 
     def __init__(
-        self, handler_factory: Callable[[], Handler], max_frame_bytes: int, label: str, connections_max: int
+        self,
+        handler_factory: Callable[[], Handler],
+        max_frame_bytes: int,
+        label: str,
+        connections_max: int,
+        silent_ms: int,
     ) -> None:
         self.connections: dict[Connection, None] = {}  # in the order in which they came
         self.port = 0
@@ -41,6 +46,7 @@ class Server:
         self._max_frame_bytes = max_frame_bytes
         self._label = label
         self._connections_max = connections_max
+        self._silent_ms = silent_ms
         self._listener: asyncio.Server | None = None
         self._emptied: asyncio.Event = asyncio.Event()
         self._census = Census(self.connections, self.log)
@@ -57,6 +63,7 @@ class Server:
         else:
             handler = Door(self._handler_factory(), self.log)
         conn = Connection(handler, max_frame_bytes=self._max_frame_bytes, label=self._label, port=self)
+        conn.silent_ms = self._silent_ms
         conn.on_end = self._ended
         self.connections[conn] = None
         self._census.came(conn)
@@ -148,16 +155,18 @@ async def listen(
     max_frame_bytes: int,
     label: str,
     connections_max: int | None = None,
+    silent_ms: int = limits.SILENT_MS_MAX,
     ssl: tls.SSLContext | None = None,
 ) -> Server:
     """Listen on ``host``:``port`` (0: any free one, see ``Server.port``); one handler per connection.
 
-    ``label`` names the port in log lines. ``connections_max`` None: limits.CONNECTIONS_MAX.
+    ``label`` names the port in log lines. ``connections_max`` None: limits.CONNECTIONS_MAX. ``silent_ms``:
+    see sockets.keep_alive.
 
     Raises ConfigError if the port cannot be had.
     """
     most = limits.CONNECTIONS_MAX if connections_max is None else connections_max
-    server = Server(handler_factory, max_frame_bytes, label, _affordable(most))
+    server = Server(handler_factory, max_frame_bytes, label, _affordable(most), silent_ms)
     loop = asyncio.get_running_loop()
     try:
         listener = await loop.create_server(

@@ -14,11 +14,17 @@ def peername(transport: asyncio.Transport) -> str:
     return str(peer or "?")
 
 
-def keep_alive(transport: asyncio.Transport) -> None:
-    """Let the kernel find out, within about 25 s, that the other machine is gone without a word."""
+def keep_alive(transport: asyncio.Transport, silent_ms: int) -> None:
+    """Let the kernel end the connection when the other machine has acknowledged nothing for about ``silent_ms``.
+
+    What is sent and not acknowledged ends it then, and so does silence: a quiet connection is probed, a busy one needs no probe.
+    """
     sock = transport.get_extra_info("socket")
     if sock is None or not hasattr(socket, "TCP_KEEPIDLE"):
         return
+    probe_s = max(1, silent_ms // 3000)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3)):
+    for option, value in ((socket.TCP_KEEPIDLE, probe_s), (socket.TCP_KEEPINTVL, probe_s), (socket.TCP_KEEPCNT, 3)):
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, silent_ms)

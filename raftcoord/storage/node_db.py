@@ -50,6 +50,7 @@ from raftcoord.storage.records import (
     log_crc,
     meta_row,
 )
+from raftcoord.storage.room import check_room
 from raftcoord.storage.schema import connect, sync_file, uri
 from raftcoord.storage.snapshot import SnapshotInfo, check_snapshot, write_snapshot
 from raftcoord.storage.wal import lengthen
@@ -202,8 +203,9 @@ class NodeDb:
         """Copy the ledger into the new file ``path``, as it stands after one log entry. Writes may go on meanwhile.
 
         Call it ``copy-*.tmp`` in the data directory: one left by a dead process is deleted at open. Raises StorageError if
-        the disk refuses; the node is not harmed by that.
+        the disk refuses or has no room to spare; the node is not harmed by that.
         """
+        check_room(path.parent, self._path.stat().st_size, "a copy of the ledger")
         return write_snapshot(self._path, path, self.identity.cluster_name)
 
     # -- writing --------------------------------------------------------------------------------------------------

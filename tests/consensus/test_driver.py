@@ -26,6 +26,7 @@ from raftcoord.errors import (
     StorageError,
     Unavailable,
 )
+from raftcoord.storage import node_db
 from raftcoord.storage.node_db import NodeDb
 from raftcoord.types import NodeName, State, TxId, Verdict
 
@@ -284,10 +285,47 @@ def test_a_follower_that_is_too_far_behind_gets_a_copy(tmp_path: Path, monkeypat
     run(tmp_path, test)
 
 
+@pytest.mark.parametrize("short", ["the leader", "the follower"])
+def test_a_copy_for_which_there_is_no_room_is_not_begun_and_said_once(
+    short: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(limits, "LOG_TAIL_ENTRIES", 2)
+    monkeypatch.setattr(limits, "LOG_COMPACT_SLACK", 2)
+    monkeypatch.setattr(limits, "COPY_RETRY_MS_MIN", 1)
+    tries: list[str] = []
+    module = node_db if short == "the leader" else copies
+    check = module.check_room
+
+    def no_room(directory: Path, needed: int, what: str) -> None:
+        tries.append(what)
+        check(directory, 1 << 60, what)
+
+    async def test(cluster: Cluster) -> None:
+        leader = await cluster.leader()
+        behind = (await cluster.followers())[0]
+        await cluster.agreed()
+        last = cluster.nodes[behind].log_last
+        await cluster.stop(behind)
+        for _ in range(12):
+            await cluster.decided(leader)
+        await until(lambda: cluster.nodes[leader].log_first > last, "the log's compaction")
+        monkeypatch.setattr(module, "check_room", no_room)
+        await cluster.start(behind)
+        await until(lambda: len(tries) >= 4, "the fourth try")
+        said = [record.getMessage() for record in caplog.records if "broke off" in record.getMessage()]
+        assert len(said) == 1
+        assert "are free; free some" in said[0]
+        monkeypatch.setattr(module, "check_room", check)
+        await cluster.agreed()
+        assert cluster.halted == []
+
+    run(tmp_path, test)
+
+
 def test_a_copy_that_breaks_off_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "LOG_TAIL_ENTRIES", 2)
     monkeypatch.setattr(limits, "LOG_COMPACT_SLACK", 2)
-    monkeypatch.setattr(copies, "COPY_PAUSE_S", 0.01)
+    monkeypatch.setattr(limits, "COPY_RETRY_MS_MIN", 10)
     attempts: list[Path] = []
     sound = NodeDb.snapshot_to
 
