@@ -383,7 +383,7 @@ class Connection(asyncio.Protocol):
         self._finished = True
         self._out.clear()
         self._serving.clear()
-        self._reader = frames.FrameReader(0)
+        self.intake.forget()
         calls, self._calls = self._calls, {}
         error = RpcError(codes.CONNECTION_LOST, f"the connection to {self.peername} was lost: {self._reason}")
         for on_reply in calls.values():

@@ -96,10 +96,14 @@ class FrameReader:
         self.cost = 1 + (length >> 10)
         return message
 
-    def _end(self, why: str) -> None:
-        self.fault = why
+    def forget(self) -> None:
+        """Free what is held."""
         self._held.clear()
         self._at = 0
+
+    def _end(self, why: str) -> None:
+        self.fault = why
+        self.forget()
 
 
 def decode(body: bytes | bytearray, items_max: int = limits.FRAME_ITEMS_MAX) -> Message:

@@ -62,6 +62,11 @@ class Intake:
         if self.behind and self._port is not None:
             self._loop.call_soon(self._read)
 
+    def forget(self) -> None:
+        """The connection has ended: free what it held now, and not when its garbage is collected."""
+        self._reader.forget()
+        self._transport = None
+
     def _read(self) -> None:
         self.behind = False
         conn, reader = self._conn, self._reader
