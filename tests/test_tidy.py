@@ -13,6 +13,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LINES_MAX = 400
 
+LONG = {"raftcoord/limits.py": "a table: every bound stands in one place, with its unit and its reason"}
+"""Rooms that are long because their idea is."""
+
 LEVELS = (
     ("env", "errors", "lifeline", "limits"),
     ("foreign", "private", "types"),
@@ -176,7 +179,7 @@ def test_nothing_is_unpickled() -> None:
 def test_no_file_is_two_rooms() -> None:
     def judge(path: Path) -> Iterator[str]:
         lines = len(path.read_text(encoding="utf-8").splitlines())
-        if lines > LINES_MAX:
+        if lines > LINES_MAX and str(path.relative_to(ROOT)) not in LONG:
             yield f"{path.relative_to(ROOT)}: {lines} lines; at {LINES_MAX} it is two rooms"
 
     hold(judge)
