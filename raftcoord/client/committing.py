@@ -44,6 +44,7 @@ from raftcoord.resources.steps import (
     BranchEnded,
     ConnectionLost,
     Effect,
+    NeverSent,
     NotPossible,
     NotSetUp,
     Occupied,
@@ -252,6 +253,9 @@ class Committing:
             self._check_time()
             self._told = f"its only branch {branch.gid.branch!r} may or may not be committed; look into that database"
             yield Run(session, session.dialect.commit_one_phase(branch.gid))
+        except NeverSent as error:
+            yield from _end(branch, Close(session))
+            raise self._reason(error, branch) from None
         except ConnectionLost as error:
             raise ConnectionLost(
                 f"{error}. Branch {branch.gid.branch!r} was the only one, and its database was told to commit it: look there "

@@ -13,9 +13,22 @@ from typing import Any, Final, Self
 from raftcoord.errors import ConfigError
 from raftcoord.resources.dialects import DIALECTS
 from raftcoord.resources.patience import CONNECT_S, shut_down
-from raftcoord.resources.session import AsyncSession, Base, Session
-from raftcoord.resources.steps import POOLED, BranchEnded, ConnectionLost, LoginRefused, Result, SqlError, Statement
+from raftcoord.resources.session import NO_BRANCH, AsyncSession, Base, Session
+from raftcoord.resources.steps import (
+    POOLED,
+    BranchEnded,
+    ConnectionLost,
+    LoginRefused,
+    NeverSent,
+    Result,
+    SqlError,
+    Statement,
+)
 from raftcoord.resources.urls import UNREADABLE, Url
+from raftcoord.types import Branch
+
+_PROXY: Final = "PoolConnectionProxy"
+"""What a pool of asyncpg gives out; its ``_con`` is the connection, and None once the pool has it back."""
 
 _LOST_CLASSES: Final = ("08",)
 _LOST_CODES: Final = ("57P01", "57P02", "57P03", "57P05", "25P03", "25P04")
@@ -281,6 +294,10 @@ class AsyncpgSession(AsyncSession):
     dialect = DIALECTS["postgresql"]
     _transaction: Any = None
 
+    def __init__(self, connection: Any, branch: Branch = NO_BRANCH) -> None:
+        super().__init__(connection, branch)
+        self._inner = connection._con if type(connection).__name__ == _PROXY else connection
+
     def is_closed(self) -> bool:
         """Closed, or given back to its pool."""
         try:
@@ -310,17 +327,23 @@ class AsyncpgSession(AsyncSession):
 
     async def execute(self, statement: Statement) -> Result:
         """Without a prepared statement, unless rows are wanted."""
+        self._check_held()
         try:
             if statement.reads:
                 rows = [tuple(row) for row in await self.connection.fetch(statement.sql)]
                 return Result(rows, None, len(rows))
             status = await self.connection.execute(statement.sql)
         except Exception as error:
-            if _is_released(self.connection):
-                raise BranchEnded(POOLED) from None
             raise _judged(error, getattr(error, "sqlstate", None)) from None
         tag, _, number = status.rpartition(" ")
         return Result([], _tag(status), int(number)) if number.isdigit() else Result([], _tag(tag + " " + number), -1)
+
+    def _check_held(self) -> None:
+        """A pool takes its connection back when the program gives it, and as well when it dies: the connection knows which."""
+        if type(self.connection).__name__ == _PROXY and self.connection._con is None:
+            if self._inner.is_closed():
+                raise NeverSent("the connection to PostgreSQL failed: it was closed, by the server or on the way there")
+            raise BranchEnded(POOLED)
 
     async def clean(self) -> None:
         """End its transaction object, which has not seen the end: for the server it is a ROLLBACK of nothing."""
@@ -332,11 +355,6 @@ class AsyncpgSession(AsyncSession):
         """Hang up at once: a polite close would wait for what cannot be answered any more."""
         with contextlib.suppress(Exception):
             self.connection.terminate()
-
-
-def _is_released(connection: Any) -> bool:
-    """Whether it is a connection of asyncpg's pool that was given back, and answers to nothing any more."""
-    return type(connection).__name__ == "PoolConnectionProxy" and connection._con is None
 
 
 def _said(conn: Any, statement: Statement) -> Any:

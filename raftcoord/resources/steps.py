@@ -70,6 +70,10 @@ class LoginRefused(ConnectionLost):
     """The server answered, and lets nobody in with this user, password and database."""
 
 
+class NeverSent(ConnectionLost):
+    """The connection had ended before: its last statement was not carried out."""
+
+
 class NotPossible(RaftcoordError):
     """A branch cannot be prepared, and why: nothing of it will stand once it is rolled back."""
 
