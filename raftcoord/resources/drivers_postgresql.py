@@ -27,9 +27,7 @@ from raftcoord.resources.steps import (
 from raftcoord.resources.urls import UNREADABLE, Url
 from raftcoord.types import Branch
 
-_PROXY: Final = "PoolConnectionProxy"
-"""What a pool of asyncpg gives out; its ``_con`` is the connection, and None once the pool has it back."""
-
+_PROXY: Final = "PoolConnectionProxy"  # a pool of asyncpg gives it out; its _con is None once the pool has it back
 _LOST_CLASSES: Final = ("08",)
 _LOST_CODES: Final = ("57P01", "57P02", "57P03", "57P05", "25P03", "25P04")
 """Connection exceptions, and the server's announcements that it ends the session."""
