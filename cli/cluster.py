@@ -36,7 +36,9 @@ def up(detach: bool, config: Config, output: Output) -> int:
     import asyncio
 
     from raftcoord.node.processes import LocalCluster
+    from raftcoord.private import must_be_ours
 
+    must_be_ours(config.data_dir)
     cluster = LocalCluster(config)
     for resource in config.resources:
         resource.url()  # a variable that is not set is told before anything is started
@@ -113,7 +115,9 @@ def down(config: Config, output: Output) -> None:
     These are nodes, participants and the resolver. Their data is kept.
     """
     from raftcoord.node.processes import LocalCluster
+    from raftcoord.private import must_be_ours
 
+    must_be_ours(config.data_dir)
     stopped = LocalCluster(config).stop_all()
     output.result({"stopped": stopped}, f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
 

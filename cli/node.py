@@ -163,5 +163,7 @@ def replace(name: str, yes: bool, config: Config, output: Output) -> None:
 
 def _cluster(config: Config) -> LocalCluster:
     from raftcoord.node.processes import LocalCluster
+    from raftcoord.private import must_be_ours
 
+    must_be_ours(config.data_dir)
     return LocalCluster(config)

@@ -40,6 +40,19 @@ def opened_to(path: Path) -> str:
     return f"{mode:04o}" if mode & _OTHERS else ""
 
 
+def must_be_ours(directory: Path) -> None:
+    """Raise ConfigError if ``directory`` is there, and this user may not use it."""
+    try:
+        if not directory.exists() or os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+            return
+        uid = directory.stat().st_uid
+    except OSError:  # not even its parents may be entered
+        raise ConfigError(
+            f"{directory} cannot be reached by this user: use the account that started its nodes"
+        ) from None
+    raise ConfigError(f"{directory} is for its owner alone: use the account that started its nodes (user id {uid})")
+
+
 def take_back(path: Path) -> bool:
     """Leave ``path`` to its owner alone; whether others could use it before.
 

@@ -201,3 +201,20 @@ def test_a_pid_file_that_somebody_locks_is_named(place: Path, monkeypatch: pytes
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(ConfigError, match=r"n1\.pid is locked by another program.*fuser"):
             cluster.start("n1")
+
+
+@as_root
+def test_a_command_of_another_user_is_told_whose_account_it_needs(place: Path) -> None:
+    directory = place / "data"
+    private.make_directory(directory)
+
+    def use_it() -> None:
+        try:
+            private.must_be_ours(directory)
+        except ConfigError as error:
+            if "is for its owner alone: use the account that started its nodes (user id 0)" in str(error):
+                raise PermissionError from None
+
+    private.must_be_ours(directory)
+    private.must_be_ours(place / "absent")
+    assert as_nobody(use_it) == "PermissionError"
