@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .options import Output, when
+from .options import Output, confirm, when
 
 if TYPE_CHECKING:
     from raftcoord.client.answers import Damage, Damages
@@ -22,6 +22,20 @@ def list_damages(limit: int, config: Config, output: Output) -> None:
         {"damages": [damage_json(damage) for damage in found.shown], "pending": found.pending, "total": found.total},
         _text(found),
     )
+
+
+def acknowledge_all(who: str, branch: str | None, yes: bool, config: Config, output: Output) -> None:
+    """``txn acknowledge --all``: up to the newest that is there now, because nobody has seen what comes later."""
+    from raftcoord.client.synchronous import Client
+
+    with Client.from_config(config, name="txn") as client:
+        found = client.damages(limit=1)
+        count = 0
+        if found.pending:
+            of = f" of branch {branch}" if branch else ""
+            confirm(f"{found.pending} damaged branches wait: acknowledge all{of}, as {who}?", yes)
+            count = client.acknowledge_all(who, upto_ms=found.shown[0].at_ms, branch=branch)
+    output.result({"acknowledged": count}, f"acknowledged by {who}: {count} damaged branches")
 
 
 def damage_json(damage: Damage) -> dict[str, Any]:

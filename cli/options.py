@@ -117,3 +117,14 @@ def with_output(function: Function) -> Function:
 def when(at_ms: int) -> str:
     """A time of the ledger, for people."""
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask before what cannot be taken back. ``yes``: it was answered on the command line."""
+    from raftcoord.errors import LocalProtocolError
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise LocalProtocolError(f"nobody can be asked: {question} Add -y")
+    click.confirm(question, abort=True, err=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from .groups import Commands
-from .options import Output, when, with_config, with_output
+from .options import Output, confirm, when, with_config, with_output
 from .tables import Column, Listing
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def replace(name: str, who: str, identity: str | None, yes: bool, config: Config
     """
     from raftcoord.client.synchronous import Client
 
-    _confirm(f"give up the state that participant {name} had, for good?", yes)
+    confirm(f"give up the state that participant {name} had, for good?", yes)
     with Client.from_config(config, name="participant") as client:
         done = client.replace_participant(name, who, identity=identity)
     output.result(done, f"participant {name} is now the state {done['identity'][:8]}, in place of {done['before'][:8]}")
@@ -92,20 +91,10 @@ def forget(name: str, who: str, yes: bool, config: Config, output: Output) -> No
     """Forget which state goes by NAME, a participant that does not exist any more. The next one that comes under it is taken."""
     from raftcoord.client.synchronous import Client
 
-    _confirm(f"forget which state participant {name} has?", yes)
+    confirm(f"forget which state participant {name} has?", yes)
     with Client.from_config(config, name="participant") as client:
         done = client.forget_participant(name, who)
     output.result(done, f"participant {name} (state {done['before'][:8]}) is forgotten")
-
-
-def _confirm(question: str, yes: bool) -> None:
-    from raftcoord.errors import LocalProtocolError
-
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise LocalProtocolError(f"nobody can be asked: {question} Add -y")
-    click.confirm(question, abort=True, err=True)
 
 
 def _table(rows: list[ParticipantRow]) -> Listing | str:

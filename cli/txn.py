@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from .damages import damage_json, damage_text, list_damages
+from .damages import acknowledge_all, damage_json, damage_text, list_damages
 from .errors import ABORTED
 from .groups import Commands
 from .options import Number, Output, when, with_config, with_output
@@ -37,7 +37,8 @@ def txn() -> None:
 def ls(state: str | None, limit: int, before: str | None, heuristic: bool, config: Config, output: Output) -> None:
     """Recorded transactions, newest first.
 
-    --heuristic: branches that were finished by somebody else, against what the ledger says. They stay listed for ever.
+    --heuristic: branches that were finished by somebody else, against what the ledger says. They stay listed until somebody
+    has acknowledged them and they are older than the horizon.
     """
     from raftcoord.client.synchronous import Client
 
@@ -109,19 +110,38 @@ def resolve(txid: str, timeout: float, config: Config, output: Output) -> int:
 
 
 @txn.command()
-@click.argument("txid")
-@click.argument("branch")
+@click.argument("txid", required=False)
+@click.argument("branch", required=False)
 @click.option("--as", "who", required=True, metavar="NAME", help="Who has seen it: a name or an address.")
+@click.option("--all", "every", is_flag=True, help="All damage that nobody has acknowledged, up to the newest now.")
+@click.option("--of", metavar="BRANCH", help="With --all: of this branch alone.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @with_config
 @with_output
-def acknowledge(txid: str, branch: str, who: str, config: Config, output: Output) -> None:
+def acknowledge(
+    txid: str | None,
+    branch: str | None,
+    who: str,
+    every: bool,
+    of: str | None,
+    yes: bool,
+    config: Config,
+    output: Output,
+) -> None:
     """Record that somebody has dealt with a damaged branch.
 
-    The branch is BRANCH of transaction TXID.
-    The ledger then waits for that branch no longer. The damage stays listed, under that name.
+    The branch is BRANCH of transaction TXID; or --all. The ledger then waits for it no longer. The damage stays listed under
+    that name until it is older than the horizon.
     """
     from raftcoord.client.synchronous import Client
 
+    if every:
+        if txid is not None:
+            raise click.UsageError("--all is for all damage: it goes without TXID and BRANCH")
+        acknowledge_all(who, of, yes, config, output)
+        return
+    if txid is None or branch is None or of is not None:
+        raise click.UsageError("give TXID and BRANCH, or --all, perhaps with --of BRANCH")
     with Client.from_config(config, name="txn") as client:
         damage = client.acknowledge(txid, branch, who)
     first = "" if damage.acknowledged_by == who else f", who came first; {who} is not recorded"
@@ -133,6 +153,33 @@ def _safe(text: str) -> str:
     from raftcoord.foreign import shown
 
     return shown(text, _LINE_MAX)
+
+
+@txn.command()
+@click.argument("branch")
+@click.argument("txid", required=False)
+@click.option("--as", "who", required=True, metavar="NAME", help="Who does this: a name or an address.")
+@click.option("--why", required=True, help="Why it will never come back: a sentence.")
+@click.option("--all", "every", is_flag=True, help="In every open COMMIT, in place of TXID.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@with_config
+@with_output
+def close(
+    branch: str, txid: str | None, who: str, why: str, every: bool, yes: bool, config: Config, output: Output
+) -> None:
+    """Give up waiting for BRANCH, which will never come back.
+
+    The branch is one of the COMMIT TXID; or of every COMMIT that waits for it, with --all. The outcome is not changed and is
+    never forgotten: if the branch comes back all the same, it hears COMMIT.
+    """
+    from .closing import close_all, close_one
+
+    if every == (txid is not None):
+        raise click.UsageError("give either TXID or --all")
+    if txid is not None:
+        close_one(txid, branch, who, why, config, output)
+    else:
+        close_all(branch, who, why, yes, config, output)
 
 
 def _json(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,6 +197,11 @@ def _shown(row: Mapping[str, Any]) -> dict[str, str]:
         "because of": row["branch"] or "-",
         "term, index": f"{row['term']}, {row['index']}",
     }
+    if row.get("closed"):
+        shown["closed"] = "; ".join(
+            f"{closing['branch']} by {closing['who']} at {when(closing['at_ms'])}: {closing['why']}"
+            for closing in row["closed"]
+        )
     running = row.get("running")
     return {**shown, "running": ", ".join(f"{name}: {phase}" for name, phase in running.items())} if running else shown
 

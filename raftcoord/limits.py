@@ -264,6 +264,12 @@ RETIRE_STEP_MS_MAX: Final = 10 * 60 * 1000
 """How far the horizon moves at a time (ms): ten times as fast as time passes, so that it catches up after an outage, and so that
 a majority of wrong clocks that is noticed within minutes has cost minutes."""
 
+DAMAGES_UNSEEN_MAX: Final = 10_000
+"""Damaged branches that nobody has acknowledged; the next is refused. Every node keeps each in memory."""
+
+BRANCHES_SETTLED_MAX: Final = 500
+"""Branches that an operator closes, or whose damage he acknowledges, in one command: a few milliseconds for every node."""
+
 DAMAGES_MAX: Final = 500
 """Damages in one listing: each may bear REASON_LENGTH_MAX characters of four bytes, and all must fit in one frame."""
 

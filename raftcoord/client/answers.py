@@ -190,6 +190,22 @@ def _participant(result: Any) -> ParticipantRow:
     raise UnreadableAnswer(result)
 
 
+def acknowledged(result: Any) -> tuple[int, int]:
+    """The answer to acknowledge_all: how many, and how many are left."""
+    match result:
+        case {"acknowledged": int(count), "left": int(left)} if count > 0 or left == 0:
+            return count, left
+    raise UnreadableAnswer(result)
+
+
+def closed(result: Any) -> int:
+    """The answer to close: how many."""
+    match result:
+        case {"closed": int(count)}:
+            return count
+    raise UnreadableAnswer(result)
+
+
 def info(result: Any) -> dict[str, Any]:
     """The answer to node."""
     if type(result) is dict:

@@ -153,6 +153,22 @@ def damage(value: object) -> str:
     return value
 
 
+def why(value: object) -> str:
+    """Why an operator does what is recorded."""
+    if isinstance(value, str) and value.strip() and value.isprintable() and len(value) <= limits.REASON_LENGTH_MAX:
+        return value
+    raise LocalProtocolError(
+        f"{repr(value)[:80]} is no reason: say why, in 1 to {limits.REASON_LENGTH_MAX} printable characters"
+    )
+
+
+def time_ms(value: object) -> int:
+    """A Unix time in milliseconds."""
+    if type(value) is int and 0 <= value <= limits.TIME_MS_MAX:
+        return value
+    raise LocalProtocolError(f"{repr(value)[:80]} is no time: give whole milliseconds since 1970")
+
+
 def who(value: object) -> str:
     """The name of whoever does what is recorded."""
     if isinstance(value, str) and value.strip() and value.isprintable() and len(value) <= limits.WHO_LENGTH_MAX:

@@ -5,6 +5,7 @@ Owed: damage that was reported here is in the ledger when the call returns. Neve
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raftcoord import limits
@@ -43,8 +44,39 @@ class DamageRequests:
     async def acknowledge(self, txid: TxId | str, branch: str, who: str, *, timeout: float = TIMEOUT_S) -> Damage:
         """Say that ``who`` has seen the damage of ``branch`` and dealt with it: the ledger waits for that branch no longer.
 
-        Returns the damage as it stands: ``acknowledged_by`` may name somebody who came first. It stays listed. Asking again is
-        safe. Raises LocalProtocolError if none is recorded, Unavailable if no node confirms it within ``timeout`` seconds.
+        Returns the damage as it stands: ``acknowledged_by`` may name somebody who came first. It stays listed until it is older
+        than the horizon. A branch that comes back all the same hears COMMIT. Asking again is safe. Raises LocalProtocolError if
+        none is recorded, Unavailable if no node confirms it within ``timeout`` seconds.
         """
         ask = Ask("acknowledge", (TxId.parse(txid), checked_branch(branch), checks.who(who)))
         return answers.damage(await self._ask(ask, timeout))
+
+    async def acknowledge_all(
+        self, who: str, *, upto_ms: int, branch: str | None = None, timeout: float = TIMEOUT_S
+    ) -> int:
+        """As ``acknowledge``, for all damage that nobody has acknowledged; how many branches that were.
+
+        ``upto_ms``: only what was reported until then (Unix time, ms; the ``at_ms`` of the newest that was looked at), because
+        nobody has seen what came since. ``branch``: of that name alone. ``timeout``: for each 500 of them.
+        """
+        name, upto = None if branch is None else checked_branch(branch), checks.time_ms(upto_ms)
+        count, left = 0, 1
+        while left:
+            done, left = answers.acknowledged(
+                await self._ask(Ask("acknowledge_all", (name, upto, checks.who(who))), timeout)
+            )
+            count += done
+        return count
+
+    async def close_branches(
+        self, branches: Mapping[TxId, Sequence[str]], who: str, why: str, *, timeout: float = TIMEOUT_S
+    ) -> int:
+        """Say that these branches of COMMITs will never come back, so that the ledger waits for them no longer.
+
+        ``branches``: at most 500 in all, by txid. ``who`` and ``why`` are recorded; ``show`` gives them. The outcome is not
+        changed and never forgotten: a branch that comes back all the same hears COMMIT. Returns how many are closed; those that
+        have acknowledged meanwhile are not. Asking again is safe. Raises LocalProtocolError, and then none is closed, if one is
+        not of a COMMIT or its participant is connected; Unavailable if no node confirms it within ``timeout`` seconds.
+        """
+        pairs = [(TxId.parse(txid), checks.branches(names)) for txid, names in branches.items()]
+        return answers.closed(await self._ask(Ask("close", (pairs, checks.who(who), checks.why(why))), timeout))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -163,6 +163,16 @@ class Client:
     def acknowledge(self, txid: TxId | str, branch: str, who: str, *, timeout: float = TIMEOUT_S) -> Damage:
         """See AsyncClient.acknowledge."""
         return self._run(lambda: self._client.acknowledge(txid, branch, who, timeout=timeout))
+
+    def acknowledge_all(self, who: str, *, upto_ms: int, branch: str | None = None, timeout: float = TIMEOUT_S) -> int:
+        """See AsyncClient.acknowledge_all."""
+        return self._run(lambda: self._client.acknowledge_all(who, upto_ms=upto_ms, branch=branch, timeout=timeout))
+
+    def close_branches(
+        self, branches: Mapping[TxId, Sequence[str]], who: str, why: str, *, timeout: float = TIMEOUT_S
+    ) -> int:
+        """See AsyncClient.close_branches."""
+        return self._run(lambda: self._client.close_branches(branches, who, why, timeout=timeout))
 
     def participants(self, *, timeout: float = TIMEOUT_S) -> list[ParticipantRow]:
         """See AsyncClient.participants."""

@@ -11,7 +11,18 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from raftcoord import limits
-from raftcoord.core.commands import Acknowledge, Command, Complete, Decide, Heuristic, Lower, Retire
+from raftcoord.core.commands import (
+    Acknowledge,
+    Bind,
+    Close,
+    Command,
+    Complete,
+    Decide,
+    Heuristic,
+    Lower,
+    Retire,
+    Settle,
+)
 
 
 def excess(command: Command, horizon_ms_max: int) -> str:
@@ -55,9 +66,33 @@ def _lower(command: Lower) -> bool:
     return command.horizon_ms < command.was_ms and 0 < len(command.who) <= limits.WHO_LENGTH_MAX
 
 
+def _bind(command: Bind) -> bool:
+    return 0 <= command.at_ms <= limits.TIME_MS_MAX
+
+
+def _close(command: Close) -> bool:
+    return (
+        all(len(branches) <= limits.BRANCHES_MAX for _, branches in command.branches)
+        and len(command.who) <= limits.WHO_LENGTH_MAX
+        and len(command.why) <= limits.REASON_LENGTH_MAX
+        and 0 <= command.at_ms <= limits.TIME_MS_MAX
+    )
+
+
+def _settle(command: Settle) -> bool:
+    return (
+        all(len(branches) <= limits.BRANCHES_MAX for _, branches in command.damages)
+        and len(command.who) <= limits.WHO_LENGTH_MAX
+        and 0 <= command.at_ms <= limits.TIME_MS_MAX
+    )
+
+
 _RULES: Final[dict[type, Callable[[Any], bool]]] = {
     Lower: _lower,
     Complete: _complete,
     Heuristic: _heuristic,
     Acknowledge: _acknowledge,
+    Bind: _bind,
+    Close: _close,
+    Settle: _settle,
 }

@@ -72,10 +72,35 @@ class Heuristic(NamedTuple):
 
 
 class Acknowledge(NamedTuple):
-    """``who`` has seen the damage recorded for ``branch`` of ``txid``."""
+    """``who`` has seen the damage recorded for ``branch`` of ``txid``. Older releases proposed it; Settle took its place."""
 
     txid: TxId
     branch: str
+    who: str
+    at_ms: int
+
+
+class Close(NamedTuple):
+    """``who`` says that these branches of COMMITs will never come back, and ``why``: they are waited for no longer.
+
+    ``branches``: (txid, branches) pairs; what is not outstanding, or not of a COMMIT, is ignored. The decision is never
+    forgotten: a branch that comes back all the same hears COMMIT.
+    """
+
+    branches: tuple[tuple[TxId, tuple[str, ...]], ...]
+    who: str
+    why: str
+    at_ms: int
+
+
+class Settle(NamedTuple):
+    """``who`` has seen the damage recorded for these branches and dealt with it.
+
+    ``damages``: (txid, branches) pairs; unknown ones are ignored. A branch of a COMMIT that is outstanding is closed with it. The
+    record is forgotten when it is older than the horizon.
+    """
+
+    damages: tuple[tuple[TxId, tuple[str, ...]], ...]
     who: str
     at_ms: int
 
@@ -115,7 +140,7 @@ class Lower(NamedTuple):
     at_ms: int
 
 
-Command = Decide | Complete | Retire | Found | Heuristic | Acknowledge | Enroll | Bind | Lower
+Command = Decide | Complete | Retire | Found | Heuristic | Acknowledge | Enroll | Bind | Close | Lower | Settle
 
 KINDS: Final[dict[int, type[Command]]] = {
     1: Decide,
@@ -126,7 +151,9 @@ KINDS: Final[dict[int, type[Command]]] = {
     6: Acknowledge,
     7: Enroll,
     9: Bind,
+    10: Close,
     11: Lower,
+    12: Settle,
 }
 """8 was never given."""
 _KIND_OF: Final[dict[type[Command], int]] = {kind: number for number, kind in KINDS.items()}
@@ -239,6 +266,20 @@ def _decode_ack(ack: Any) -> tuple[TxId, tuple[str, ...]]:
     raise Halt(_unreadable("a malformed acknowledgement"))
 
 
+def _decode_close(row: tuple[Any, ...]) -> Close | None:
+    match row:
+        case (_, tuple(branches), str(who), str(why), int(at_ms)) if type(at_ms) is int:
+            return Close(tuple(_decode_ack(ack) for ack in branches), who, why, at_ms)
+    return None
+
+
+def _decode_settle(row: tuple[Any, ...]) -> Settle | None:
+    match row:
+        case (_, tuple(damages), str(who), int(at_ms)) if type(at_ms) is int:
+            return Settle(tuple(_decode_ack(ack) for ack in damages), who, at_ms)
+    return None
+
+
 def _decode_retire(row: tuple[Any, ...]) -> Retire | None:
     match row:
         case (_, int(before_ms)) if type(before_ms) is int and 0 <= before_ms < 1 << 48:
@@ -306,7 +347,9 @@ _DECODERS: Final[dict[int, Callable[[tuple[Any, ...]], Command | None]]] = {
     6: _decode_acknowledge,
     7: _decode_enroll,
     9: _decode_bind,
+    10: _decode_close,
     11: _decode_lower,
+    12: _decode_settle,
 }
 
 

@@ -45,17 +45,23 @@ class Decision(NamedTuple):
     @property
     def retirable(self) -> bool:
         """Whether it may be forgotten once it is older than the horizon."""
-        return not self.outstanding or self.verdict is Verdict.ABORT
+        return not (self.outstanding or self.closed) or self.verdict is Verdict.ABORT
 
 
 class Damage(NamedTuple):
-    """Heuristic damage: what happened to a branch outside the protocol, and who has seen it ("" = nobody yet)."""
+    """Heuristic damage: what happened to a branch outside the protocol, and who has seen it ("" = nobody yet).
+
+    ``settled_ms``: when it was settled (``Settle``); 0: it was not, or an older release recorded who has seen it. That release
+    took a person's word for the acknowledgement of the branch, and the record is then all that keeps the branch from hearing
+    ABORTED for a forgotten COMMIT: it stays for ever.
+    """
 
     txid: TxId
     branch: str
     what: str
     at_ms: int
     acknowledged_by: str
+    settled_ms: int = 0
 
 
 class Binding(NamedTuple):
@@ -103,12 +109,17 @@ class Changes(NamedTuple):
     """All that are enrolled, changed or not: name -> identity."""
     bindings: Mapping[str, Binding] | None = None
     """The participants whose binding changed, by name. One without an identity is forgotten."""
+    forgotten_damages: tuple[tuple[TxId, str], ...] = ()
+    """To be deleted before ``damages`` are put."""
     before: Changes | None = None
     """To be stored before all else, in the same commit: the horizon was lowered after it."""
 
     def __bool__(self) -> bool:
         others = (self.retire_before_ms, self.cluster, self.enrolled, self.bindings, self.before)
-        return bool(self.puts or self.damages or any(other is not None for other in others))
+        return bool(self.puts or self.damages or self.forgotten_damages or any(other is not None for other in others))
 
+
+SETTLED: Final = "its damage was acknowledged"
+"""Why a branch is closed whose damage was settled."""
 
 NO_CHANGES: Final = Changes(None, None, {}, {})

@@ -12,7 +12,8 @@ The horizon moves forwards. An operator alone may lower it (Lower), above everyt
 moved it into the future. What was retired or refused as FORGOTTEN lies below it still, so it stays forgotten.
 
 A decision is forgotten as soon as it is both older than the horizon and retirable: an abort, or a commit that every
-branch has acknowledged. It makes no difference which of the two came last.
+branch has acknowledged. It makes no difference which of the two came last. A commit with a branch that an operator has closed is
+never forgotten: that branch has not acknowledged, and whenever it comes back it must hear COMMIT.
 
 Why FORGOTTEN may be told to a branch in doubt as ABORTED, and to nobody else: a COMMIT is retired only when every branch
 it names has acknowledged, so a branch that is still prepared cannot belong to a retired COMMIT. Somebody who merely asks
@@ -34,6 +35,7 @@ from raftcoord import limits
 from raftcoord.core.commands import (
     Acknowledge,
     Bind,
+    Close,
     Command,
     Complete,
     Decide,
@@ -42,10 +44,11 @@ from raftcoord.core.commands import (
     Heuristic,
     Lower,
     Retire,
+    Settle,
 )
-from raftcoord.core.decisions import Binding, Changes, Damage, Decision, Done, Result, Standing
+from raftcoord.core.decisions import SETTLED, Binding, Changes, Closing, Damage, Decision, Done, Result, Standing
 from raftcoord.errors import broken, check
-from raftcoord.types import State, TxId, first_txid_of
+from raftcoord.types import State, TxId, Verdict, first_txid_of
 
 FORGOTTEN: Final = Standing(State.FORGOTTEN, None, False)
 _CHANGED: Final = Done(True)
@@ -105,6 +108,7 @@ class Ledger:
         self._open: dict[TxId, Decision] = {d.txid: d for d in given if d.outstanding}
         self._unstored: dict[TxId, Decision] = {}  # changed below the floor, not yet confirmed as stored
         self._damages: dict[tuple[TxId, str], Damage] = {(d.txid, d.branch): d for d in damages}
+        self._unseen = sum(not damage.acknowledged_by for damage in self._damages.values())
         self._changes = Changes(None, None, {}, {})
 
     # -- asking ---------------------------------------------------------------------------------------------------
@@ -164,6 +168,11 @@ class Ledger:
         """Heuristic damage, acknowledged or not."""
         return iter(tuple(self._damages.values()))
 
+    @property
+    def damages_unseen(self) -> int:
+        """How many branches are damaged and nobody has acknowledged it."""
+        return self._unseen
+
     def damage(self, txid: TxId, branch: str) -> Damage | None:
         """The damage recorded for ``branch`` of ``txid``, or None."""
         return self._damages.get((txid, branch))
@@ -182,7 +191,8 @@ class Ledger:
         """How many changes ``take_changes`` would give; 0: nothing is to be stored."""
         changes = self._changes
         others = (changes.retire_before_ms, changes.cluster, changes.enrolled, changes.bindings, changes.before)
-        return len(changes.puts) + len(changes.damages) + sum(other is not None for other in others)
+        rows = len(changes.puts) + len(changes.damages) + len(changes.forgotten_damages)
+        return rows + sum(other is not None for other in others)
 
     def take_changes(self) -> Changes:
         """What has changed since the last call. The caller stores it in one commit with the applied index."""
@@ -232,7 +242,12 @@ class Ledger:
         for table in (self._decisions, self._open):
             for txid in [txid for txid, known in table.items() if txid < self._bound and known.retirable]:
                 del table[txid]
-        self._changes = self._changes._replace(retire_before_ms=command.before_ms)
+        gone = tuple(key for key, damage in self._damages.items() if damage.settled_ms and damage.txid < self._bound)
+        for key in gone:
+            del self._damages[key]
+            self._changes.damages.pop(key, None)
+        gone = (*self._changes.forgotten_damages, *gone)
+        self._changes = self._changes._replace(retire_before_ms=command.before_ms, forgotten_damages=gone)
         return _CHANGED
 
     def _lower(self, command: Lower, term: int, index: int) -> Done:
@@ -270,6 +285,43 @@ class Ledger:
         self._damage(known._replace(acknowledged_by=command.who))
         return _CHANGED
 
+    def _close(self, command: Close, term: int, index: int) -> Done:
+        changed = False
+        for txid, branches in command.branches:
+            changed |= self._close_branches(txid, branches, command.who, command.why, command.at_ms)
+        return _CHANGED if changed else _UNCHANGED
+
+    def _close_branches(self, txid: TxId, branches: tuple[str, ...], who: str, why: str, at_ms: int) -> bool:
+        known = self._open.get(txid)
+        if known is None or known.verdict is not Verdict.COMMIT:
+            return False
+        closed = [branch for branch in known.outstanding if branch in branches]
+        if not closed:
+            return False
+        left = tuple(branch for branch in known.outstanding if branch not in branches)
+        closings = tuple(Closing(branch, who, why, at_ms) for branch in closed)
+        self._put(known._replace(outstanding=left, closed=known.closed + closings))
+        return True
+
+    def _settle(self, command: Settle, term: int, index: int) -> Done:
+        changed = False
+        for txid, branches in command.damages:
+            for branch in branches:
+                known = self._damages.get((txid, branch))
+                if known is None:
+                    continue
+                if not known.acknowledged_by:
+                    self._damage(known._replace(acknowledged_by=command.who, settled_ms=max(1, command.at_ms)))
+                    changed = True
+                decision = self._open.get(txid)
+                if decision is None or branch not in decision.outstanding:
+                    continue
+                changed = True
+                if not self._close_branches(txid, (branch,), command.who, SETTLED, command.at_ms):
+                    left = tuple(other for other in decision.outstanding if other != branch)
+                    self._put(decision._replace(outstanding=left))
+        return _CHANGED if changed else _UNCHANGED
+
     def _enroll(self, command: Enroll, term: int, index: int) -> Done:
         full = len(self.enrolled) >= max(limits.NODES_ALLOWED) and command.name not in self.enrolled
         if full or self.enrolled.get(command.name) == command.identity:
@@ -301,6 +353,8 @@ class Ledger:
         Acknowledge: _acknowledge,
         Enroll: _enroll,
         Bind: _bind,
+        Close: _close,
+        Settle: _settle,
     }
 
     def _put(self, decision: Decision) -> None:
@@ -320,6 +374,8 @@ class Ledger:
             self._changes = self._changes._replace(retire_before_ms=self.horizon_ms)
 
     def _damage(self, damage: Damage) -> None:
+        before = self._damages.get((damage.txid, damage.branch))
+        self._unseen += (not damage.acknowledged_by) - (before is not None and not before.acknowledged_by)
         self._damages[damage.txid, damage.branch] = damage
         self._changes.damages[damage.txid, damage.branch] = damage
 

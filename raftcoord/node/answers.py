@@ -112,6 +112,7 @@ def row(decision: Decision) -> dict[str, Any]:
         "at_ms": decision.at_ms,
         "term": decision.term,
         "index": decision.index,
+        **({"closed": [closing._asdict() for closing in decision.closed]} if decision.closed else {}),
     }
 
 

@@ -25,6 +25,7 @@ from raftcoord.foreign import Rationed, shown
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.alarms import Alarm, Alarms
 from raftcoord.node.completion import Completion
+from raftcoord.node.damages import too_many
 from raftcoord.node.sessions import Session, Sessions
 from raftcoord.rpc.codes import RpcError
 from raftcoord.types import State, TxId, Verdict
@@ -229,6 +230,10 @@ class _Route:
             outcome.recorded = not isinstance(result, RaftcoordError)
 
         delivery = self._delivery
+        unseen = delivery.agreement.ledger.damages_unseen
+        if unseen >= limits.DAMAGES_UNSEEN_MAX:
+            log.warning("the damage of %s is not recorded: %s", outcome.txid, too_many(unseen))
+            return
         command = Heuristic(outcome.txid, self._name, what[: limits.REASON_LENGTH_MAX], delivery.env.wall_ms())
         try:
             delivery.agreement.propose(command, self._alarms.time() + _RECORD_DEADLINE_MS / 1000, done)

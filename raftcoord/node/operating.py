@@ -1,4 +1,4 @@
-"""What operators ask of a node: taking a new node or a new state for one that is lost, lowering a horizon in the future.
+"""What operators ask of a node: a new node or a new state for one that is lost, branches closed, a horizon lowered.
 
 Owed: an answer that says what is recorded, or what is to be done first. Each change is in the ledger, under the name of
 whoever made it.
@@ -16,18 +16,32 @@ from raftcoord.errors import RaftcoordError
 from raftcoord.node import lowering, replacement, requests
 from raftcoord.node.admission import Admission
 from raftcoord.node.agreement import Agreement
+from raftcoord.node.closing import Closing
 from raftcoord.rpc.connection import Connection
 
 
 class Operating:
     """The requests of operators, of one node's client port. ``node``: its name."""
 
-    def __init__(self, agreement: Agreement, admission: Admission, env: Env, node: str) -> None:
+    def __init__(self, agreement: Agreement, admission: Admission, closing: Closing, env: Env, node: str) -> None:
         self._loop = asyncio.get_running_loop()
         self._agreement = agreement
         self._admission = admission
+        self._closing = closing
         self._env = env
         self._node = node
+
+    @property
+    def methods(self) -> dict[str, Callable[[Connection, int, list[Any]], None]]:
+        """What is asked by which name."""
+        return {
+            "replace": self.replace_node,
+            "lower_horizon": self.lower_horizon,
+            "participants": self.participants,
+            "replace_participant": self.replace_participant,
+            "forget_participant": self.forget_participant,
+            "close": self.close,
+        }
 
     def replace_node(self, conn: Connection, request_id: int, params: list[Any]) -> None:
         """See replacement.py."""
@@ -56,6 +70,13 @@ class Operating:
         """See admission.py."""
         name, who = requests.params(params, "name", "who")
         self._admission.forget(name, requests.who(who), _answering(conn, request_id))
+
+    def close(self, conn: Connection, request_id: int, params: list[Any]) -> None:
+        """See closing.py."""
+        pairs, who, why = requests.params(params, "[[txid, branches]]", "who", "why")
+        self._closing.close(
+            requests.closings(pairs), requests.who(who), requests.why(why), _answering(conn, request_id)
+        )
 
 
 def _answering(conn: Connection, request_id: int) -> Callable[[dict[str, Any] | RaftcoordError], None]:

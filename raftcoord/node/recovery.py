@@ -54,7 +54,8 @@ class Recovery:
         self._alarm: Alarm | None = None
         self._sweep: Iterator[None] | None = None
         self._parked: dict[str, list[TxId]] = {}
-        self._handed: dict[str, deque[TxId]] = {}
+        self._handed: dict[str, deque[tuple[TxId, bool]]] = {}
+        """With each, whether delivery did not hold it when it was looked at last: its acknowledgement may be on its way."""
         self._purge_at: dict[str, int] = {}
         self._seen = 0
         """Every open decision recorded up to this index is parked or handed over."""
@@ -189,7 +190,7 @@ class Recovery:
             if self._outstanding(txid, name) is None:
                 pass
             elif self._deliver(txid, name):
-                self._handed.setdefault(name, deque()).append(txid)
+                self._handed.setdefault(name, deque()).append((txid, False))
             elif self._agreement.ledger.damage(txid, name) is None:
                 parked.appendleft(txid)
                 break
@@ -207,11 +208,13 @@ class Recovery:
         if handed is None:
             return
         for _ in range(min(len(handed), limits.REDRIVE_STEP)):
-            txid = handed.popleft()
+            txid, missed = handed.popleft()
             if self._outstanding(txid, name) is None:
                 continue
             if self._delivery.holds(txid, name):
-                handed.append(txid)
+                handed.append((txid, False))
+            elif not missed:
+                handed.append((txid, True))
             else:
                 self._parked.setdefault(name, []).append(txid)
         if not handed:

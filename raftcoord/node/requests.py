@@ -107,6 +107,26 @@ def who(value: object) -> str:
     return value
 
 
+def why(value: object) -> str:
+    """Why an operator does what is recorded."""
+    if type(value) is not str or not value.strip() or not value.isprintable() or len(value) > limits.REASON_LENGTH_MAX:
+        raise LocalProtocolError(
+            f"{str(value)[:80]!r} is no reason: say why, in 1 to {limits.REASON_LENGTH_MAX} printable characters"
+        )
+    return value
+
+
+def closings(value: object) -> dict[TxId, tuple[str, ...]]:
+    """A list of [txid, branches], together at most BRANCHES_SETTLED_MAX branches."""
+    if type(value) is not list or not all(type(pair) is list and len(pair) == 2 for pair in value):
+        raise LocalProtocolError("give a list of [txid, branches]")
+    found = {txid(raw): branches(names) for raw, names in value}
+    count = sum(map(len, found.values()))
+    if not 1 <= count <= limits.BRANCHES_SETTLED_MAX:
+        raise LocalProtocolError(f"{count} branches: give 1 to {limits.BRANCHES_SETTLED_MAX} at a time")
+    return found
+
+
 def damage_listing(value: object) -> tuple[int, TxId | None]:
     """How many damages are listed, and of which transaction alone: a map with limit and txid, each of which may be left out."""
     if type(value) is not dict or not value.keys() <= {"limit", "txid"}:

@@ -22,6 +22,7 @@ from raftcoord.errors import LocalProtocolError, Overloaded, RaftcoordError, Rem
 from raftcoord.node import answers, listings, namesakes, requests
 from raftcoord.node.admission import Admission
 from raftcoord.node.agreement import Agreement
+from raftcoord.node.closing import Closing
 from raftcoord.node.damages import Damages
 from raftcoord.node.listings import StoredDecisions
 from raftcoord.node.operating import Operating
@@ -67,7 +68,7 @@ class Service:
         self._about = about
         self._listings = listings.Listings()
         self._damages = damages = Damages(agreement, env)
-        operating = Operating(agreement, admission, env, node)
+        operating = Operating(agreement, admission, Closing(agreement, sessions, env), env, node)
         self._client_methods: dict[str, Method] = {
             "decide": self._decide,
             "submit": self._submit,
@@ -78,14 +79,11 @@ class Service:
             "node": self._describe,
             "txns": self._list,
             "show": self._show,
-            "replace": operating.replace_node,
-            "lower_horizon": operating.lower_horizon,
-            "participants": operating.participants,
-            "replace_participant": operating.replace_participant,
-            "forget_participant": operating.forget_participant,
+            **operating.methods,
             "damages": self._list_damages,
             "report_damage": damages.report,
             "acknowledge": damages.acknowledge,
+            "acknowledge_all": damages.acknowledge_all,
         }
         self._participant_methods: dict[str, Method] = {
             "status": self._branch_status,

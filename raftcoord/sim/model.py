@@ -14,6 +14,7 @@ from raftcoord.consensus import engine
 from raftcoord.core.commands import (
     Acknowledge,
     Bind,
+    Close,
     Command,
     Complete,
     Decide,
@@ -22,6 +23,7 @@ from raftcoord.core.commands import (
     Heuristic,
     Lower,
     Retire,
+    Settle,
     open_entry,
 )
 from raftcoord.core.ledger import Ledger
@@ -56,6 +58,8 @@ class Model:
         self.damages: dict[tuple[TxId, str], str] = {}
         self.enrolled: dict[str, str] = {}
         self.bound: dict[str, str] = {}
+        self.closed: dict[TxId, dict[str, int]] = {}
+        self.settled: set[tuple[TxId, str]] = set()
 
     def apply(self, command: Command, term: int, index: int) -> Decided | None:
         """Apply the next command; the decision, if this command made one."""
@@ -68,17 +72,18 @@ class Model:
                     return made
             case Complete(acks):
                 for txid, branches in acks:
-                    left = self.outstanding.get(txid, set())
-                    for branch in left & set(branches):
-                        self.acknowledged.setdefault(txid, {})[branch] = index
-                    left.difference_update(branches)
+                    for branch in branches:
+                        self._done(txid, branch, index)
             case Retire(before_ms) if before_ms > self.horizon_ms:
                 self.retirements += 1
                 self._horizons.append((index, before_ms))
+                for key in [key for key in self.settled if key[0].ms < before_ms]:
+                    self.settled.remove(key)
+                    del self.damages[key]
             case Lower(was_ms, horizon_ms, who, at_ms) if was_ms == self.horizon_ms > horizon_ms:
                 within = [txid for txid in self.decided if horizon_ms <= txid.ms < was_ms]
-                if not any(self.state(txid) is State.COMMITTED for txid in within):
-                    for txid in within:
+                if not any(self.state(txid) is State.COMMITTED and self.open_branches(txid) for txid in within):
+                    for txid in [txid for txid in within if txid not in self.closed]:
                         self.outstanding.pop(txid, None)
                         self.lost[txid] = index
                     self._horizons.append((index, horizon_ms))
@@ -90,12 +95,40 @@ class Model:
             case Bind(name, identity, before):
                 if self.bound.get(name, "") == before:
                     self.bound[name] = identity
+            case Close(pairs):
+                for txid, branches in pairs:
+                    for branch in branches:
+                        self._close(txid, branch, index)
+            case Settle(pairs, who):
+                for txid, branches in pairs:
+                    for branch in branches:
+                        self._settle(txid, branch, who, index)
             case Heuristic(txid, branch):
                 self.damages.setdefault((txid, branch), "")
             case Acknowledge(txid, branch, who):
                 if self.damages.get((txid, branch)) == "":
                     self.damages[txid, branch] = who
         return None
+
+    def _close(self, txid: TxId, branch: str, index: int) -> None:
+        if branch in self.outstanding.get(txid, set()) and self.decided[txid].verdict is Verdict.COMMIT:
+            self.closed.setdefault(txid, {})[branch] = index
+            self._done(txid, branch, index)
+
+    def _settle(self, txid: TxId, branch: str, who: str, index: int) -> None:
+        if (txid, branch) not in self.damages:
+            return
+        if not self.damages[txid, branch]:
+            self.damages[txid, branch] = who
+            self.settled.add((txid, branch))
+        self._close(txid, branch, index)
+        self._done(txid, branch, index)
+
+    def _done(self, txid: TxId, branch: str, index: int) -> None:
+        left = self.outstanding.get(txid, set())
+        if branch in left:
+            left.remove(branch)
+            self.acknowledged.setdefault(txid, {})[branch] = index
 
     @property
     def horizon_ms(self) -> int:
@@ -115,6 +148,10 @@ class Model:
         done = self.acknowledged.get(txid, {})
         return {branch for branch in known.branches if done.get(branch, LAST) > index or branch not in done}
 
+    def closed_branches(self, txid: TxId, index: int = LAST) -> set[str]:
+        """Those that an operator had closed after entry ``index``."""
+        return {branch for branch, at in self.closed.get(txid, {}).items() if at <= index}
+
     def state(self, txid: TxId, index: int = LAST) -> State:
         """What every node must say of ``txid`` that has applied the entries up to ``index``."""
         known = self.decided.get(txid)
@@ -122,7 +159,9 @@ class Model:
             known = None
         horizon_ms = self._horizons[bisect_right(self._horizons, (index, LAST)) - 1][1]
         if txid.ms < horizon_ms and not (
-            known is not None and known.verdict is Verdict.COMMIT and self.open_branches(txid, index)
+            known is not None
+            and known.verdict is Verdict.COMMIT
+            and (self.open_branches(txid, index) or self.closed_branches(txid, index))
         ):
             return State.FORGOTTEN
         if known is None:
@@ -148,6 +187,7 @@ def difference_of(ledger: Ledger, model: Model, txid: TxId, index: int = LAST) -
     if good and found is not None:
         left = model.open_branches(txid, index)
         good = set(found.outstanding) == left and found.index == model.decided[txid].index
+        good = good and {closing.branch for closing in found.closed} == model.closed_branches(txid, index)
     return "" if good else f"says {ledger.state(txid)} ({found}), the log says {state}"
 
 

@@ -281,6 +281,8 @@ class NodeDb:
         if changes.before is not None:
             self._change(changes.before)
         _PUT_DECISIONS.run(self._writer, [decision_row(put) for put in changes.puts.values()])
+        for txid, branch in changes.forgotten_damages:
+            execute("DELETE FROM damages WHERE txid = ? AND branch = ?", (txid, branch.encode()))
         for damage in changes.damages.values():
             execute("INSERT OR REPLACE INTO damages VALUES(?, ?, ?, ?)", damage_row(damage))
         for binding in (changes.bindings or {}).values():
@@ -290,7 +292,7 @@ class NodeDb:
                 execute("INSERT INTO participants VALUES(?, ?, ?)", (name, record, crc))
         if changes.retire_before_ms is not None:  # after the puts: one of them may be forgotten at once
             bound = first_txid_of(min(changes.retire_before_ms, _TXID_MS_MAX))
-            execute("DELETE FROM decisions WHERE txid < ? AND flags <> 3", (bound,))
+            execute("DELETE FROM decisions WHERE txid < ? AND flags NOT IN (3, 5, 7)", (bound,))
 
     def _append(self, rows: Iterable[LogRow]) -> None:
         _INSERT_LOG.run(self._writer, [(*row, log_crc(*row)) for row in rows])

@@ -27,7 +27,7 @@ from raftcoord.storage.records import (
 from raftcoord.storage.schema import connect
 from raftcoord.types import TxId
 
-_FLAGS_OF: Final[dict[str, tuple[int, int]]] = {"aborted": (0, 2), "committed": (1, 3), "open": (2, 3)}
+_FLAGS_OF: Final[dict[str, tuple[int, ...]]] = {"aborted": (0, 2), "committed": (1, 3, 5, 7), "open": (2, 3, 7)}
 _ROW: Final = "txid, flags, record, crc"
 _ABOVE_ALL: Final = b"\xff" * 17
 
@@ -37,7 +37,10 @@ _WITH_FLAGS: Final = (
     f"SELECT * FROM (SELECT {_ROW} FROM decisions INDEXED BY decisions_by_flags "
     "WHERE flags = ? AND txid < ? ORDER BY txid DESC LIMIT ?)"
 )
-_NEWEST_IN_STATE: Final = f"{_WITH_FLAGS} UNION ALL {_WITH_FLAGS} ORDER BY txid DESC LIMIT ?"
+_NEWEST_IN_STATE: Final = {
+    state: f"{' UNION ALL '.join([_WITH_FLAGS] * len(flags))} ORDER BY txid DESC LIMIT ?"
+    for state, flags in _FLAGS_OF.items()
+}
 _NO_LIMIT: Final = -1
 
 
@@ -90,8 +93,8 @@ class Reader:
         return [self._binding(*row) for row in self._rows("SELECT name, record, crc FROM participants")]
 
     def _in_state(self, state: str, below: bytes, limit: int) -> list[Decision]:
-        one, other = _FLAGS_OF[state]
-        return self._decisions(_NEWEST_IN_STATE, (one, below, limit, other, below, limit, limit))
+        parameters = [value for flags in _FLAGS_OF[state] for value in (flags, below, limit)]
+        return self._decisions(_NEWEST_IN_STATE[state], (*parameters, limit))
 
     def _decisions(self, sql: str, parameters: tuple[Any, ...]) -> list[Decision]:
         return [self._decision(*row) for row in self._rows(sql, parameters)]

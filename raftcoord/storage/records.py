@@ -17,7 +17,7 @@ from zlib import crc32
 import msgpack
 
 from raftcoord.core.decisions import Binding, Closing, Damage, Decision
-from raftcoord.storage.schema import COMMIT_FLAG, OPEN_FLAG
+from raftcoord.storage.schema import CLOSED_FLAG, COMMIT_FLAG, OPEN_FLAG
 from raftcoord.types import TxId, Verdict
 
 INDEX_MAX: Final = (1 << 63) - 1
@@ -90,7 +90,7 @@ def decision_row(decision: Decision) -> tuple[bytes, int, bytes, int]:
         record: bytes = _pack((verdict, branches, outstanding, reason, branch, at_ms, term, index, closed))
     else:
         record = _pack((verdict, branches, outstanding, reason, branch, at_ms, term, index))
-    flags = (COMMIT_FLAG if verdict else 0) | (OPEN_FLAG if outstanding else 0)
+    flags = (COMMIT_FLAG if verdict else 0) | (OPEN_FLAG if outstanding else 0) | (CLOSED_FLAG if closed else 0)
     return txid, flags, record, decision_crc(txid, flags, record)
 
 
@@ -118,7 +118,8 @@ _VERDICTS: Final = {0: Verdict.ABORT, 1: Verdict.COMMIT}
 def damage_row(damage: Damage) -> tuple[bytes, bytes, bytes, int]:
     """(txid, branch, record, crc) of heuristic damage."""
     branch = damage.branch.encode()
-    record: bytes = _pack((damage.what, damage.at_ms, damage.acknowledged_by))
+    fields = (damage.what, damage.at_ms, damage.acknowledged_by)
+    record: bytes = _pack((*fields, damage.settled_ms) if damage.settled_ms else fields)
     return damage.txid, branch, record, damage_crc(damage.txid, branch, record)
 
 
@@ -129,8 +130,8 @@ def damage_crc(txid: bytes, branch: bytes, record: bytes) -> int:
 
 def read_damage(txid: bytes, branch: bytes, record: bytes) -> Damage:
     """The damage of a row whose checksum is right. Raises one of UNREADABLE for what was never written here."""
-    what, at_ms, acknowledged_by = _unpackb(record, use_list=False)
-    return Damage(TxId(txid), branch.decode(), what, at_ms, acknowledged_by)
+    what, at_ms, acknowledged_by, *settled_ms = _unpackb(record, use_list=False)
+    return Damage(TxId(txid), branch.decode(), what, at_ms, acknowledged_by, *settled_ms)
 
 
 def binding_row(binding: Binding) -> tuple[bytes, bytes, int]:

@@ -9,8 +9,8 @@ Never opens a file that exists.
     damages    one row per branch with heuristic damage; crc over (txid, branch, record)
     participants  one row per participant whose state is known; crc over (name, record)
 
-``flags`` repeats of a record what SQL must see: 1 = the verdict is COMMIT, 2 = a branch is outstanding. Retirable means
-flags <> 3. A snapshot has the same tables without log and index.
+``flags`` repeats of a record what SQL must see: 1 = the verdict is COMMIT, 2 = a branch is outstanding, 4 = it is a COMMIT and a
+branch was closed by an operator. Retirable means neither 3 nor 4 and more. A snapshot has the same tables without log and index.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ PAGE_BYTES: Final = 4096
 
 COMMIT_FLAG: Final = 1
 OPEN_FLAG: Final = 2
+CLOSED_FLAG: Final = 4
 
 _META: Final = "CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID"
 _LOG: Final = (

@@ -18,6 +18,7 @@ import pytest
 from raftcoord.client.synchronous import Client
 from raftcoord.config import Config
 from raftcoord.node.processes import LocalCluster, write_local_config
+from raftcoord.types import State, TxId, Verdict
 
 PAY = {
     "branches": {
@@ -133,7 +134,7 @@ def test_a_participant_that_nobody_serves_aborts_with_its_name(shell: Shell) -> 
     assert "bank-z" in outcome["reason"] + outcome["branch"]
 
 
-def test_damage_is_shown_everywhere_until_somebody_acknowledges_it_and_listed_for_ever(shell: Shell) -> None:
+def test_damage_is_shown_everywhere_until_somebody_acknowledges_it(shell: Shell) -> None:
     assert shell.json("txn", "ls", "--heuristic") == {"damages": [], "pending": 0, "total": 0}
     assert "no branch is damaged" in shell.run("txn", "ls", "--heuristic")[1]
     txid = shell.json("submit", "-", "--wait", "completed", stdin=PAY)["txid"]
@@ -152,6 +153,52 @@ def test_damage_is_shown_everywhere_until_somebody_acknowledges_it_and_listed_fo
     eventually(lambda: "nobody has acknowledged" not in shell.run("status")[1])
     eventually(lambda: shell.json("txn", "ls", "--heuristic")["damages"][0]["acknowledged_by"] == "ann")
     assert shell.run("txn", "ls", "--heuristic", "--state", "open")[0] == 2
+
+
+def test_all_damage_is_acknowledged_by_one_command(shell: Shell) -> None:
+    with Client.from_config(shell.config) as client:
+        txids = [str(client.decide(TxId.new(), Verdict.COMMIT, ["db", "bank-a"]).txid) for _ in range(3)]
+        for txid in txids:
+            client.complete(txid)
+            client.report_damage(txid, "bank-a", "the marks were dropped")
+    assert "nobody can be asked" in refusal(shell, "txn", "acknowledge", "--all", "--as", "ann")
+    assert shell.json("txn", "acknowledge", "--all", "--of", "bank-b", "--as", "ann", "-y") == {"acknowledged": 0}
+    assert shell.json("txn", "acknowledge", "--all", "--of", "bank-a", "--as", "ann", "-y") == {"acknowledged": 3}
+    assert shell.json("txn", "acknowledge", "--all", "--as", "ann", "-y") == {"acknowledged": 0}
+    for wrong in (["--all", txids[0]], [], [txids[0]], [txids[0], "bank-a", "--of", "bank-a"]):
+        assert shell.run("txn", "acknowledge", "--as", "ann", *wrong)[0] == 2
+
+
+def test_a_branch_that_never_comes_back_is_closed_and_its_outcome_stays(shell: Shell) -> None:
+    with Client.from_config(shell.config) as client:
+        txids = [str(client.decide(TxId.new(), Verdict.COMMIT, ["gone", "bank-a"]).txid) for _ in range(3)]
+        closing = ("--as", "ann", "--why", "the shop was sold")
+        assert shell.json("txn", "close", "gone", txids[0], *closing) == {"closed": 1}
+        eventually(lambda: shell.json("txn", "show", txids[0])["closed"][0]["why"] == "the shop was sold")
+        eventually(lambda: "gone by ann at" in shell.run("txn", "show", txids[0])[1])
+        assert "nobody can be asked" in refusal(shell, "txn", "close", "gone", "--all", *closing)
+        assert shell.json("txn", "close", "gone", "--all", "-y", *closing)["closed"] >= 2
+        eventually(lambda: shell.json("txn", "close", "gone", "--all", "-y", *closing) == {"closed": 0})
+        for txid in txids:
+            client.complete(txid, ["bank-a"])
+            assert client.resolve(txid, branch="gone").state is State.COMMITTED
+    assert shell.run("txn", "close", "gone", *closing)[0] == 2
+    assert shell.run("txn", "close", "gone", txids[0], "--all", *closing)[0] == 2
+    assert "has no branch 'nobody'" in refusal(shell, "txn", "close", "nobody", txids[0], *closing)
+
+
+def test_the_state_of_a_participant_is_shown_replaced_and_forgotten(shell: Shell) -> None:
+    rows = {row["name"]: row for row in shell.json("participant", "ls")["participants"]}
+    assert len(rows["bank-a"]["identity"]) == 32
+    assert rows["bank-a"]["identity"][:8] in shell.run("participant", "ls")[1]
+    replace = ("participant", "replace", "bank-a", "--as", "ann")
+    assert "stop it first" in refusal(shell, *replace, "--identity", "ab" * 16, "-y")
+    assert "nobody can be asked" in refusal(shell, *replace)
+    assert "no state is bound" in refusal(shell, "participant", "forget", "nobody", "--as", "ann", "-y")
+
+
+def refusal(shell: Shell, *words: str) -> str:
+    return str(shell.json(*words, code=2)["error"]["message"])
 
 
 def test_a_killed_node_is_missed_by_nobody_and_started_again(shell: Shell) -> None:

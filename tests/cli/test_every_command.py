@@ -21,7 +21,8 @@ from raftcoord.node.processes import write_local_config
 DESIGNED = {
     *("demo", "init", "up", "down", "status", "top", "submit", "doctor", "participant run", "resolver run"),
     *("node start", "node stop", "node kill", "node pause", "node resume", "node logs", "node run", "node replace"),
-    *("txn ls", "txn show", "txn resolve", "txn acknowledge", "resource init", "resource ls"),
+    *("txn ls", "txn show", "txn resolve", "txn acknowledge", "txn close", "resource init", "resource ls"),
+    *("participant ls", "participant replace", "participant forget"),
     *("drill ls", "drill run", "drill databases crashes", "drill databases transfers"),
     *("bench decide", "bench transfer", "bench databases", "bench failover", "sim run", "sim replay", "sim faults"),
 }

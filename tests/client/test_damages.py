@@ -38,6 +38,40 @@ def test_damage_is_listed_reported_and_acknowledged() -> None:
     asyncio.run(scene())
 
 
+def test_all_damage_is_acknowledged_in_as_many_requests_as_it_takes() -> None:
+    async def scene() -> None:
+        async with cluster(1) as (node,), client_of([node]) as client:
+            node.answers["acknowledge_all"] = in_turn({"acknowledged": 500, "left": 3}, {"acknowledged": 3, "left": 0})
+            assert await client.acknowledge_all("ann", upto_ms=5, branch="ledger") == 503
+            assert node.asked[-2:] == [("acknowledge_all", ["ledger", 5, "ann"])] * 2
+
+    asyncio.run(scene())
+
+
+def test_branches_are_closed_with_a_name_and_a_reason() -> None:
+    async def scene() -> None:
+        async with cluster(1) as (node,), client_of([node]) as client:
+            node.answers["close"] = {"closed": 1}
+            assert await client.close_branches({TXID: ["gone"]}, "ann", "sold") == 1
+            assert node.asked[-1] == ("close", [[[raw(TXID), ["gone"]]], "ann", "sold"])
+            for who, why in (
+                (" ", "sold"),
+                ("ann", ""),
+                ("ann", "x" * (limits.REASON_LENGTH_MAX + 1)),
+                ("ann", "a\nb"),
+            ):
+                with pytest.raises(LocalProtocolError):
+                    await client.close_branches({TXID: ["gone"]}, who, why)
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("nonsense", [None, [], {"acknowledged": 0, "left": 5}, {"acknowledged": "1", "left": 0}])
+def test_an_answer_that_would_never_end_is_not_believed(nonsense: object) -> None:
+    with pytest.raises(UnreadableAnswer):
+        answers.acknowledged(nonsense)
+
+
 def test_the_synchronous_client_does_the_same() -> None:
     async def scene() -> None:
         async with cluster(1) as (node,):

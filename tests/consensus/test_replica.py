@@ -16,11 +16,14 @@ from raftcoord.consensus.log import RaftLog
 from raftcoord.consensus.replica import Replica, Store
 from raftcoord.core.commands import (
     Acknowledge,
+    Bind,
+    Close,
     Command,
     Complete,
     Decide,
     Heuristic,
     Retire,
+    Settle,
     encode_command,
     encode_entry,
     open_entry,
@@ -408,6 +411,13 @@ BEYOND = [
     Complete(((a_decide(1).txid, ("b",) * (limits.BRANCHES_MAX + 1)),)),
     Heuristic(a_decide(1).txid, "b", "x" * (limits.REASON_LENGTH_MAX + 1), 0),
     Acknowledge(a_decide(1).txid, "b", "x" * (limits.WHO_LENGTH_MAX + 1), 0),
+    Bind("a", "1a" * 16, "", "", limits.TIME_MS_MAX + 1),
+    Close(((a_decide(1).txid, ("b",) * (limits.BRANCHES_MAX + 1)),), "ops", "gone", 0),
+    Close((), "x" * (limits.WHO_LENGTH_MAX + 1), "gone", 0),
+    Close((), "ops", "x" * (limits.REASON_LENGTH_MAX + 1), 0),
+    Settle(((a_decide(1).txid, ("b",) * (limits.BRANCHES_MAX + 1)),), "ops", 0),
+    Settle((), "x" * (limits.WHO_LENGTH_MAX + 1), 0),
+    Settle((), "ops", -1),
 ]
 WITHIN = [
     Retire(1_000),
@@ -416,6 +426,14 @@ WITHIN = [
     Complete(((a_decide(1).txid, ("b",) * limits.BRANCHES_MAX),)),
     Heuristic(a_decide(1).txid, "b", "x" * limits.REASON_LENGTH_MAX, 0),
     Acknowledge(a_decide(1).txid, "b", "x" * limits.WHO_LENGTH_MAX, 0),
+    Bind("a", "1a" * 16, "", "", limits.TIME_MS_MAX),
+    Close(
+        ((a_decide(1).txid, ("b",) * limits.BRANCHES_MAX),),
+        "x" * limits.WHO_LENGTH_MAX,
+        "x" * limits.REASON_LENGTH_MAX,
+        0,
+    ),
+    Settle(((a_decide(1).txid, ("b",) * limits.BRANCHES_MAX),), "x" * limits.WHO_LENGTH_MAX, limits.TIME_MS_MAX),
 ]
 
 

@@ -8,7 +8,19 @@ import pytest
 from world import EPOCH_MS, World
 
 from raftcoord import limits
-from raftcoord.core.commands import Acknowledge, Bind, Command, Complete, Decide, Enroll, Found, Heuristic, Retire
+from raftcoord.core.commands import (
+    Acknowledge,
+    Bind,
+    Close,
+    Command,
+    Complete,
+    Decide,
+    Enroll,
+    Found,
+    Heuristic,
+    Retire,
+    Settle,
+)
 from raftcoord.core.decisions import Standing
 from raftcoord.errors import RaftcoordError
 from raftcoord.types import TxId, Verdict
@@ -91,6 +103,9 @@ class Storm:
         if choice < 0.97:
             one, other = (rng.choice((ONE, OTHER, "")) for _ in range(2))
             return Bind(rng.choice(BRANCHES), one, other, "", now_ms)
+        if choice < 0.975:
+            pairs = tuple((rng.choice(self.txids[-12:]), (rng.choice(BRANCHES),)) for _ in range(2))
+            return rng.choice((Close(pairs, "ops", "gone", now_ms), Settle(pairs, "ops", now_ms)))
         if choice < 0.985:
             return Heuristic(txid, rng.choice(BRANCHES), "rolled back by hand", now_ms)
         return Acknowledge(txid, rng.choice(BRANCHES), "anna", now_ms)

@@ -15,6 +15,7 @@ from raftcoord.core.commands import (
     KINDS,
     Acknowledge,
     Bind,
+    Close,
     Command,
     Complete,
     Decide,
@@ -23,6 +24,7 @@ from raftcoord.core.commands import (
     Heuristic,
     Lower,
     Retire,
+    Settle,
     encode_command,
     encode_entry,
     open_entry,
@@ -35,6 +37,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 branches = st.lists(texts, max_size=4).map(tuple)
 times = st.integers(0, (1 << 63) - 1)
 moments = st.integers(0, limits.TIME_MS_MAX)
+pairs = st.lists(st.tuples(txids, branches), max_size=4).map(tuple)
 identities = st.binary(min_size=16, max_size=16).map(bytes.hex)
 commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(Decide, txids, st.sampled_from(Verdict), branches, texts, texts, times),
@@ -45,7 +48,9 @@ commands: st.SearchStrategy[Command] = st.one_of(
     st.builds(Acknowledge, txids, texts, texts, times),
     st.builds(Enroll, texts, identities),
     st.builds(Bind, texts, identities, identities | st.just(""), texts, times),
+    st.builds(Close, pairs, texts, texts, times),
     st.builds(Lower, moments, moments, texts, moments),
+    st.builds(Settle, pairs, texts, times),
 )
 names = st.integers(0, (1 << 64) - 1)
 T = TxId.new(1, bytes(10))
@@ -69,7 +74,9 @@ def test_every_kind_of_command_has_a_number_that_never_changes() -> None:
         (6, Acknowledge),
         (7, Enroll),
         (9, Bind),
+        (10, Close),
         (11, Lower),
+        (12, Settle),
     ]
     assert msgpack.packb(FORMAT) == b"\x01"
 

@@ -15,6 +15,7 @@ from raftcoord import limits
 from raftcoord.core.commands import (
     Acknowledge,
     Bind,
+    Close,
     Command,
     Complete,
     Decide,
@@ -23,8 +24,9 @@ from raftcoord.core.commands import (
     Heuristic,
     Lower,
     Retire,
+    Settle,
 )
-from raftcoord.core.decisions import Binding, Changes, Damage, Decision, Done, Result, Standing
+from raftcoord.core.decisions import SETTLED, Binding, Changes, Closing, Damage, Decision, Done, Result, Standing
 from raftcoord.core.ledger import LOWERED, Ledger
 from raftcoord.errors import Halt
 from raftcoord.types import State, TxId, Verdict, first_txid_of
@@ -325,6 +327,101 @@ def test_damage_is_recorded_once_and_acknowledged_once() -> None:
     assert list(ledger.damages()) == [Damage(T, "a", "rolled back by hand", 5, "anna")]
 
 
+def test_a_branch_of_a_commit_is_closed_by_an_operator_and_the_decision_stays_for_ever() -> None:
+    ledger = Applied()
+    ledger.do(a_decide(T, COMMIT, ["a", "b", "c"]))
+    assert ledger.do(Close(((T, ("a", "x")),), "ops", "sold", 5)) == Done(True)
+    assert ledger.do(Close(((T, ("a",)),), "dev", "again", 6)) == Done(False)
+    made = ledger.decision(T)
+    assert made is not None
+    assert (made.outstanding, made.closed) == (("b", "c"), (Closing("a", "ops", "sold", 5),))
+    ledger.do(Complete(((T, ("b", "c", "a")),)))
+    assert ledger.open_count == 0
+    ledger.do(Retire(T.ms + 1))
+    assert ledger.state(T) is State.COMMITTED
+    assert ledger.decision(T) == made._replace(outstanding=())
+    assert ledger.do(a_decide(T, ABORT)).state is State.COMMITTED
+
+
+@pytest.mark.parametrize("decided", [None, ABORT])
+def test_what_is_not_a_branch_of_a_commit_cannot_be_closed(decided: Verdict | None) -> None:
+    ledger = Applied()
+    if decided is not None:
+        ledger.do(a_decide(T, decided, ["a"]))
+    before = ledger.decision(T)
+    assert ledger.do(Close(((T, ("a",)),), "ops", "gone", 5)) == Done(False)
+    assert ledger.decision(T) == before
+    assert ledger.state(T) is (State.UNDECIDED if decided is None else State.ABORTED)
+
+
+def test_what_is_complete_cannot_be_closed_and_is_forgotten() -> None:
+    ledger = Applied()
+    ledger.do(a_decide(T, COMMIT, ["a"]))
+    ledger.do(Complete(((T, ("a",)),)))
+    assert ledger.do(Close(((T, ("a",)),), "ops", "gone", 5)) == Done(False)
+    ledger.do(Retire(T.ms + 1))
+    assert ledger.state(T) is State.FORGOTTEN
+
+
+def test_open_decisions_are_found_from_an_index_on() -> None:
+    ledger = Applied()
+    made = [txid_at(number, number) for number in range(6)]
+    for txid in made:
+        ledger.do(a_decide(txid, COMMIT, ["a", "b"]))
+    ledger.do(Complete(((made[1], ("a",)), (made[4], ("a", "b")))))
+    assert [d.txid for d in ledger.open_since(4)] == [made[3], made[5]]
+    assert [d.txid for d in ledger.open_since(0)] == [*made[:4], made[5]]
+    assert ledger.open_since(ledger.last_index) == []
+    assert ledger.open_decision(made[4]) is None
+
+
+def test_settled_damage_closes_its_branch_and_is_forgotten_behind_the_horizon() -> None:
+    ledger, other = Applied(), txid_at(50)
+    for txid in (T, other):
+        ledger.do(a_decide(txid, COMMIT, ["a", "b"]))
+        ledger.do(Heuristic(txid, "a", "rolled back by hand", 5))
+    assert ledger.damages_unseen == 2
+    assert ledger.do(Settle(((T, ("a", "b")),), "ops", 7)) == Done(True)
+    assert ledger.do(Settle(((T, ("a", "b")),), "dev", 8)) == Done(False)
+    assert ledger.damages_unseen == 1
+    assert ledger.damage(T, "a") == Damage(T, "a", "rolled back by hand", 5, "ops", 7)
+    assert ledger.decision(T).outstanding == ("b",)  # type: ignore[union-attr]
+    assert ledger.decision(T).closed == (Closing("a", "ops", SETTLED, 7),)  # type: ignore[union-attr]
+    ledger.take_changes()
+    ledger.do(Retire(T.ms + 1))
+    assert [damage.txid for damage in ledger.damages()] == [other]
+    assert ledger.take_changes().forgotten_damages == ((T, "a"),)
+    assert ledger.state(T) is State.COMMITTED, "the branch may come back, and must hear COMMIT"
+    ledger.do(Complete(((T, ("b",)),)))
+    ledger.do(Retire(T.ms + 2))
+    assert ledger.state(T) is State.COMMITTED
+
+
+def test_damage_that_nobody_settled_is_never_forgotten() -> None:
+    """Neither is what an older release acknowledged: the record is all that tells its branch not to roll back."""
+    ledger = Applied()
+    ledger.do(a_decide(T, COMMIT, ["a"]))
+    ledger.do(Heuristic(T, "a", "gone", 5))
+    ledger.do(Retire(T.ms + 1))
+    assert ledger.damage(T, "a") is not None
+    ledger.do(Acknowledge(T, "a", "anna", 6))
+    ledger.do(Complete(((T, ("a",)),)))
+    ledger.do(Settle(((T, ("a",)),), "ops", 7))
+    ledger.do(Retire(T.ms + 2))
+    assert ledger.damage(T, "a") == Damage(T, "a", "gone", 5, "anna")
+
+
+def test_damage_of_an_abort_is_settled_and_its_branch_is_waited_for_no_longer() -> None:
+    ledger = Applied()
+    ledger.do(a_decide(T, ABORT, ["a"]))
+    ledger.do(Heuristic(T, "a", "it was committed by hand", 5))
+    assert ledger.do(Settle(((T, ("a",)),), "ops", 7)) == Done(True)
+    assert ledger.open_count == 0
+    assert ledger.state(T) is State.ABORTED
+    ledger.do(Retire(T.ms + 1))
+    assert (ledger.state(T), list(ledger.damages())) == (State.FORGOTTEN, [])
+
+
 def test_something_that_is_no_command_halts() -> None:
     with pytest.raises(Halt, match="no rule"):
         Ledger().apply("commit", 1, 2)  # type: ignore[arg-type]
@@ -362,6 +459,8 @@ commands = st.one_of(
         st.just(1),
     ),
     st.builds(Acknowledge, txids, st.sampled_from(["a", "b"]), st.just("anna"), st.integers(0, 9)),
+    st.builds(Close, st.tuples(st.tuples(txids, branches)), st.just("ops"), st.just("gone"), st.just(3)),
+    st.builds(Settle, st.tuples(st.tuples(txids, branches)), st.sampled_from(["ops", "anna"]), st.integers(0, 9)),
 )
 
 
@@ -381,6 +480,8 @@ class Disk:
         if changes.before is not None:
             self.write(changes.before, index)
         self.decisions.update(changes.puts)
+        for key in changes.forgotten_damages:
+            self.damages.pop(key, None)
         self.damages.update(changes.damages)
         if changes.cluster is not None:
             self.cluster = changes.cluster
@@ -419,6 +520,8 @@ def same(one: Ledger, other: Ledger) -> None:
     assert one.open_count == other.open_count
     assert (one.cluster, one.horizon_ms, one.enrolled) == (other.cluster, other.horizon_ms, other.enrolled)
     assert set(one.damages()) == set(other.damages())
+    assert one.damages_unseen == other.damages_unseen == sum(not damage.acknowledged_by for damage in other.damages())
+    assert sorted(one.open_since(0)) == sorted(one.open_decisions())
     assert one.participants == other.participants
 
 

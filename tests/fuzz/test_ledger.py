@@ -14,12 +14,15 @@ from storage.filling import opened, write
 from raftcoord.consensus.stored import ledger_of
 from raftcoord.core.commands import (
     Acknowledge,
+    Bind,
+    Close,
     Command,
     Complete,
     Decide,
     Heuristic,
     Lower,
     Retire,
+    Settle,
     encode_command,
     encode_entry,
     open_entry,
@@ -59,7 +62,14 @@ lowers = st.builds(
 )
 damages = st.builds(Heuristic, txids, st.sampled_from("ab"), st.just("rolled back by hand"), st.just(5))
 seen = st.builds(Acknowledge, txids, st.sampled_from("ab"), st.sampled_from(["ops", ""]), st.just(6))
-busy = st.one_of(decides, decides, decides, completes, completes, retires, lowers, damages, seen)
+pairs = st.lists(st.tuples(txids, branches), max_size=2).map(tuple)
+closes = st.builds(Close, pairs, st.just("ops"), st.just("gone"), st.just(7))
+settles = st.builds(Settle, pairs, st.sampled_from(["ops", "dev"]), st.sampled_from([0, 8]))
+identities = st.sampled_from(["1a" * 16, "2b" * 16, ""])
+binds = st.builds(Bind, st.sampled_from("ab"), identities, identities, st.just(""), st.just(9))
+busy = st.one_of(
+    decides, decides, decides, completes, completes, retires, lowers, damages, seen, closes, settles, binds
+)
 """Commands that concern each other, in a mix as a cluster has it."""
 
 readable = (busy | busy | busy | commands).map(_through_the_codec)
@@ -76,13 +86,17 @@ class Shelf:
 
     def __init__(self) -> None:
         self.decisions: dict[TxId, Decision] = {}
-        self.other: dict[str, Any] = {"cluster": "", "horizon_ms": 0, "damages": {}}
+        self.other: dict[str, Any] = {"cluster": "", "horizon_ms": 0, "damages": {}, "participants": {}}
 
     def store(self, changes: Changes) -> None:
         if changes.before is not None:
             self.store(changes.before)
         self.decisions |= changes.puts
+        for key in changes.forgotten_damages:
+            self.other["damages"].pop(key, None)
         self.other["damages"] |= changes.damages
+        bound_to = {**self.other["participants"], **(changes.bindings or {})}
+        self.other["participants"] = {name: one for name, one in bound_to.items() if one.identity}
         if changes.retire_before_ms is not None:
             bound = first_txid_of(changes.retire_before_ms) if changes.retire_before_ms < 1 << 48 else b"\xff" * 17
             self.decisions = {t: d for t, d in self.decisions.items() if t >= bound or not d.retirable}
@@ -96,7 +110,7 @@ class Shelf:
         newest = sorted(self.decisions)[-keep:]
         floor = bytes(newest[0]) if len(newest) == keep else b""
         given = [d for t, d in self.decisions.items() if t >= floor or d.outstanding]
-        other = {**self.other, "damages": self.other["damages"].values()}
+        other = {**self.other, **{name: self.other[name].values() for name in ("damages", "participants")}}
         return Ledger(decisions=given, floor=floor, older=self.decisions.get, **other)
 
 
@@ -146,6 +160,7 @@ def everything(ledger: Ledger) -> dict[str, Any]:
         "horizon_ms": ledger.horizon_ms,
         "cluster": ledger.cluster,
         "enrolled": getattr(ledger, "enrolled", None),
+        "participants": dict(ledger.participants),
     }
 
 

@@ -9,7 +9,8 @@ import pytest
 from node.local_consensus import Log
 from node.world import SILENCE, Bank, Caller, Served, new_txid, serving, serving_one, until
 from raftcoord import limits
-from raftcoord.core.commands import Acknowledge, Complete, Decide, Heuristic, Retire
+from raftcoord.core.commands import Acknowledge, Complete, Decide, Heuristic, Retire, Settle
+from raftcoord.core.decisions import SETTLED, Closing
 from raftcoord.errors import Unavailable
 from raftcoord.rpc.codes import RpcError
 from raftcoord.types import State, TxId, Verdict
@@ -78,6 +79,63 @@ async def test_a_report_that_is_not_confirmed_says_that_it_may_be_repeated() -> 
             await asked
 
 
+async def test_damage_of_what_was_never_decided_or_is_forgotten_is_refused() -> None:
+    """Anybody could fill every node's memory and disk with damage of txids that he made up, for ever."""
+    async with serving_one() as served:
+        client, complete = await Caller.of(served), commit_of(served, "ledger")
+        undecided = await client.refused("report_damage", new_txid(), "ledger", "gone")
+        assert (undecided.code, "is UNDECIDED" in undecided.message) == ("bad_request", True)
+        nobody = await client.refused("report_damage", complete, "orders", "gone")
+        assert (nobody.code, "no branch 'orders'" in nobody.message) == ("bad_request", True)
+        await client.ask("complete", complete, ["ledger"])
+        served.consensus.log.append(Retire(complete.ms + 1))
+        forgotten = await client.refused("report_damage", complete, "ledger", "gone")
+        assert (forgotten.code, "is FORGOTTEN" in forgotten.message) == ("bad_request", True)
+        assert served.proposed(Heuristic) == []
+
+
+async def test_damage_of_what_this_node_has_not_applied_yet_is_recorded() -> None:
+    async with serving(Log("n1", "n2")) as (n1, n2):
+        n2.consensus.behind = True
+        txid = commit_of(n1, "ledger")
+        asked = (await Caller.of(n2)).begin("report_damage", txid, "ledger", "gone")
+        await until(lambda: not n2.consensus.waiting)
+        n2.consensus.behind = False
+        n2.consensus.catch_up()
+        assert await asked is True
+        assert n1.consensus.ledger.damage(txid, "ledger") is not None
+
+
+async def test_damage_of_an_abort_is_recorded_for_any_branch_but_not_for_any_number() -> None:
+    async with serving_one() as served:
+        client, txid = await Caller.of(served), new_txid()
+        await client.decide(txid, Verdict.ABORT)
+        for number in range(limits.BRANCHES_MAX):
+            assert await client.ask("report_damage", txid, f"db-{number}", "it was committed by hand") is True
+        assert "cannot have more" in (await client.refused("report_damage", txid, "one-more", "gone")).message
+        assert await client.ask("report_damage", txid, "db-0", "again") is True
+
+
+async def test_so_much_damage_is_recorded_and_no_more_until_somebody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "DAMAGES_UNSEEN_MAX", 3)
+    monkeypatch.setattr(limits, "DAMAGE_RETRY_MS", 1)
+    async with serving_one() as served:
+        bank = await Bank("ledger", commit=NOT_PREPARED).join(served)
+        client = await Caller.of(served)
+        txids = [commit_of(served, "orders") for _ in range(4)]
+        for txid in txids[:3]:
+            assert await client.ask("report_damage", txid, "orders", "gone") is True
+        full = await client.refused("report_damage", txids[3], "orders", "gone")
+        assert (full.code, "raftcoord txn acknowledge" in full.message) == ("overloaded", True)
+        assert await client.ask("report_damage", txids[0], "orders", "again") is True
+        made = new_txid()
+        await client.submit(made, "ledger")
+        await bank.hears("commit", made, times=3)
+        assert served.consensus.ledger.damage(made, "ledger") is None
+        await client.ask("acknowledge", txids[0], "orders", "ann")
+        await until(lambda: served.consensus.ledger.damage(made, "ledger"))
+
+
 # -- listing ------------------------------------------------------------------------------------------------------
 
 
@@ -117,7 +175,7 @@ async def test_a_listing_at_the_bound_fits_in_a_frame() -> None:
 # -- acknowledging ------------------------------------------------------------------------------------------------
 
 
-async def test_acknowledged_damage_is_waited_for_no_longer_and_stays_listed() -> None:
+async def test_acknowledged_damage_is_waited_for_no_longer_and_stays_listed_until_the_horizon() -> None:
     async with serving_one() as served:
         bank = await Bank("ledger", commit=NOT_PREPARED).join(served)
         client, txid = await Caller.of(served), new_txid()
@@ -129,6 +187,9 @@ async def test_acknowledged_damage_is_waited_for_no_longer_and_stays_listed() ->
         assert await listed(client) == [(txid, "ledger", "ann")]
         assert await client.outcome(txid) is State.COMMITTED
         assert bank.told(txid) == ["commit"]
+        served.consensus.log.append(Retire(txid.ms + 1))
+        assert await listed(client) == []
+        assert await client.outcome(txid) is State.COMMITTED
 
 
 async def test_the_first_who_acknowledges_stands() -> None:
@@ -137,7 +198,7 @@ async def test_the_first_who_acknowledges_stands() -> None:
         await client.ask("report_damage", txid, "ledger", "gone")
         await client.ask("acknowledge", txid, "ledger", "ann")
         assert (await client.ask("acknowledge", txid, "ledger", "bob"))["acknowledged_by"] == "ann"
-        assert len(served.proposed(Complete)) == 1
+        assert served.decision(txid).closed == (Closing("ledger", "ann", SETTLED, served.clock.ms),)  # type: ignore[union-attr]
 
 
 async def test_damage_that_nobody_reported_cannot_be_acknowledged() -> None:
@@ -145,7 +206,7 @@ async def test_damage_that_nobody_reported_cannot_be_acknowledged() -> None:
         client, txid = await Caller.of(served), commit_of(served, "ledger")
         error = await client.refused("acknowledge", txid, "ledger", "ann")
         assert (error.code, "no damage is recorded" in error.message) == ("bad_request", True)
-        assert served.proposed(Acknowledge) == served.proposed(Complete) == []
+        assert served.proposed(Settle) == served.proposed(Complete) == []
         assert served.consensus.ledger.open_count == 1
 
 
@@ -158,7 +219,7 @@ async def test_nobody_acknowledges_nothing(who: object) -> None:
         assert (await client.ask("acknowledge", txid, "ledger", "x" * limits.WHO_LENGTH_MAX))["acknowledged_by"]
 
 
-async def test_an_acknowledgement_cut_off_half_way_is_finished_by_the_next() -> None:
+async def test_what_an_older_release_acknowledged_half_way_is_finished_by_the_next() -> None:
     async with serving_one() as served:
         client, txid = await Caller.of(served), commit_of(served, "ledger")
         await client.ask("report_damage", txid, "ledger", "gone")
@@ -175,6 +236,34 @@ async def test_an_acknowledgement_without_a_leader_changes_nothing() -> None:
         served.consensus.refusing = Unavailable("no leader")
         assert (await client.refused("acknowledge", txid, "ledger", "ann")).code == "unavailable"
         assert await listed(client) == [(txid, "ledger", "")]
+
+
+async def test_all_damage_is_acknowledged_at_once_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "BRANCHES_SETTLED_MAX", 2)
+    async with serving_one() as served:
+        client = await Caller.of(served)
+        txids = [commit_of(served, "orders", "ledger") for _ in range(3)]
+        for txid in txids:
+            await client.ask("report_damage", txid, "orders", "marks were dropped")
+        await client.ask("report_damage", txids[0], "ledger", "something else")
+        seen_ms = served.clock.ms
+        served.clock.ms += 1
+        await client.ask("report_damage", txids[1], "ledger", "nobody has seen this yet")
+        assert await client.ask("acknowledge_all", "orders", seen_ms, "ann") == {"acknowledged": 2, "left": 1}
+        assert await client.ask("acknowledge_all", "orders", seen_ms, "ann") == {"acknowledged": 1, "left": 0}
+        assert await client.ask("acknowledge_all", "orders", seen_ms, "ann") == {"acknowledged": 0, "left": 0}
+        assert (await client.ask("damages", {}))["pending"] == 2
+        assert await client.ask("acknowledge_all", None, seen_ms, "ann") == {"acknowledged": 1, "left": 0}
+        assert [served.decision(txid).outstanding for txid in txids] == [(), ("ledger",), ("ledger",)]  # type: ignore[union-attr]
+        assert (await client.ask("node"))["damages"] == 1
+
+
+@pytest.mark.parametrize(
+    "params", [["a b", 1, "ann"], [None, -1, "ann"], [None, "now", "ann"], [None, 1, ""], [None, 1]]
+)
+async def test_a_bulk_acknowledgement_that_says_nothing_is_refused(params: list[object]) -> None:
+    async with serving_one() as served:
+        assert (await (await Caller.of(served)).refused("acknowledge_all", *params)).code == "bad_request"
 
 
 # -- in nobody's way ----------------------------------------------------------------------------------------------
@@ -225,10 +314,16 @@ async def test_a_forgotten_branch_is_aborted_only_if_its_own_word_was_the_last()
         await client.ask("complete", sound, ["ledger"])
         await client.ask("report_damage", damaged, "ledger", "nothing is prepared there")
         await client.ask("acknowledge", damaged, "ledger", "ann")
-        served.consensus.log.append(Retire(max(sound.ms, damaged.ms) + 1))
-        assert await client.outcome(damaged) is State.FORGOTTEN
+        older = commit_of(served, "ledger")  # as an older release acknowledged it
+        for command in (Heuristic(older, "ledger", "gone", 0), Acknowledge(older, "ledger", "ann", 0)):
+            served.consensus.log.append(command)
+        served.consensus.log.append(Complete(((older, ("ledger",)),)))
+        served.consensus.log.append(Retire(max(sound.ms, damaged.ms, older.ms) + 1))
+        assert await client.outcome(sound) is State.FORGOTTEN
         assert (await client.ask("resolve_branch", sound, "ledger", 5000))[0] == State.ABORTED
-        state, reason, *_ = await client.ask("resolve_branch", damaged, "ledger", 5000)
+        assert (await client.ask("resolve_branch", damaged, "ledger", 5000))[0] == State.COMMITTED
+        assert await client.outcome(older) is State.FORGOTTEN
+        state, reason, *_ = await client.ask("resolve_branch", older, "ledger", 5000)
         assert (state, "by hand" in reason) == (State.FORGOTTEN, True)
 
 
