@@ -77,7 +77,7 @@ class Healing:
         world, model = self._world, self._invariants.model
         if not self._workload.idle:
             return "a request has no answer"
-        down = [name for name in (*world.nodes, *world.banks) if not world.machines[name].runs]
+        down = [name for name in (*world.nodes, *world.serves) if not world.machines[name].runs]
         if down:
             return f"{', '.join(down)} does not run"
         for name, txids in self._invariants.in_doubt().items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,3 +53,12 @@ class Points:
     armed: dict[tuple[str, str], tuple[int, bool]] = field(default_factory=dict)
     passed: dict[str, int] = field(default_factory=dict)
     """How often a process was killed at each label."""
+
+
+def serving(participants: Iterable[str], instances: Mapping[str, int]) -> dict[str, str]:
+    """The machines of all participants, and whom each serves: ``instances`` of a name run on as many machines, else one."""
+    return {
+        name if number == 1 else f"{name}.{number}": name
+        for name in participants
+        for number in range(1, instances.get(name, 1) + 1)
+    }

@@ -162,7 +162,7 @@ class Nemesis:
     # -- clocks --------------------------------------------------------------------------------------------------------
 
     def _drift(self, fault: Fault) -> None:
-        for name in (*self._world.nodes, *self._world.banks):
+        for name in (*self._world.nodes, *self._world.serves):
             machine = self._world.machines[name]
             machine.clock_rate = 1.0 + self._rng.uniform(-fault.value, fault.value)
             machine.clock_offset_s = self._rng.uniform(0.0, 1e5)
@@ -298,7 +298,7 @@ class Nemesis:
         world.waiting.clear()
         for name in world.clients:
             world.set_clock(name, 0)
-        for name in (*world.nodes, *world.banks):
+        for name in (*world.nodes, *world.serves):
             machine = world.machines[name]
             world.set_clock(name, 0)
             if machine.disk is not None:

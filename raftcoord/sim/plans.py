@@ -98,8 +98,8 @@ def check(faults: Sequence[Fault], settings: Settings) -> None:
             raise ConfigError(
                 f"{where} lasts from {fault.at} to {fault.until} s; the faults end at {settings.duration_s:g} s"
             )
-        known = nodes if fault.kind in _ONE_NODE else [*nodes, *settings.participants]
-        known = list(settings.participants) if fault.kind in _ONE_PARTICIPANT else known
+        known = nodes if fault.kind in _ONE_NODE else [*nodes, *settings.machines]
+        known = settings.machines if fault.kind in _ONE_PARTICIPANT else known
         strange = [name for name in fault.who if name not in known]
         if strange:
             raise ConfigError(f"{where} names {strange[0]!r}; there are {', '.join(known)}")
@@ -107,7 +107,7 @@ def check(faults: Sequence[Fault], settings: Settings) -> None:
         if wanted is not None and len(fault.who) != wanted:
             raise ConfigError(f"{where} names {len(fault.who)} machines; it happens to {wanted}")
         _check_value(where, fault)
-        points = PARTICIPANT_POINTS if set(fault.who) <= set(settings.participants) else POINTS
+        points = PARTICIPANT_POINTS if set(fault.who) <= set(settings.machines) else POINTS
         if fault.kind == "crash-at" and fault.label not in points:
             raise ConfigError(f"{where} has no point {fault.label!r}; choose from: {', '.join(points)}")
 

@@ -23,12 +23,14 @@ from raftcoord.sim.faults import KINDS, Fault, draw
 from raftcoord.sim.healing import Healing
 from raftcoord.sim.invariants import CLOCKS_WITHIN_S, Invariants
 from raftcoord.sim.knobs import knobs
+from raftcoord.sim.machines import serving
 from raftcoord.sim.nemesis import Nemesis
 from raftcoord.sim.synced import Violation
-from raftcoord.sim.workload import Audit, MakePayloads, Workload, bank, conserved, transfers
+from raftcoord.sim.workload import Audit, MakePayloads, Workload, bank, conserved, transfers, vault
 from raftcoord.sim.world import MakeParticipant, World
 
-BANKS: Final[Mapping[str, MakeParticipant]] = {"bank-a": bank, "bank-b": bank, "bank-c": bank}
+BANKS: Final[Mapping[str, MakeParticipant]] = {"bank-a": bank, "bank-b": bank, "bank-c": bank, "vault": vault}
+INSTANCES: Final = {"vault": 2}
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,13 @@ class Settings:
     participants: Mapping[str, MakeParticipant] = field(default_factory=lambda: dict(BANKS))
     payloads: MakePayloads = transfers
     audit: Audit = conserved
+    instances: Mapping[str, int] = field(default_factory=lambda: dict(INSTANCES))
+    """How many instances of a participant run, if not one: they are given one directory, which no crash touches."""
+
+    @property
+    def machines(self) -> list[str]:
+        """The machines of the participants."""
+        return list(serving(self.participants, self.instances))
 
 
 @dataclass
@@ -123,9 +132,10 @@ class Simulation:
             lambda what: invariants.violate("no unhandled error", what),
             nodes=settings.nodes,
             participants=dict(settings.participants),
+            instances=settings.instances,
             retention_ms=retention_ms,
         )
-        invariants.locking = frozenset(name for name, make in settings.participants.items() if make is bank)
+        invariants.locking = frozenset(name for name, make in settings.participants.items() if make in (bank, vault))
         invariants.retention_ms = world.config.retention_ms
         invariants.clocks = lambda: world.clocks(CLOCKS_WITHIN_S)
         timing = world.config.timing
@@ -135,7 +145,7 @@ class Simulation:
             world.log = lambda who, what: report.timeline.append(f"{world.loop.now:9.4f} {who:8} {what}")
         plan = self._plan
         if plan is None:
-            plan = draw(world.rng("plan"), names, world.banks, settings.duration_s, settings.kinds)
+            plan = draw(world.rng("plan"), names, list(world.serves), settings.duration_s, settings.kinds)
         report.plan = list(plan)
         nemesis = Nemesis(world, plan)
         workload = Workload(world, invariants, settings.payloads, settings.audit, settings.clients, settings.gap_s)
@@ -174,7 +184,7 @@ def _states(world: World, invariants: Invariants) -> dict[str, int]:
         "decisions": invariants.decisions_committed,
         "copies installed": invariants.copies_installed,
         "lives of nodes": sum(world.machines[name].lives for name in world.nodes),
-        "lives of participants": sum(world.machines[name].lives for name in world.banks),
+        "lives of participants": sum(world.machines[name].lives for name in world.serves),
         "moves of the horizon": invariants.model.retirements,
         "messages heard twice": world.mischief.repeated,
         "chunks of copies damaged": world.mischief.flipped,

@@ -22,6 +22,7 @@ from raftcoord.participants.interface import Participant
 from raftcoord.participants.sqlite import SqliteParticipant
 from raftcoord.sim.invariants import Invariants
 from raftcoord.sim.loop import Process
+from raftcoord.sim.vault import Vault
 from raftcoord.sim.world import EPOCH_MS, World
 from raftcoord.types import Payload, TxId, Verdict
 
@@ -291,9 +292,14 @@ def bank(directory: Path, env: Env) -> Participant:
     return made
 
 
+def vault(directory: Path, env: Env) -> Participant:
+    """The participant of which several instances run."""
+    return Vault(directory / "vault.db", env, dict.fromkeys(ACCOUNTS, OPENING))
+
+
 def conserved(participants: Mapping[str, Participant]) -> str:
     """Whether the banks hold as much money as they began with; what is wrong, or ""."""
-    banks = [made for made in participants.values() if isinstance(made, SqliteParticipant)]
+    banks = [made for made in participants.values() if isinstance(made, SqliteParticipant | Vault)]
     total, expected = sum(made.total() for made in banks), len(banks) * len(ACCOUNTS) * OPENING
     return "" if total == expected else f"the banks hold {total}, and had {expected}"
 

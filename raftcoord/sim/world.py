@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from raftcoord.participants.interface import Participant
 from raftcoord.participants.worker import Worker
 from raftcoord.sim.disk import NodeDisk, SimNodeDb, SimRunner, image_of_participant
 from raftcoord.sim.loop import Killed, Process, SimLoop
-from raftcoord.sim.machines import Machine, Points
+from raftcoord.sim.machines import Machine, Points, serving
 from raftcoord.sim.network import End, Network
 from raftcoord.sim.watch import (
     ConsensusWatcher,
@@ -89,6 +89,7 @@ class World:
         *,
         nodes: int,
         participants: dict[str, MakeParticipant],
+        instances: Mapping[str, int] | None = None,
         timing: Timing | None = None,
         retention_ms: int | None = None,
         sync_s: float = 0.0005,
@@ -115,7 +116,9 @@ class World:
             for at, name in enumerate(names, 1)
         )
         self.config = Config(CLUSTER, members, timing or Timing(), retention_ms or limits.RETENTION_MS_DEFAULT)
-        self.machines = {name: Machine(name, root) for name in (*names, *participants)}
+        self.serves = serving(participants, instances or {})
+        """Each machine of a participant, and the name that it serves."""
+        self.machines = {name: Machine(name, root) for name in (*names, *self.serves)}
         self.nodes = list(map(str, names))
         self.banks = list(participants)
         self.clients: list[str] = []
@@ -143,14 +146,14 @@ class World:
         env = self.env(machine)
         self.log(name, f"starts (life {machine.lives})")
         with self.loop.acting(process):
-            if name in self._participants:
+            if name in self.serves:
                 self._start_participant(machine, process, directory, env)
             else:
                 self._start_node(machine, process, directory, env)
 
     def start_all(self) -> None:
         """Start every node and participant."""
-        for name in (*self.nodes, *self.banks):
+        for name in (*self.nodes, *self.serves):
             self.start(name)
 
     def _start_node(self, machine: Machine, process: Process, directory: Path, env: Env) -> None:
@@ -197,10 +200,11 @@ class World:
 
     def _start_participant(self, machine: Machine, process: Process, directory: Path, env: Env) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        machine.participant = self._participants[machine.name](directory, env)
-        watched = WatchedParticipant(machine.name, machine.participant, self._point_of(process), self.watcher)
+        name = self.serves[machine.name]
+        machine.participant = self._participants[name](directory, env)
+        watched = WatchedParticipant(name, machine.participant, self._point_of(process), self.watcher)
         addresses = [node.client for node in self.config.nodes]
-        machine.worker = Worker(watched, machine.name, addresses, env)
+        machine.worker = Worker(watched, name, addresses, env)
         process.spawn(self._serve(machine.name, machine.worker), "worker")
 
     async def _serve(self, name: str, worker: Worker) -> None:
@@ -276,7 +280,8 @@ class World:
             machine.db = machine.node = machine.consensus = None
         elif machine.participant is not None:
             rng = self.rng(f"{name} {machine.lives} image")
-            image_of_participant(machine.participant, machine.directory, target, rng, power_cut=power_cut)
+            if target != machine.directory:
+                image_of_participant(machine.participant, machine.directory, target, rng, power_cut=power_cut)
             with suppress(Exception):
                 machine.participant.close()
             machine.participant = machine.worker = None
@@ -321,6 +326,9 @@ class World:
         return self._directory(name, self.machines[name].lives + 1)
 
     def _directory(self, name: str, life: int) -> Path:
+        serves = self.serves.get(name)
+        if serves is not None and list(self.serves.values()).count(serves) > 1:
+            return self._root / serves  # the state that its instances share is not on their machines
         return self._root / f"{name}.{life}" / name
 
     # -- what goes wrong -----------------------------------------------------------------------------------------------
@@ -350,7 +358,7 @@ class World:
     def _at_write(self, moment: str, end: End) -> None:
         if self.points.armed:
             kind = "peer" if end.role.endswith(str(_PEER_PORT)) else "reply"
-            if kind == "reply" and end.other.process.name in self._participants:
+            if kind == "reply" and end.other.process.name in self.serves:
                 kind = "participant"
             self.at_point(end.process, f"{moment}-{kind}")
 
@@ -363,7 +371,7 @@ class World:
 
     def _unhandled(self, process: Process | None, error: BaseException | None, message: str) -> None:
         name = process.name if process is not None else "?"
-        if isinstance(error, RaftcoordError) and name in self._participants:
+        if isinstance(error, RaftcoordError) and name in self.serves:
             return
         self._on_error(f"{name}: {message}: {error!r}")
 
@@ -377,7 +385,7 @@ class World:
 
     def close(self) -> None:
         """The simulation is over: release every file."""
-        for name in (*self.nodes, *self.banks):
+        for name in (*self.nodes, *self.serves):
             machine = self.machines[name]
             if machine.db is not None:
                 machine.db.abandon()
