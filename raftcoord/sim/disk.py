@@ -191,6 +191,9 @@ def fail_participant(participant: Participant | None, code: Callable[[], int], r
     """
     if not isinstance(participant, SqliteParticipant):
         return False
+    participant._file.path = Path(
+        participant._file.path.name
+    )  # errors quote it, and where the files lie differs each time
     participant._file._db = _ShortOfRoom(participant._file._db, code, rng)  # type: ignore[assignment]
     return True
 

@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from raftcoord import limits
 from raftcoord.storage import node_db
 
 _PROCESS_ID: Final = 4711
 """What every simulated process takes for its own: nodes tell it, and the machine's would make each replay another one."""
+
+
+class _Disk(NamedTuple):
+    """The room on every simulated disk, for the same reason: an error of a full one says how much there is."""
+
+    free: int = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,7 @@ def knobs(seed: int) -> Iterator[Knobs]:
         (limits, "RETIRE_EVERY_MS", 700),
         (limits, "RETIRE_STEP_MS_MAX", 7_000),
         (os, "getpid", lambda: _PROCESS_ID),
+        (shutil, "disk_usage", lambda path: _Disk()),
     ]
     retention_ms = rng.choice((1_500, 4_000)) if forgets else None
     if rng.random() < 0.5:  # clocks agree closely, so that a horizon in the future is lowered to within the simulation
