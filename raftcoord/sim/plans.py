@@ -27,7 +27,7 @@ _TWO: Final = ("clog-one-way", "clog-two-way")
 _SHARES: Final = ("break", "repeat", "disk-error", "participant-disk", "stranger")
 """Kinds whose value is a share, 0 to under 1."""
 
-_VALUE_MAX: Final = 1e7
+_VALUE_MAX: Final = 1e9
 
 
 @dataclass(frozen=True)
