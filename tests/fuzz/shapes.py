@@ -55,6 +55,7 @@ wild: SearchStrategy[Any] = st.recursive(
 _SPLICES: Final = (
     *(b"\x00", b"\xff", b"\xc1", b"\xc0", b"\xa1\xff"),
     *(b"\x91" * 70, b"\x91" * 950, b"\x91" * 1100),  # nested
+    *(b"\x80" * 3000, b"\xdc\xff\xff" * 70, b"\xdc\x0b\xb8" + b"\x80" * 3000),  # small, and much when unpacked
     *(b"\xdd\xff\xff\xff\xff", b"\xdb\x7f\xff\xff\xff", b"\xde\xff\xff"),  # headers that promise too much
 )
 
