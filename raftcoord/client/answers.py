@@ -7,11 +7,12 @@ never passes for an outcome. Never: a default for what is missing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from raftcoord.errors import ForgottenTxid, InDoubt, LocalProtocolError, RemoteProtocolError
 from raftcoord.types import Answer, Outcome, State, TxId
 
+_T = TypeVar("_T")
 Row = dict[str, Any]
 """One transaction as a node shows it: txid (TxId), state (State), branches, outstanding, reason, branch, at_ms, term, index."""
 
@@ -104,11 +105,15 @@ def final(txid: TxId, result: Any) -> Answer:
 
 def page(result: Any) -> tuple[list[Row], bool]:
     """The answer to txns: the rows, and whether the node cut them short because an answer has a bound in bytes."""
+    return _page(result, row)
+
+
+def _page(result: Any, read: Callable[[Any], _T]) -> tuple[list[_T], bool]:
     match result:
         case list():
-            return [row(item) for item in result], False
+            return [read(item) for item in result], False
         case {"rows": [_, *_] as some, "more": True}:
-            return [row(item) for item in some], True
+            return [read(item) for item in some], True
     raise UnreadableAnswer(result)
 
 
@@ -168,11 +173,9 @@ def damage(result: Any) -> Damage:
     raise UnreadableAnswer(result)
 
 
-def participants(result: Any) -> list[ParticipantRow]:
-    """The answer to participants."""
-    if type(result) is not list:
-        raise UnreadableAnswer(result)
-    return [_participant(item) for item in result]
+def participants(result: Any) -> tuple[list[ParticipantRow], bool]:
+    """The answer to participants, and whether it was cut short."""
+    return _page(result, _participant)
 
 
 def _participant(result: Any) -> ParticipantRow:

@@ -22,8 +22,15 @@ class ParticipantRequests:
         raise NotImplementedError
 
     async def participants(self, *, timeout: float = TIMEOUT_S) -> list[ParticipantRow]:
-        """Each participant whose state one node knows, or that is connected to it, by name. Raises Unavailable."""
-        return answers.participants(await self._ask(Ask("participants", ()), timeout))
+        """Each participant whose state one node knows, or that is connected to it, by name.
+
+        ``timeout``: of each answer; thousands of participants need several. Raises Unavailable.
+        """
+        rows, is_cut = answers.participants(await self._ask(Ask("participants", ()), timeout))
+        while is_cut:
+            some, is_cut = answers.participants(await self._ask(Ask("participants", (rows[-1].name,)), timeout))
+            rows += some
+        return rows
 
     async def replace_participant(
         self, name: str, who: str, *, identity: str | None = None, timeout: float = TIMEOUT_S

@@ -17,6 +17,7 @@ from raftcoord.node import lowering, replacement, requests
 from raftcoord.node.admission import Admission
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.closing import Closing
+from raftcoord.node.paging import Page
 from raftcoord.rpc.connection import Connection
 
 
@@ -57,9 +58,13 @@ class Operating:
         lowering.lower(self._agreement, self._env, name, after_ms, deadline, _answering(conn, request_id))
 
     def participants(self, conn: Connection, request_id: int, params: list[Any]) -> None:
-        """Which state goes by which name, as this node knows it."""
-        requests.params(params)
-        conn.reply(request_id, self._admission.listed())
+        """Which state goes by which name, as this node knows it: of those whose names follow ``after``, if one is given."""
+        after = requests.branch(*requests.params(params, "after")) if params else ""
+        page = Page()
+        for row in self._admission.listed():
+            if row["name"] > after and not page.add(row):
+                break
+        conn.reply(request_id, page.answer())
 
     def replace_participant(self, conn: Connection, request_id: int, params: list[Any]) -> None:
         """See admission.py."""

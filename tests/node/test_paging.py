@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from node.world import NOW_MS, Caller, new_txid, serving_one
+from node.world import NOW_MS, Bank, Caller, new_txid, serving_one
 from raftcoord import AsyncClient, limits
 from raftcoord.client import answers
 from raftcoord.core.commands import Decide
-from raftcoord.core.decisions import Decision
+from raftcoord.core.decisions import Damage, Decision
 from raftcoord.node.answers import row
 from raftcoord.node.paging import Page
 from raftcoord.rpc import frames
@@ -68,3 +68,21 @@ def test_a_row_that_is_alone_is_answered_whatever_its_size(monkeypatch: pytest.M
 def test_a_part_without_rows_is_no_answer(result: object) -> None:
     with pytest.raises(answers.UnreadableAnswer):
         answers.page(result)
+
+
+async def test_participants_are_listed_however_many_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LISTING_BYTES_MAX", 200)
+    async with serving_one() as served:
+        names = [f"bank-{number}" for number in range(7)]
+        for name in names:
+            await Bank(name).join(served)
+        async with AsyncClient.from_addresses([f"127.0.0.1:{served.node.client_port}"]) as client:
+            assert [row.name for row in await client.participants()] == names
+        assert (await (await Caller.of(served)).ask("participants"))["more"] is True
+
+
+def test_the_largest_damages_of_one_listing_fit_into_a_frame() -> None:
+    widest = "\N{GRINNING FACE}"
+    largest = Damage(new_txid(), NAMES[0], widest * limits.REASON_LENGTH_MAX, 1 << 47, widest * limits.WHO_LENGTH_MAX)
+    rows = [largest._asdict()] * limits.DAMAGES_MAX
+    assert len(frames.packer()({"damages": rows, "pending": 1 << 40, "total": 1 << 40})) < limits.CLIENT_FRAME_BYTES_MAX
