@@ -307,7 +307,7 @@ class AsyncClient(Admission, DamageRequests, HorizonRequests, ParticipantRequest
         seen = {name: links[node_name] for name, links in peers.items() if node_name in links}
         if answering and not seen:
             raise LocalProtocolError(f"there is no node {node_name!r} beside {', '.join(sorted(answering))}")
-        if linked := [name for name, peer in seen.items() if peer["up"]]:
+        if linked := [name for name, peer in seen.items() if peer["up"] and answering[name].get("cluster")]:
             raise LocalProtocolError(
                 f"node {node_name} is linked to node {linked[0]} with the data that is known of it, so there is nothing to "
                 "replace; if it is to be given up, stop it first and start the new one in an empty directory"

@@ -15,6 +15,10 @@ from raftcoord.errors import LocalProtocolError, NotKnown, RaftcoordError, Unava
 from raftcoord.node.agreement import Agreement
 from raftcoord.types import NodeName, checked_name
 
+MAJORITY_LOST: Final = (
+    "If a majority of the nodes has lost its data, nobody can confirm it: stop them, and keep all the files"
+)
+
 NOT_CONFIRMED: Final = (
     "no majority has confirmed in time that it takes the new node {0} for the old one; look at raftcoord status and run "
     "`raftcoord node replace {0}` again, that is safe"
@@ -35,6 +39,8 @@ def replace(
     name = checked_name(value, "node")
     if name == here:
         raise Unavailable(f"node {here} cannot enroll itself; ask another node")
+    if not agreement.ledger.cluster:
+        raise Unavailable(f"node {here} has never taken part, so it knows of nobody's data; ask another node")
     peers = agreement.peers_status()
     peer = peers.get(NodeName(name))
     if peer is None:
@@ -52,7 +58,9 @@ def replace(
 
     def enrolled(result: Result | RaftcoordError) -> None:
         if isinstance(result, NotKnown):
-            done(Unavailable(NOT_CONFIRMED.format(name)))
+            done(Unavailable(f"{NOT_CONFIRMED.format(name)}. {MAJORITY_LOST}"))
+        elif isinstance(result, Unavailable):
+            done(Unavailable(f"{result}. {MAJORITY_LOST}"))
         elif isinstance(result, RaftcoordError):
             done(result)
         else:
