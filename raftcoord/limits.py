@@ -349,6 +349,9 @@ RESOURCE_SILENT_MS: Final = 5_000
 """How long the host of a database may leave packets unacknowledged (ms) before the kernel calls the connection lost: when it is
 back, locks are held until the resolver has connected anew."""
 
+CLOSE_TRIES_MAX: Final = 5
+"""How often a connection is closed if Ctrl-C or a cancellation interrupts that, each time once more."""
+
 SQLITE_WORK_BYTES_MAX: Final = 256 * 1024**2
 """The rows that a SQLite branch has changed, as they are stored while it is prepared (bytes): the program and the resolver hold
 them in memory, a few times over."""

@@ -7,15 +7,17 @@ Owed and never: as transaction.py. What was committed is reported complete behin
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from raftcoord.client import blocks, checks
-from raftcoord.client.committing import Clean, Close, Committing, Complete, Decide, Enter, Move, Moves, Run
+from raftcoord.client.committing import Committing
 from raftcoord.client.completing import Completing
 from raftcoord.client.damages import TIMEOUT_S
 from raftcoord.client.effort import Ask
+from raftcoord.client.moves import Clean, Close, Complete, Decide, Enter, Move, Moves, Run
 from raftcoord.errors import Unavailable
 from raftcoord.resources import drivers
 from raftcoord.resources.patience import within_loop
@@ -72,18 +74,19 @@ class AsyncTransaction:
         await self._drive(self._committing.commit() if kind is None else self._committing.abandon())
 
     async def _drive(self, moves: Moves[_T]) -> _T:
-        try:
-            move = next(moves)
-            while True:
-                try:
-                    result = await self._carry_out(move)
-                except BaseException as error:  # also a cancellation: the moves know what it means at this point
-                    move = moves.throw(error)
-                else:
-                    move = moves.send(result)
-        except StopIteration as stop:
-            value: _T = stop.value
-            return value
+        result, failed = None, None
+        while True:
+            try:
+                move = moves.send(result) if failed is None else moves.throw(failed)
+                result, failed = None, None
+                result = await self._carry_out(move)
+            except StopIteration as stop:
+                value: _T = stop.value
+                return value
+            except BaseException as error:  # also a cancellation: the moves know what it means at this point
+                if inspect.getgeneratorstate(moves) == inspect.GEN_CLOSED:
+                    raise
+                failed = error
 
     async def _carry_out(self, move: Move) -> Any:
         match move:

@@ -22,10 +22,11 @@ its result or throws in its error. Never: I/O, a clock of its own.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, Final
 
 from raftcoord import limits
+from raftcoord.client.moves import Clean, Close, Complete, Decide, Enter, Moves, Run, closed, one, outcome_of
 from raftcoord.errors import (
     Aborted,
     ConfigError,
@@ -49,7 +50,6 @@ from raftcoord.resources.steps import (
     NotSetUp,
     Occupied,
     SqlError,
-    Steps,
 )
 from raftcoord.types import Branch, Outcome, TxId, Verdict, checked_branch
 
@@ -59,51 +59,6 @@ RECORD_ABORT_S: Final = 1.0
 """How long an abort that is certain waits to be recorded (s). It is for ``txn show``; nothing depends on it."""
 
 
-class Enter(NamedTuple):
-    """Make the connection ready for a branch."""
-
-    session: Any
-
-
-class Run(NamedTuple):
-    """Run a protocol; its result."""
-
-    session: Any
-    steps: Steps[Any]
-
-
-class Clean(NamedTuple):
-    """Give the connection back as it was; close it if that fails."""
-
-    session: Any
-
-
-class Close(NamedTuple):
-    """Close the connection."""
-
-    session: Any
-
-
-class Decide(NamedTuple):
-    """Propose; the Outcome that stands."""
-
-    txid: TxId
-    verdict: Verdict
-    branches: tuple[str, ...]
-    reason: str
-    seconds: float
-
-
-class Complete(NamedTuple):
-    """Report what was committed, without waiting."""
-
-    txid: TxId
-    branches: tuple[str, ...]
-
-
-Move = Enter | Run | Clean | Close | Decide | Complete
-_T = TypeVar("_T")
-Moves = Generator[Move, Any, _T]
 _REFUSED: Final = (NotPossible, BranchEnded, SqlError, ConnectionLost)
 
 
@@ -205,13 +160,17 @@ class Committing:
                     "there is no table of marks in the database of this connection, so nobody could tell which resource it is: "
                     f"connect to the right one, or make the table with: raftcoord resource init {session.branch}"
                 )
+            self._branches.append(Enlisted(session, gid))
         except _REFUSED as error:
-            yield Close(session) if isinstance(error, ConnectionLost) else Clean(session)
-            raise _refusal(error, session.branch) from None
-        except BaseException:  # Ctrl-C, say: what the connection was told last is not known to have arrived
-            yield Close(session)
+            clean = None if isinstance(error, ConnectionLost) else (yield from outcome_of(one(Clean(session))))
+            if isinstance(error, ConnectionLost) or clean is not None:
+                clean = (yield from closed(session)) or clean
+            raise clean or _refusal(error, session.branch) from None
+        except GeneratorExit:
             raise
-        self._branches.append(Enlisted(session, gid))
+        except BaseException:  # Ctrl-C, say: what the connection was told last is not known to have arrived
+            yield from closed(session)
+            raise
         return marks is Marks.NAMED
 
     def commit(self) -> Moves[None]:
@@ -220,32 +179,34 @@ class Committing:
         self._is_local = len(self._branches) <= 1
         if self._was_read:
             self._is_local = False
-        try:
-            if not self._is_local:
-                yield from self._prepare_all()
-                yield from self._finish((yield from self._decide()))
-            elif self._branches:
-                yield from self._commit_alone(self._branches[0])
-        except BaseException as error:
-            if not isinstance(error, RaftcoordError):
-                error.add_note(f"{self._name()}: {self._told}")
-            raise
-        finally:
-            yield from self._close_all()
+        yield from self._to_the_end(self._committed())
 
     def abandon(self) -> Moves[None]:
         """The block was left with an exception: roll back."""
         self._is_over = True
-        try:
-            yield from self._roll_back_all()
-        finally:
-            yield from self._close_all()
+        yield from self._to_the_end(self._roll_back_all())
 
-    def _close_all(self) -> Moves[None]:
-        """Every connection that is not clean, also when something cut the protocol short."""
+    def _committed(self) -> Moves[None]:
+        if not self._is_local:
+            yield from self._prepare_all()
+            yield from self._finish((yield from self._decide()))
+        elif self._branches:
+            yield from self._commit_alone(self._branches[0])
+
+    def _to_the_end(self, moves: Moves[None]) -> Moves[None]:
+        """Every connection ends, however often that is interrupted. An interruption goes on, with a note of the outcome."""
+        failed = yield from outcome_of(moves)
         for branch in self._branches:
             if not branch.ended:
-                yield from _end(branch, Close(branch.session))
+                interruption = yield from closed(branch.session)
+                branch.ended = True
+                if failed is None or isinstance(failed, Exception):
+                    failed = interruption or failed
+        if failed is None:
+            return
+        if not isinstance(failed, RaftcoordError):
+            failed.add_note(f"{self._name()}: {self._told}")
+        raise failed
 
     def _commit_alone(self, branch: Enlisted) -> Moves[None]:
         session = branch.session
@@ -377,8 +338,8 @@ class Committing:
 
 
 def _end(branch: Enlisted, move: Clean | Close) -> Moves[None]:
-    branch.ended = True
     yield move
+    branch.ended = True
 
 
 def _refusal(error: RaftcoordError, branch: str) -> RaftcoordError:

@@ -12,13 +12,15 @@ nobody else between enlist and the end of the block. Never: a decision of its ow
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, Self, TypeVar
 
 from raftcoord.client import blocks, checks
-from raftcoord.client.committing import Clean, Close, Committing, Complete, Decide, Enter, Move, Moves, Run
+from raftcoord.client.committing import Committing
+from raftcoord.client.moves import Clean, Close, Complete, Decide, Enter, Move, Moves, Run
 from raftcoord.errors import Aborted
 from raftcoord.resources import drivers
 from raftcoord.resources.patience import within
@@ -119,18 +121,19 @@ class Transaction:
         self._drive(self._committing.commit() if kind is None else self._committing.abandon())
 
     def _drive(self, moves: Moves[_T]) -> _T:
-        try:
-            move = next(moves)
-            while True:
-                try:
-                    result = self._carry_out(move)
-                except BaseException as error:  # also Ctrl-C: the moves know what it means at this point
-                    move = moves.throw(error)
-                else:
-                    move = moves.send(result)
-        except StopIteration as stop:
-            value: _T = stop.value
-            return value
+        result, failed = None, None
+        while True:
+            try:
+                move = moves.send(result) if failed is None else moves.throw(failed)
+                result, failed = None, None
+                result = self._carry_out(move)
+            except StopIteration as stop:
+                value: _T = stop.value
+                return value
+            except BaseException as error:  # also Ctrl-C: the moves know what it means at this point
+                if inspect.getgeneratorstate(moves) == inspect.GEN_CLOSED:
+                    raise
+                failed = error
 
     def _carry_out(self, move: Move) -> Any:
         match move:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from raftcoord.client.committing import Close, Move, Run
+from raftcoord.client.moves import Close, Move, Run
 from raftcoord.client.synchronous import Client
 from raftcoord.client.transaction import Transaction
 from raftcoord.drills.database_banks import DatabaseBanks, pay_side

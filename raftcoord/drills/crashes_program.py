@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from raftcoord.client.async_transaction import AsyncTransaction, TransactionRequests
 from raftcoord.client.asynchronous import AsyncClient
-from raftcoord.client.committing import Decide, Move, Run
+from raftcoord.client.moves import Decide, Move, Run
 from raftcoord.client.synchronous import Client
 from raftcoord.client.transaction import Transaction
 from raftcoord.drills.crashes_drivers import DRIVERS, execute, execute_async, finished

@@ -107,11 +107,23 @@ class atomic:
 
     def _end(self, tx: Transaction, kind: type[BaseException] | None) -> list[tuple[Any, list[Any]]]:
         """End the transaction and let go of the connections; the on_commit hooks by connection."""
+        failed: BaseException | None = None
         try:
             tx.__exit__(kind)
-        finally:
-            hooks = [(held.wrapper, held.let_go()) for held in self._held]
-        return hooks
+        except BaseException as error:
+            failed = error
+        for held in self._held:
+            while not held.is_free:
+                try:
+                    held.let_go()
+                except BaseException as interruption:  # Ctrl-C, say: it goes on when every connection is free
+                    held.is_free = isinstance(interruption, Exception)
+                    if failed is None or isinstance(failed, Exception):
+                        interruption.add_note(f"before: {failed or 'the transaction had ended without an error'}")
+                        failed = interruption
+        if failed is not None:
+            raise failed
+        return [(held.wrapper, held.hooks) for held in self._held]
 
 
 class _Held:
@@ -121,6 +133,8 @@ class _Held:
         self.wrapper = wrapper
         self.branch = checked_branch(branch)
         self.raw: Any = None
+        self.hooks: list[Any] = []
+        self.is_free = False
 
     def check_fit(self) -> None:
         """Raise LocalProtocolError unless a block can begin."""
@@ -181,10 +195,10 @@ class _Held:
             return "an inner atomic() block is still open"
         return ""
 
-    def let_go(self) -> list[Any]:
-        """Write the books as at the end of an outermost block. Never raises: the outcome stands. The hooks."""
+    def let_go(self) -> None:
+        """Write the books as at the end of an outermost block. It never fails; interrupted, it is repeated."""
         wrapper = self.wrapper
-        hooks: list[Any] = wrapper.run_on_commit
+        self.hooks = self.hooks or wrapper.run_on_commit
         wrapper.run_on_commit = []
         wrapper.__dict__.pop("close", None)
         wrapper.in_atomic_block = False
@@ -195,12 +209,12 @@ class _Held:
             wrapper.connection = self.raw
         if self.raw is None or drivers.session(self.raw, checked_branch(self.branch)).is_closed():
             self._drop()
-            return hooks
-        try:
-            wrapper.set_autocommit(True)
-        except Exception:
-            self._drop()
-        return hooks
+        else:
+            try:
+                wrapper.set_autocommit(True)
+            except Exception:
+                self._drop()
+        self.is_free = True
 
     def _drop(self) -> None:
         """Django connects anew at the next use."""

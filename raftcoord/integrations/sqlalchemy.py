@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from sqlalchemy import event, orm
 from sqlalchemy.engine import Connection, Dialect, Engine
@@ -31,6 +31,7 @@ from sqlalchemy.ext import asyncio as sa_asyncio
 from sqlalchemy.orm.session import SessionTransaction
 from sqlalchemy.util import await_only
 
+from raftcoord import limits
 from raftcoord.client import checks
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.client.damages import TIMEOUT_S
@@ -260,9 +261,8 @@ def _after_begin(session: Session, transaction: SessionTransaction, connection: 
         return
     try:
         session._atomic.enlist(connection)
-    except BaseException:
-        connection.invalidate()  # SQLAlchemy has it already: nothing may go over it until the session is rolled back
-        raise
+    except BaseException as error:  # SQLAlchemy has it already: nothing may go over it until the session is rolled back
+        _go_on(error, connection.invalidate)
 
 
 @event.listens_for(Session, "after_transaction_create", insert=True)
@@ -283,18 +283,29 @@ def _commit(
         try:
             session._atomic.finish()
         except (Aborted, LocalProtocolError) as error:
-            try:
-                transaction.rollback()
-            finally:
-                raise error
+            _go_on(error, transaction.rollback)
         except BaseException as error:
-            try:
-                session.invalidate()
-            finally:
-                raise error
+            _go_on(error, session.invalidate)
         tell_sqlalchemy(*args, **options)
 
     return commit
+
+
+def _go_on(error: BaseException, end: Callable[[], object]) -> NoReturn:
+    """``error`` goes on, whatever comes while ``end`` is called; interrupted, it is called again."""
+    for _ in range(limits.CLOSE_TRIES_MAX):
+        try:
+            end()
+        except Exception:
+            break
+        except BaseException as interruption:  # it goes on, unless one does already
+            if isinstance(error, Exception):
+                interruption.__notes__ = [*getattr(error, "__notes__", ()), *getattr(interruption, "__notes__", ())]
+                interruption.add_note(f"before: {error}")
+                error = interruption
+        else:
+            break
+    raise error
 
 
 def _replace_steps(dialect: Dialect) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from raftcoord.client.committing import Clean, Close, Committing, Complete, Decide, Enter, Move, Moves, Run
+from raftcoord.client.committing import Committing
+from raftcoord.client.moves import Clean, Close, Complete, Decide, Enter, Move, Moves, Run
 from raftcoord.errors import Aborted, RaftcoordError
 from raftcoord.resources.session import Session
 from raftcoord.resources.steps import Effect, NotPossible, Result, Statement
@@ -50,7 +51,14 @@ class Play:
     """Carries moves out by what ``answers`` says of each, and breaks in at the ``at``-th of the commit (from 1; 0: never)."""
 
     def __init__(
-        self, names: tuple[str, ...], *, decided: bool = True, refused: bool = False, read: bool = False, at: int = 0
+        self,
+        names: tuple[str, ...],
+        *,
+        decided: bool = True,
+        refused: bool = False,
+        read: bool = False,
+        at: int = 0,
+        closing: int = 0,
     ) -> None:
         self.committing = Committing(TxId.new(), 10.0, lambda: 0.0, frozenset())
         self.is_local = len(names) == 1 and not read
@@ -58,6 +66,8 @@ class Play:
             assert self.committing.txid is not None
         self.sessions = [Spoken(name) for name in names]
         self.done: list[Move] = []
+        self.broken: list[Move] = []
+        self._closing = closing
         self.broken_at: Move | None = None
         self._decided, self._refused, self._left = decided, refused, -1
         for session in self.sessions:
@@ -72,7 +82,12 @@ class Play:
                 self.done.append(move)
                 if self._left == 0 and interrupt is not None:
                     self.broken_at = move
+                    self.broken.append(move)
                     move = moves.throw(interrupt)
+                    continue
+                if self.broken_at is not None and isinstance(move, Close) and self._closing > len(self.broken) - 1:
+                    self.broken.append(move)
+                    move = moves.throw(type(interrupt)() if len(self.broken) % 2 else OSError("the driver"))  # type: ignore[misc]
                     continue
                 try:
                     result = self._answer(move)
@@ -96,7 +111,14 @@ class Play:
         return None
 
     def endings(self, session: Spoken) -> list[type]:
-        return [type(move) for move in self.done if isinstance(move, (Clean, Close)) and move.session is session]
+        """Those that came to their end."""
+        return [
+            type(move)
+            for move in self.done
+            if isinstance(move, (Clean, Close))
+            and move.session is session
+            and all(move is not each for each in self.broken)
+        ]
 
 
 def points() -> Iterator[Any]:
@@ -131,8 +153,34 @@ def test_an_interruption_goes_on_with_a_note_and_every_connection_ends_once(
     assert truth(play) in note
     for session in play.sessions:
         assert len(play.endings(session)) == 1
-    behind = play.done[at:]
-    assert all(isinstance(move, Close) for move in behind), "nothing is said to a database behind an interruption"
+    after = play.done[at:]
+    assert all(isinstance(move, Close) for move in after), "nothing is said to a database after an interruption"
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, asyncio.CancelledError])
+@pytest.mark.parametrize("closing", [1, 2, 4])
+@pytest.mark.parametrize(("names", "options", "at"), list(points()))
+def test_interrupted_again_while_connections_are_closed_all_are_closed_and_the_note_stays(
+    names: tuple[str, ...], options: dict[str, bool], at: int, closing: int, kind: type[BaseException]
+) -> None:
+    play = Play(names, at=at, closing=closing, **options)
+    with pytest.raises(kind) as raised:
+        play.drive(play.committing.commit(), kind())
+    (note,) = raised.value.__notes__
+    assert truth(play) in note
+    assert play.is_local or str(play.committing.txid) in note
+    for session in play.sessions:
+        assert len(play.endings(session)) == 1
+
+
+@pytest.mark.parametrize("times", [1, 2, 4])
+def test_interrupted_while_it_is_rolled_back_all_are_closed_and_the_note_says_so(times: int) -> None:
+    play = Play(("a", "b", "c"), at=1, closing=times)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        play.drive(play.committing.abandon(), KeyboardInterrupt())
+    assert any("it is not committed" in note for note in raised.value.__notes__)
+    for session in play.sessions:
+        assert len(play.endings(session)) == 1
 
 
 def truth(play: Play) -> str:

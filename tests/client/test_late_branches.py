@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from raftcoord.client.committing import Committing, Moves, Run
+from raftcoord.client.committing import Committing
+from raftcoord.client.moves import Moves, Run
 from raftcoord.errors import Aborted
 from raftcoord.types import TxId
 

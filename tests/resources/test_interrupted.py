@@ -19,6 +19,7 @@ from raftcoord.resources.drivers_sqlite import SqliteSession
 from raftcoord.resources.gid import Gid
 from raftcoord.resources.session import Session
 from raftcoord.resources.steps import Effect, Result, Statement, Steps
+from raftcoord.types import Branch
 
 from .banks import Bank, SqliteBank
 from .connecting import ASYNC, SYNC, Made, add, commit, connected, say
@@ -220,3 +221,80 @@ class TestCancellation:
         assert bank.balance() in (100, 107)
         assert other.balance() == 100
         assert not bank.prepared()
+
+
+def test_ctrl_c_at_every_close_as_well_leaves_no_connection_open_and_keeps_the_txid(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    banks = [SqliteBank(tmp_path / f"{name}.db") for name in "abc"]
+    connections = [bank.connect() for bank in banks]
+    interrupt = Interrupt(1, behind=False)
+    monkeypatch.setattr(SqliteSession, "execute", interrupt.around(SqliteSession.execute))
+    close, closed = SqliteSession.close, list[SqliteSession]()
+
+    def interrupted(session: SqliteSession) -> None:
+        closed.append(session)
+        if closed.count(session) == 1:
+            raise KeyboardInterrupt
+        close(session)
+
+    monkeypatch.setattr(SqliteSession, "close", interrupted)
+    with Arming.from_config(config) as client:
+        client.interrupt = interrupt
+        tx = client.transaction(timeout=20)
+
+        def block() -> None:
+            with tx:
+                for name, bank, connection in zip("abc", banks, connections, strict=True):
+                    bank.add(tx.enlist(connection, name), 1)
+
+        with pytest.raises(KeyboardInterrupt) as raised:
+            block()
+        assert any(f"transaction {tx.txid}: it is committed" in note for note in raised.value.__notes__)
+    monkeypatch.undo()
+    for connection in connections:
+        assert drivers.session(connection, Branch("bank")).is_closed()
+    for bank in banks:
+        bank.close()
+
+
+async def test_cancelled_twice_leaves_no_connection_open_and_keeps_the_txid(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    banks = [SqliteBank(tmp_path / f"{name}.db") for name in "abc"]
+    connections = [bank.connect() for bank in banks]
+    close, closed = SqliteSession.close, list[SqliteSession]()
+
+    def interrupted(session: SqliteSession) -> None:
+        closed.append(session)
+        if closed.count(session) == 1:
+            raise asyncio.CancelledError
+        close(session)
+
+    monkeypatch.setattr(SqliteSession, "close", interrupted)
+    async with AsyncClient.from_config(config) as client:
+        deciding = asyncio.Event()
+
+        async def never(*_: Any, **__: Any) -> Any:
+            deciding.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(client, "decide", never)
+        tx = client.transaction(timeout=20)
+
+        async def block() -> None:
+            async with tx:
+                for name, bank, connection in zip("abc", banks, connections, strict=True):
+                    bank.add(await tx.enlist(connection, name), 1)
+
+        task = asyncio.create_task(block())
+        await deciding.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError) as raised:
+            await task
+        assert any(f"transaction {tx.txid}: whether it is committed" in note for note in raised.value.__notes__)
+    monkeypatch.undo()
+    for connection in connections:
+        assert drivers.session(connection, Branch("bank")).is_closed()
+    for bank in banks:
+        bank.close()
