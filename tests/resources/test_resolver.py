@@ -366,6 +366,9 @@ def test_without_marks_nothing_is_inferred_of_a_branch_that_is_gone(
     bank.other.run(bank.dialect.create_marks())  # as resource init does, and as that message says
     (left,) = resolver.until(lambda: "younger" in resolver.look().left[0].why).left
     assert not [each for each in nodes.damages() if each.txid == gid.txid]
+    assert nodes.client.close_branches({gid.txid: [gid.branch]}, "ann", "compared: it was committed") == 1
+    assert nodes.outstanding(gid.txid) == ()
+    assert not resolver.look().left
     bank.close()
 
 
