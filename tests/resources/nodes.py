@@ -35,6 +35,10 @@ class Nodes:
 
         asyncio.run_coroutine_threadsafe(do(), self._loop).result(10)
 
+    def set_clock(self, ahead_ms: int) -> None:
+        """Set the node's clock."""
+        self._served.clock.ms = int(time.time() * 1000) + ahead_ms
+
     def decision(self, txid: TxId) -> Decision | None:
         return self._served.decision(txid)
 

@@ -491,9 +491,29 @@ def test_1397_while_the_preparing_session_lives_is_a_question_that_is_asked_agai
     assert (my.balance(), nodes.outstanding(gid.txid)) == (90, ())
 
 
+@pytest.mark.parametrize("behind_ms", [30 * 60_000, 366 * 86_400_000 // 2])
+def test_branches_are_finished_though_the_clock_of_the_node_is_behind(
+    pg: Bank, nodes: Nodes, looking: Look, behind_ms: int
+) -> None:
+    name = new_name()
+    committed = leave(pg, nodes.gid(name))
+    nodes.client.decide(committed.txid, COMMIT, [name])
+    nodes.set_clock(-behind_ms)
+    resolver = looking(pg, name)
+    try:
+        resolver.until(lambda: resolver.total.committed)
+        undecided = leave(pg, nodes.gid(name))
+        resolver.until(lambda: resolver.total.rolled_back)
+    finally:
+        nodes.set_clock(0)
+    assert not prepared(pg, name)
+    assert nodes.outstanding(committed.txid) == ()
+    assert (nodes.state(committed.txid), nodes.state(undecided.txid)) == ("COMMITTED", "ABORTED")
+
+
 def test_a_txid_from_the_future_is_reported_and_stops_nothing_else(pg: Bank, nodes: Nodes, looking: Look) -> None:
     name = new_name()
-    future = leave(pg, nodes.gid(name, TxId.new(int(time.time() * 1000) + limits.FUTURE_MS_MAX + 60_000)), 0)
+    future = leave(pg, nodes.gid(name, TxId.new(int(time.time() * 1000) + limits.DECIDE_FUTURE_MS_MAX + 60_000)), 0)
     good = leave(pg, nodes.gid(name))
     resolver = looking(pg, name)
     resolver.until(lambda: resolver.total.rolled_back)
