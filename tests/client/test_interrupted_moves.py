@@ -10,7 +10,16 @@ import pytest
 
 from raftcoord.client.committing import Committing
 from raftcoord.client.moves import Clean, Close, Complete, Decide, Enter, Move, Moves, Run
-from raftcoord.errors import Aborted, RaftcoordError
+from raftcoord.errors import (
+    Aborted,
+    ForgottenTxid,
+    FutureTxid,
+    InDoubt,
+    LocalProtocolError,
+    Overloaded,
+    RaftcoordError,
+    Unavailable,
+)
 from raftcoord.resources.session import Session
 from raftcoord.resources.steps import Effect, NotPossible, Result, Statement
 from raftcoord.types import Branch, Outcome, TxId
@@ -214,3 +223,33 @@ def _played() -> Generator[Play, None, None]:
             play.drive(play.committing.commit(), KeyboardInterrupt())
         play.done = play.done[:at]
         yield play
+
+
+class Refusing(Play):
+    """The nodes answer the decision with ``error``."""
+
+    def __init__(self, error: RaftcoordError) -> None:
+        super().__init__(("a", "b"))
+        self._error = error
+
+    def _answer(self, move: Move) -> Any:
+        if isinstance(move, Decide) and move.verdict:
+            raise self._error
+        return super()._answer(move)
+
+
+@pytest.mark.parametrize("error", [FutureTxid("a clock"), ForgottenTxid("a clock"), Unavailable("x"), Overloaded("x")])
+def test_a_definite_refusal_of_the_decision_is_an_abort_and_rolls_back(error: RaftcoordError) -> None:
+    play = Refusing(error)
+    with pytest.raises(Aborted, match="no node took the decision"):
+        play.drive(play.committing.commit())
+    rolled_back = [move.session for move in play.done if isinstance(move, Run) and move.steps == "rollback"]
+    assert rolled_back == play.sessions
+
+
+def test_a_refusal_that_is_not_definite_touches_nothing() -> None:
+    play = Refusing(LocalProtocolError("a COMMIT with other branches stands"))
+    with pytest.raises(InDoubt):
+        play.drive(play.committing.commit())
+    assert not [move for move in play.done if isinstance(move, Run) and move.steps == "rollback"]
+    assert all(play.endings(session) == [Close] for session in play.sessions)
