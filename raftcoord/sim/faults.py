@@ -10,6 +10,7 @@ that fails can be shrunk (hunt.py).
     disks        slow-disk, disk-error, participant-disk, flip-bit, wipe
     copies       break-copy, flip-copy, late-copy
     strangers    stranger
+    operators    twin, close
 """
 
 from __future__ import annotations
@@ -128,6 +129,8 @@ KINDS: Final[dict[str, tuple[int, Callable[[_Stage], Fault]]]] = {
     "client-jump": (2, lambda stage: stage.fault("client-jump", 4.0, value=_wrong_by_ms(stage.rng))),
     "moved-horizon": (1, lambda stage: stage.fault("moved-horizon", 2.0, value=stage.rng.uniform(2_000.0, 2e8))),
     "silent": (2, lambda stage: stage.fault("silent", 4.0, _minority(stage))),
+    "twin": (3, lambda stage: stage.fault("twin", 0.5, (stage.rng.choice(stage.banks),), stage.rng.random())),
+    "close": (3, lambda stage: stage.fault("close", 0.5, (stage.rng.choice(stage.banks),), stage.rng.random())),
 }
 """Kind -> (how many of them at most in one plan, how to draw one)."""
 

@@ -37,5 +37,7 @@ SUMMARIES: Final[dict[str, str]] = {
     "client-jump": "a client's wall clock is wrong by up to 2 hours, and then right again",
     "moved-horizon": "the horizon is moved into the future by up to two days, and an operator lowers it",
     "silent": "a minority stands still with its links up, while the leader's clock is up to two days ahead",
+    "twin": "another state is started under the name of a participant: no node may admit it",
+    "close": "an operator gives up what waits for a participant, which comes back all the same",
 }
 """One line for each of ``faults.KINDS``."""

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from raftcoord.sim import operator, strangers
+from raftcoord.sim import operator, strangers, twins
 from raftcoord.sim.disk import SimNodeDb, fail_participant, flip_a_stored_bit
 from raftcoord.sim.faults import Fault
 from raftcoord.sim.late_copy import LateCopy
@@ -283,6 +283,12 @@ class Nemesis:
         leaders = [name for name in self._world.nodes if self._leads(name)]
         strangers.visit(self._world, leaders[0] if leaders and fault.value < 0.7 else fault.who[0], fault.value)
 
+    def _twin(self, fault: Fault) -> None:
+        twins.visit(self._world, fault.who[0], fault.value)
+
+    def _close(self, fault: Fault) -> None:
+        twins.close(self._world, fault.who[0], fault.value)
+
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def heal(self) -> None:
@@ -341,4 +347,6 @@ class Nemesis:
         "client-jump": _client_jump,
         "moved-horizon": _moved_horizon,
         "silent": _silent,
+        "twin": _twin,
+        "close": _close,
     }

@@ -219,6 +219,10 @@ class World:
         except RaftcoordError as error:
             self._on_error(f"{name}: its worker ended: {error!r}")
 
+    def broken(self, what: str) -> None:
+        """What must never happen, and is seen by whoever plays a part in this world."""
+        self._on_error(what)
+
     def client(self, name: str, at: str = "") -> tuple[Process, AsyncClient]:
         """A client process with the real client in it. ``at``: the one node that it knows, else all."""
         machine = self.machines.setdefault(name, Machine(name, self._root))

@@ -6,6 +6,7 @@ Each is a plant: a context in which the product breaks exactly that rule. None o
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 from unittest import mock
@@ -23,8 +24,9 @@ from raftcoord.core.coordinator import Ballot, Coordinator, Meaning, Phase
 from raftcoord.core.decisions import NO_CHANGES, Decision, Standing
 from raftcoord.core.ledger import Ledger
 from raftcoord.core.participant import Action, Ask, BranchState, Rule
-from raftcoord.errors import Unavailable
+from raftcoord.errors import LocalProtocolError, Unavailable
 from raftcoord.node import answers
+from raftcoord.node.admission import Admission
 from raftcoord.node.completion import Completion
 from raftcoord.node.recovery import Recovery
 from raftcoord.node.retirement import Retirement
@@ -218,14 +220,27 @@ plant("complete before the last acknowledgement", (Completion, "add", _all_at_th
 plant("an acknowledgement taken from another branch", (Completion, "add", _of_another))
 
 
-def _driven_as_seen(self: Any, seen: Decision) -> None:
-    for branch in seen.outstanding:
-        overdue = self._delivery.env.wall_ms() - seen.at_ms > 1_000
-        if self._sessions.pick(branch):
-            self._delivery.deliver(seen.txid, Verdict.ABORT if overdue else seen.verdict, branch)
+def _driven_as_seen(self: Any, txid: Any, branch: str) -> bool:
+    seen = self._outstanding(txid, branch)
+    if seen is None or not self._sessions.pick(branch):
+        return False
+    overdue = self._delivery.env.wall_ms() - seen.at_ms > 1_000
+    self._delivery.deliver(txid, Verdict.ABORT if overdue else seen.verdict, branch)
+    return True
 
 
-plant("a redelivery that aborts what timed out", (Recovery, "_drive", _driven_as_seen))
+plant("a redelivery that aborts what timed out", (Recovery, "_deliver", _driven_as_seen))
+
+
+def _admitted_whoever(self: Any, name: str, value: object) -> str:
+    """Until now: any state under the name."""
+    with suppress(LocalProtocolError, Unavailable):
+        _check_admission(self, name, value)
+    return str(value or "")
+
+
+_check_admission = Admission.check
+plant("a second state of a participant is admitted", (Admission, "check", _admitted_whoever))
 
 # -- participants -----------------------------------------------------------------------------------------------------
 
