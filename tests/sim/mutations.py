@@ -200,7 +200,11 @@ def _in_seconds(self: Any, agreement: Any, alarms: Any, env: Any, retention_ms: 
 
 _retirement = Retirement.__init__
 plant("the horizon moved too early", (Retirement, "__init__", _in_seconds))
-plant("the horizon moved by a wrong clock", (Retirement, "clock_agrees", lambda self: True))
+plant(
+    "the horizon moved by a wrong clock",
+    (Retirement, "clock_agrees", lambda self: True),
+    (Retirement, "_next_ms", lambda self: self._env.wall_ms() - self._retention_ms),
+)
 
 
 def _all_at_the_first(self: Any, txid: Any, branch: str) -> None:

@@ -55,7 +55,7 @@ SEEDS: dict[str, int] = {
     "a forgotten txid is decided anew": 3000075,
     "an open commit is forgotten": 3000031,
     "the horizon moved too early": 2000007,
-    "the horizon moved by a wrong clock": 4000019,
+    "the horizon moved by a wrong clock": 4000001,
     "complete before the last acknowledgement": 3000012,
     "an acknowledgement taken from another branch": 1000027,
     "a redelivery that aborts what timed out": 2000007,
