@@ -4,16 +4,13 @@ It owes: a ``write`` is one commit, synced when it returns, and after a failed o
 dead. What it hands out at the start is what was written, or it refuses to start (CRC-32 per prepared branch,
 ``quick_check`` of the accounts). It never decides anything.
 
-Other programs may read the file at any time (WAL). Only the participant may write it. One process at a time: a lock on
-``<file>.lock`` beside it, because a lock on the file itself would be dropped by SQLite's own.
+Other programs may read the file at any time (WAL). Only the participant may write it, and one process at a time (file_lock.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
-import os
 import re
 import shutil
 import sqlite3
@@ -28,6 +25,7 @@ import msgpack
 
 from raftcoord import private
 from raftcoord.errors import ConfigError, CorruptionError, RaftcoordError, StorageError
+from raftcoord.participants.file_lock import FileLock
 from raftcoord.types import TxId, Verdict
 
 T = TypeVar("T")
@@ -78,13 +76,13 @@ class AccountsFile:
     def __init__(self, path: Path) -> None:
         """Open or create. ConfigError: in use, not writable, newer, another program's; CorruptionError: not as written."""
         self.path = path
-        self._lock = _FileLock(path)
+        self._lock = FileLock(path)
         self._look_lock = threading.Lock()
         opened: list[sqlite3.Connection] = []
         try:
             opened += [_connect(path), _connect(path)]
             _prepare_schema(opened[0], path)
-            _take_back(path)
+            _take_back(self._lock.path)
         except BaseException as error:
             for db in opened:
                 db.close()
@@ -270,41 +268,6 @@ def _prepare_schema(db: sqlite3.Connection, path: Path) -> None:
             _corrupt(path, "its table accounts holds a key that is no text or an amount that is no integer")
         )
     db.execute("PRAGMA journal_mode = WAL")
-
-
-class _FileLock:
-    """Exclusive use of ``path``, until released or the process ends."""
-
-    def __init__(self, path: Path) -> None:
-        name = f"{path}.lock"
-        try:
-            self._fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise ConfigError(
-                f"{name} cannot be opened ({error.strerror}): create the directory or choose another with --db"
-            ) from None
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.pread(self._fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            self.release()
-            raise ConfigError(
-                f"{path} is in use by another participant (process {holder}): stop that one, or choose another file with --db"
-            ) from None
-        try:
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-        except OSError:  # a full disk: the number is for people, the lock holds without it
-            pass
-
-    def release(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def __del__(self) -> None:
-        if getattr(self, "_fd", -1) >= 0:
-            self.release()
 
 
 def _primary(error: sqlite3.Error) -> int:
