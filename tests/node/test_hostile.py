@@ -122,6 +122,7 @@ def half_frames(node: Node) -> None:
             stranger = node.dial(node.client)
             strangers.append(stranger)
             stranger.sendall((2 << 20).to_bytes(4, "big") + bytes((2 << 20) - 10))
+    time.sleep(1)  # so long the node has what was sent
     for stranger in strangers:
         stranger.close()
 
