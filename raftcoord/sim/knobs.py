@@ -65,6 +65,7 @@ def knobs(seed: int) -> Iterator[Knobs]:
     retention_ms = rng.choice((1_500, 4_000)) if forgets else None
     if rng.random() < 0.5:  # clocks agree closely, so that a horizon in the future is lowered to within the simulation
         turned += [(limits, "FUTURE_MS_MAX", 400), (limits, "CLOCK_SPREAD_MS_MAX", 300)]
+    turned.append((limits, "APPENDS_PER_PASS_MAX", rng.choice((1, 4))))
     with ExitStack() as stack:
         for where, name, value in turned:
             stack.callback(setattr, where, name, getattr(where, name))
