@@ -134,7 +134,9 @@ KINDS: Final[dict[str, tuple[int, Callable[[_Stage], Fault]]]] = {
 }
 """Kind -> (how many of them at most in one plan, how to draw one)."""
 
-_OF_MANY: Final = frozenset({"isolate-leader", "split", "ring", "repeat", "flip-bit", "wipe", "stranger", "late-copy"})
+_OF_MANY: Final = frozenset(
+    {"isolate-leader", "split", "ring", "repeat", "flip-bit", "wipe", "stranger", "late-copy", "silent"}
+)
 """Kinds that make sense in a cluster of several nodes only: one node cannot lose its disk and keep its promises."""
 
 SWARM_RATE: Final = 0.3

@@ -101,6 +101,12 @@ def test_every_planted_bug_is_found(name: str) -> None:
     assert not found.alarms, f"these seeds break a promise without the bug, too: {found.alarms}"
 
 
+@pytest.mark.parametrize("name", PLANTS)
+def test_every_plant_replaces_what_is_still_there(name: str) -> None:
+    with PLANTS[name]():
+        pass
+
+
 def test_every_correction_has_a_plant_and_so_has_our_own_protocol() -> None:
     hazards = {name.split()[0] for name in PLANTS if name[0] == "H" and name[1].isdigit()}
     assert hazards == {f"H{number}" for number in range(1, 17)}
