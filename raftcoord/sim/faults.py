@@ -117,8 +117,8 @@ KINDS: Final[dict[str, tuple[int, Callable[[_Stage], Fault]]]] = {
         lambda stage: stage.fault("disk-error", 1.0, (stage.rng.choice(stage.nodes),), stage.rng.random()),
     ),
     "participant-disk": (
-        2,
-        lambda stage: stage.fault("participant-disk", 1.5, (stage.rng.choice(stage.banks),), stage.rng.random()),
+        6,
+        lambda stage: stage.fault("participant-disk", 4.0, (stage.rng.choice(stage.banks),), stage.rng.random()),
     ),
     "flip-bit": (1, lambda stage: stage.fault("flip-bit", 1.0, (stage.rng.choice(stage.nodes),))),
     "wipe": (1, lambda stage: stage.fault("wipe", 1.0, (stage.rng.choice(stage.nodes),))),

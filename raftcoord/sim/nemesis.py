@@ -223,7 +223,9 @@ class Nemesis:
             left -= not full
             return sqlite3.SQLITE_FULL if full else sqlite3.SQLITE_IOERR if left == -1 else sqlite3.SQLITE_OK
 
-        fail_participant(self._world.machines[fault.who[0]].participant, code, rng)
+        for name in (fault.who[0], *self._world.serves):  # the disk of some participants is not simulated
+            if fail_participant(self._world.machines[name].participant, code, rng):
+                break
 
     def _flip_bit(self, fault: Fault) -> None:
         name = fault.who[0]
