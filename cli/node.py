@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
+from . import members
 from .groups import Commands
 from .options import Output, with_config, with_output
 from .telling import reading
@@ -133,32 +133,8 @@ def run(name: str, config: Config, output: Output) -> None:
     run(config, name, lambda ready: output.line({"node": name, "ready": True}, ready))
 
 
-@node.command()
-@click.argument("name")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@with_config
-@with_output
-def replace(name: str, yes: bool, config: Config, output: Output) -> None:
-    """Give up the data that node NAME had, and accept a new, empty node NAME.
-
-    This is for good. The old node must be stopped, and the new one must run in an empty data directory. The others refuse it
-    until this is done.
-    """
-    from raftcoord.client.synchronous import Client
-    from raftcoord.errors import LocalProtocolError
-
-    config.node(name)
-    if not yes:
-        if not sys.stdin.isatty():
-            raise LocalProtocolError(f"nobody can be asked whether the data of node {name} is to be given up: add -y")
-        click.confirm(f"give up the data that node {name} had, for good?", abort=True, err=True)
-    with Client.from_config(config, name="replace") as client:
-        done = client.replace_node(name)
-    output.result(
-        done,
-        f"node {name} is now the one with the identity {done['identity'][:8]} (enrolled by node {done['enrolled_by']}); it takes "
-        "part when every other node has heard of it: raftcoord status",
-    )
+for _command in (members.add, members.remove, members.replace):
+    node.add_command(_command)
 
 
 def _cluster(config: Config) -> LocalCluster:

@@ -97,11 +97,13 @@ class View:
 
     def _waiting(self) -> list[tuple[str, str]]:
         """Who takes no part yet, and whom it waits for."""
-        waiting = (
-            (name, [peer for peer, link in said["peers"].items() if link.get("awaited")])
-            for name, said in self._answering()
-        )
-        return [(name, f"takes no part before it has met {', '.join(awaited)}") for name, awaited in waiting if awaited]
+        found = []
+        for name, said in self._answering():
+            awaited = [peer for peer, link in said["peers"].items() if link.get("awaited")]
+            whys = [link["why"] for link in said["peers"].values() if "raftcoord node" in link["why"]]
+            if awaited:
+                found.append((name, whys[0] if whys else f"takes no part before it has met {', '.join(awaited)}"))
+        return found
 
     def _of_the_horizon(self) -> Iterator[str]:
         """What is wrong with it, as far as the nodes' own clocks show."""

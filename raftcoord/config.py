@@ -220,8 +220,17 @@ class Config:
         raise ConfigError(f"there is no {kind} {name!r} in {self.path or 'the cluster'}; {listed}")
 
     def node_id(self, name: str) -> int:
-        """The node's number in the replicated log: its position, from 1, among the names in order."""
+        """The node's id if the cluster is founded from this file: its position, from 1, among the names in order."""
         return sorted(node.name for node in self.nodes).index(self.node(name).name) + 1
+
+    def check_founding(self) -> None:
+        """ConfigError unless a new cluster can be founded with these nodes. While members change, others are allowed."""
+        count = len(self.nodes)
+        if count not in limits.NODES_ALLOWED:
+            raise ConfigError(
+                f"a cluster cannot be founded with {count} nodes; write {count - 1} or {count + 1}; an even number survives no "
+                "more losses than one node less"
+            )
 
     def to_yaml(self) -> str:
         """The text that ``parse`` reads back as this cluster."""
@@ -263,14 +272,8 @@ def _check_name(value: str, what: str, *where: str | int) -> None:
 
 
 def _check_nodes(nodes: tuple[NodeConfig, ...]) -> None:
-    allowed = limits.NODES_ALLOWED
-    if len(nodes) not in allowed:
-        more = len(nodes) + 1
-        advice = (
-            f"write {len(nodes) - 1} or {more}" if len(nodes) - 1 in allowed and more in allowed else "write 3 or 5"
-        )
-        why = "; an even number survives no more losses than one node less" if len(nodes) % 2 == 0 and nodes else ""
-        raise _Fault(f"{len(nodes)} nodes; {advice} (a cluster has 1, 3, 5 or 7){why}", "nodes")
+    if not 1 <= len(nodes) <= limits.MEMBERS_MAX:
+        raise _Fault(f"{len(nodes)} nodes; write 3 or 5 (a cluster has 1 to {limits.MEMBERS_MAX})", "nodes")
     seen: set[str] = set()
     for index, node in enumerate(nodes):
         _check_name(node.name, "node", "nodes", index, "name")

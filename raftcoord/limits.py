@@ -284,7 +284,19 @@ CONFIG_BYTES_MAX: Final = 1 << 20
 """Bytes of cluster.yaml; a larger file is another file, given by mistake."""
 
 NODES_ALLOWED: Final = (1, 3, 5, 7)
-"""Nodes in a cluster. An even number survives no more losses than one node less; beyond seven every commit is slower."""
+"""Nodes with which a cluster is founded. An even number survives no more losses than one less; beyond 7 commits are slower."""
+
+MEMBERS_MAX: Final = 7
+"""Members of a cluster, a learner included: as NODES_ALLOWED, whose largest number may be reached one by one."""
+
+MEMBERS_PAST_MAX: Final = 16
+"""Former sets of members whose names are kept, so that a cluster.yaml of before the latest changes is known for one."""
+
+MEMBERS_NUMBER_MAX: Final = 1 << 31
+"""The largest epoch of a set of members, and the largest id: one change a second for 68 years."""
+
+ADDRESS_LENGTH_MAX: Final = 300
+"""Characters of an address: a host name (253) and a port."""
 
 RESOURCES_MAX: Final = 64
 """Resources in cluster.yaml: each is a thread and a connection of the resolver."""

@@ -27,7 +27,7 @@ from raftcoord.client.participants import ParticipantRequests
 from raftcoord.env import Env
 from raftcoord.errors import ConfigError, InDoubt, LocalProtocolError, RaftcoordError, Unavailable
 from raftcoord.rpc.codes import RpcError
-from raftcoord.types import Answer, Outcome, Payload, State, TxId, Verdict, checked_branch
+from raftcoord.types import Answer, Outcome, Payload, State, TxId, Verdict, checked_branch, checked_name
 
 if TYPE_CHECKING:
     from raftcoord.config import Config
@@ -292,35 +292,29 @@ class AsyncClient(Admission, DamageRequests, HorizonRequests, ParticipantRequest
         except RaftcoordError as error:
             return error
 
-    async def replace_node(self, node_name: str, *, timeout: float = TIMEOUT_S) -> dict[str, Any]:
-        """Take the new node that answers as ``node_name`` for the one of that name, whose data is given up for good.
+    async def add_node(self, node_name: str, *, timeout: float = TIMEOUT_S) -> dict[str, Any]:
+        """Take the node ``node_name`` in as a member: it is sent the ledger, and votes when it has caught up.
 
-        The old one must be stopped, and the new one running: the others refuse it until then. One that has refused it has it
-        enrolled; returns ``node``, its new ``identity`` and ``enrolled_by``. Asking again is safe. Raises LocalProtocolError if
-        no node is called that or if the old one is still linked to another node, and Unavailable if no node has refused
-        a new one, or none could have it enrolled.
+        It must run, in an empty data directory and with a cluster.yaml that names the members and itself. Returns ``node``,
+        ``step``, ``by`` (the leader), ``epoch`` and ``members``. Asking again is safe. Raises LocalProtocolError for what cannot
+        be, and Unavailable if it could not be done in ``timeout`` seconds: the node is not there, or there is no majority.
         """
-        deadline = asyncio.get_running_loop().time() + checks.timeout(timeout)
-        told = await self.nodes(timeout=min(timeout, 2.0))
-        answering = {name: info for name, info in told.items() if name != node_name and isinstance(info, dict)}
-        peers = {name: info.get("peers", {}) for name, info in answering.items()}
-        seen = {name: links[node_name] for name, links in peers.items() if node_name in links}
-        if answering and not seen:
-            raise LocalProtocolError(f"there is no node {node_name!r} beside {', '.join(sorted(answering))}")
-        if linked := [name for name, peer in seen.items() if peer["up"] and answering[name].get("cluster")]:
-            raise LocalProtocolError(
-                f"node {node_name} is linked to node {linked[0]} with the data that is known of it, so there is nothing to "
-                "replace; if it is to be given up, stop it first and start the new one in an empty directory"
-            )
-        why = "no other node answers" if not answering else "no node has met a new one; start it first"
-        for name in [name for name, peer in seen.items() if peer["refused"]]:
-            link = self._link_to(name)
-            assert link is not None  # it has just answered
-            found = await self._ask_one(link, deadline, "replace", (node_name,))
-            if not isinstance(found, RaftcoordError):
-                return found
-            why = str(found)
-        raise Unavailable(f"node {node_name} was not replaced: {why}")
+        return await self._change_members("add", node_name, timeout)
+
+    async def remove_node(self, node_name: str, *, timeout: float = TIMEOUT_S) -> dict[str, Any]:
+        """Take the member ``node_name`` out. As ``add_node``; refused if the voters that are up would be no majority then."""
+        return await self._change_members("remove", node_name, timeout)
+
+    async def replace_node(self, node_name: str, *, timeout: float = TIMEOUT_S) -> dict[str, Any]:
+        """Take the new node that answers as ``node_name`` in place of the member of that name, whose data is given up for good.
+
+        The old one must be stopped, and the new one running in an empty data directory. As ``add_node``.
+        """
+        return await self._change_members("replace", node_name, timeout)
+
+    async def _change_members(self, step: str, node_name: str, timeout: float) -> dict[str, Any]:
+        ask = Ask("change_members", (step, checked_name(node_name, "node")))
+        return answers.info(await self._ask(ask, checks.timeout(timeout)))
 
     def _link_to(self, node_name: str) -> Link | None:
         return next((link for link in self._links if link.node == node_name), None)

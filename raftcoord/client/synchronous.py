@@ -144,6 +144,14 @@ class Client:
         """See AsyncClient.nodes."""
         return self._run(lambda: self._client.nodes(timeout=timeout))
 
+    def add_node(self, node_name: str, *, timeout: float = TIMEOUT_S) -> dict[str, Any]:
+        """See AsyncClient.add_node."""
+        return self._run(lambda: self._client.add_node(node_name, timeout=timeout))
+
+    def remove_node(self, node_name: str, *, timeout: float = TIMEOUT_S) -> dict[str, Any]:
+        """See AsyncClient.remove_node."""
+        return self._run(lambda: self._client.remove_node(node_name, timeout=timeout))
+
     def replace_node(self, node_name: str, *, timeout: float = TIMEOUT_S) -> dict[str, Any]:
         """See AsyncClient.replace_node."""
         return self._run(lambda: self._client.replace_node(node_name, timeout=timeout))

@@ -53,7 +53,7 @@ class Outgoing:
                 conn = self._peers.connection(node)
                 if conn is not None and term is not None:
                     work = self._copy(node, conn, term)
-                    self._sending[node] = loop.create_task(work, name=f"copy for {self._peers.names[node]}")
+                    self._sending[node] = loop.create_task(work, name=f"copy for {self._peers.name_of(node)}")
         behind.clear()
 
     async def stop(self) -> None:
@@ -64,7 +64,7 @@ class Outgoing:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _copy(self, node: int, conn: Connection, term: int) -> None:
-        peer = self._peers.names[node]
+        peer = self._peers.name_of(node)
         try:
             index = await _send(conn, self._db, self._directory, peer, term)
             log.info("%s: node %s has installed the copy of the ledger up to index %d", self._name, peer, index)
@@ -84,7 +84,7 @@ class Outgoing:
         reason = _NUMBERS.sub("", why)
         if self._said.get(node) != reason:
             self._said[node] = reason
-            peer = self._peers.names[node]
+            peer = self._peers.name_of(node)
             log.warning(
                 "%s: the copy of the ledger for node %s broke off: %s; it is tried again, at last once a minute",
                 self._name,

@@ -14,6 +14,7 @@ retried, because what the disk kept of it is not known.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, Final
@@ -22,21 +23,46 @@ from raftcoord import limits
 from raftcoord.config import Config
 from raftcoord.consensus.batches import BarrierDone, Done
 from raftcoord.consensus.copies import Incoming, Outgoing
-from raftcoord.consensus.identity import Identities
+from raftcoord.consensus.identity import Identities, Place
 from raftcoord.consensus.leaps import check_copy
+from raftcoord.consensus.log import RaftLog
+from raftcoord.consensus.membership import CatchingUp, Seen, planned
 from raftcoord.consensus.peers import Peers
 from raftcoord.consensus.raft import Message, Timing
-from raftcoord.consensus.replica import Ready, Replica, Store
-from raftcoord.consensus.stored import ledger_of, log_of, took_part, write_of, write_of_identities
+from raftcoord.consensus.replica import MembersDone, Ready, Replica, Store
+from raftcoord.consensus.stored import (
+    ledger_of,
+    log_of,
+    write_of,
+    write_of_founding,
+    write_of_identities,
+    write_of_invitation,
+)
 from raftcoord.consensus.sync_thread import Runner, SyncThread
 from raftcoord.consensus.view import View
 from raftcoord.core.commands import Command
+from raftcoord.core.members import described
 from raftcoord.env import Env
-from raftcoord.errors import ConfigError, CorruptionError, Halt, RaftcoordError, RemoteProtocolError, Unavailable
-from raftcoord.storage.node_db import NodeDb, SnapshotInfo, Stored
+from raftcoord.errors import (
+    ConfigError,
+    CorruptionError,
+    Halt,
+    LocalProtocolError,
+    RaftcoordError,
+    RemoteProtocolError,
+    Unavailable,
+    check,
+)
+from raftcoord.storage.node_db import NodeDb, SnapshotInfo, Stored, Write
 from raftcoord.types import NodeName
 
 log: Final = logging.getLogger("raftcoord.consensus")
+
+ASK_MEMBERS_S: Final = 3.0
+"""Seconds that a node whose cluster.yaml contradicts its stored members waits for another member to say that they changed."""
+
+STEER_S: Final = 5.0
+"""Seconds after which a leader may propose a step of its own again."""
 
 
 class Consensus(View):
@@ -59,31 +85,24 @@ class Consensus(View):
         self._runner: Runner = SyncThread(f"{name} sync") if runner is None else runner
         self._own_thread = self._runner if isinstance(self._runner, SyncThread) else None
         self._directory = config.node(name).data_dir
+        self._env = env
         stored = db.load()
+        raft_log = log_of(stored)
         self._identities = Identities(
             stored.node_uuid.hex(),
-            [node.name for node in config.nodes if node.name != name],
-            stored.peers,
-            took_part=took_part(stored),
-            on_change=self._wake,
+            name,
+            {n.name: Place(config.node_id(n.name), str(n.peer), str(n.client)) for n in config.nodes},
+            {**stored.peers, **stored.enrolled},
+            raft_log.members,
+            stored.joined,
+            on_change=self._news,
         )
+        self._heard = asyncio.Event()
         self._peers = Peers(config, name, env, self, lambda: self.ledger.cluster, self._identities)
         timing = config.timing
         self._timing = Timing(timing.heartbeat_ms / 1000, timing.election_ms_min / 1000, timing.election_ms_max / 1000)
-        self._replica = Replica(
-            self._peers.self_id,
-            self._peers.ids,
-            log_of(stored),
-            ledger_of(stored, db),
-            (stored.applied_index, stored.applied_term),
-            self._timing,
-            env.rng,
-            self._loop.time(),
-            self._peers.congested,
-            admitted=self._identities.admitted,
-            horizon_ms_max=lambda: env.wall_ms() + limits.HORIZON_LEAP_MS_MAX,
-        )
-        self._enrolled: object = None
+        self._replica = self._replica_of(stored, raft_log)
+        self._catching_up = CatchingUp(self._timing.election_min)
         self._inbox: list[Callable[[float], None]] = []
         self._scheduled = False
         self._busy = False
@@ -104,13 +123,52 @@ class Consensus(View):
 
     # -- doing ----------------------------------------------------------------------------------------------------
 
+    def _replica_of(self, stored: Stored, raft_log: RaftLog) -> Replica:
+        return Replica(
+            self._identities.own,
+            raft_log,
+            ledger_of(stored, self._db),
+            (stored.applied_index, stored.applied_term),
+            self._timing,
+            self._env.rng,
+            self._loop.time(),
+            self._peers.congested,
+            horizon_ms_max=lambda: self._env.wall_ms() + limits.HORIZON_LEAP_MS_MAX,
+        )
+
     async def start(self) -> None:
-        """Listen for the peers, dial them, and take part. ConfigError if the port cannot be had."""
+        """Listen for the peers, dial them, and take part.
+
+        ConfigError if the port cannot be had, or if cluster.yaml names other nodes than the members that are stored.
+        """
         if awaited := self._identities.waiting_for:
             log.info("%s: takes no part before it has met each of %s once", self._name, ", ".join(awaited))
         await self._peers.start()
+        try:
+            await self._agree_with_file()
+        except BaseException:
+            await self._peers.stop()
+            raise
         self._running = True
         self._beat()
+
+    async def _agree_with_file(self) -> None:
+        """ConfigError if cluster.yaml names others than the members.
+
+        They may have changed while this node was down: then another member says so in a moment.
+        """
+        end = self._loop.time() + ASK_MEMBERS_S
+        while self._identities.contradiction and self._peers.has_others:
+            self._heard.clear()
+            try:
+                async with asyncio.timeout_at(end):
+                    await self._heard.wait()
+            except TimeoutError:
+                break
+        if self._identities.contradiction:
+            raise ConfigError(self._identities.contradiction)
+        if self._identities.file_is_old:
+            log.warning("%s: cluster.yaml does not name the members as they are now; bring it up to date", self._name)
 
     async def stop(self) -> None:
         """Take part no more; answer every open proposal; wait for a sync that runs."""
@@ -143,6 +201,38 @@ class Consensus(View):
             raise Unavailable("this node has stopped; ask another one")
         self._replica.barrier(deadline, done)
         self._wake()
+
+    def change_members(self, step: str, name: NodeName, deadline: float, done: MembersDone) -> None:
+        """Make ``step`` (membership.ADD, REMOVE, REPLACE) with node ``name``, at the leader.
+
+        ``done`` is called once: with the new set when it is committed, with LocalProtocolError or Unavailable when nothing was
+        attempted, or with NotKnown. ``deadline``: loop time (s).
+        """
+        if not self._running:
+            raise Unavailable("this node has stopped; ask another one")
+        self._inbox.append(lambda now: self._change(step, name, deadline, done))
+        self._wake()
+
+    def _change(self, step: str, name: NodeName, deadline: float, done: MembersDone) -> None:
+        try:
+            members = self._replica.log.members
+            if not self.is_leader or members is None:
+                raise Unavailable(
+                    f"node {self._name} does not lead"
+                    + (
+                        f"; node {self.leader} does, ask it"
+                        if self.leader
+                        else ", and sees no leader: a majority of the members must be up with their data"
+                    )
+                )
+            seen = Seen(self._replica.node, frozenset(self._peers.up), self._identities.strangers)
+            after = planned(step, name, members, seen)
+            if after is members:
+                done(members)
+            else:
+                self._replica.change_members(after, deadline, done)
+        except (LocalProtocolError, Unavailable) as error:
+            done(error)
 
     # -- what the peers say ---------------------------------------------------------------------------------------
 
@@ -196,6 +286,10 @@ class Consensus(View):
                 self._halt(error)
         self._wake()
 
+    def _news(self) -> None:
+        self._heard.set()
+        self._wake()
+
     def _wake(self) -> None:
         if not self._scheduled and not self._busy and self._running:
             self._scheduled = True
@@ -207,7 +301,13 @@ class Consensus(View):
             return
         try:
             if identities := self._identities.unsaved:
-                self._remember(identities)
+                self._remember(write_of_identities(identities), lambda: self._remembered(identities))
+                return
+            if invitation := self._identities.invitation:
+                self._remember(write_of_invitation(invitation), self._taken_in)
+                return
+            if founding := self._identities.founding:
+                self._remember(write_of_founding(founding), self._founded)
                 return
             if self._install is not None:
                 self._begin_install()
@@ -217,10 +317,9 @@ class Consensus(View):
                 self._store_ledger(now)
                 return
             self._drain(now)
-            if self._identities.admitted and not self._replica.raft.admitted:
-                log.info("%s: has met every other node, and takes part", self._name)
-                self._replica.admit(now)
+            self._steer(now)
             ready = self._replica.step(now)
+            self._follow_members()
             self._peers.send(ready.at_once)
             if ready.store is not None:
                 self._sync(ready, ready.store, now)
@@ -269,13 +368,12 @@ class Consensus(View):
         if store is not None:
             self._sync_elsewhere(Ready([], store, []), store, apply=False)
 
-    def _remember(self, identities: dict[NodeName, str]) -> None:
+    def _remember(self, write: Write, then: Callable[[], None]) -> None:
         """Who is who goes to the disk before anything is made of it (identity.py)."""
         self._busy = True
-        write = write_of_identities(identities)
-        self._runner.run(lambda: self._db.write(write), lambda _, error: self._remembered(identities, error))
+        self._runner.run(lambda: self._db.write(write), lambda _, error: self._after_remembering(then, error))
 
-    def _remembered(self, identities: dict[NodeName, str], error: BaseException | None) -> None:
+    def _after_remembering(self, then: Callable[[], None], error: BaseException | None) -> None:
         self._busy = False
         self._idle.set()
         if not self._running:
@@ -283,10 +381,61 @@ class Consensus(View):
         if error is not None:
             self._halt(error)
             return
+        then()
+        self._turn()
+
+    def _remembered(self, identities: dict[NodeName, str]) -> None:
         self._identities.saved(identities)
         for name, identity in identities.items():
             log.info("%s: node %s is known from now on as %s", self._name, name, identity[:8])
-        self._turn()
+
+    def _taken_in(self) -> None:
+        self._begin_anew()
+        log.info("%s: is a member now, with the id %d, and gets the ledger", self._name, self._replica.node)
+
+    def _founded(self) -> None:
+        self._begin_anew()
+        self._replica.raft.wait_a_while()
+        log.info("%s: has met every other node, and takes part", self._name)
+
+    def _begin_anew(self) -> None:
+        """This node knows its members, and with them its id: the replica that waited for them is replaced."""
+        stored = self._db.load()
+        raft_log = log_of(stored)
+        check(raft_log.members is not None, "a set of members was stored, and is not there")
+        assert raft_log.members is not None
+        self._identities.follow(raft_log.members, stored.members)
+        waiting, self._replica = self._replica, self._replica_of(stored, raft_log)
+        self._replica.take_over(waiting)
+        self._peers.follow_members()
+        for node in self._peers.up:
+            self._replica.connected(node, self._loop.time())
+
+    def _follow_members(self) -> None:
+        """What the log says of the members is what the links follow."""
+        members, applied = self._replica.log.members, self._replica.ledger.members
+        if members is None or (members is self._identities.members and applied is self._identities.applied):
+            return
+        new = members is not self._identities.members
+        self._identities.follow(members, applied)
+        self._peers.follow_members()
+        if new:
+            log.info("%s: members (epoch %d): %s", self._name, members.epoch, described(members))
+
+    def _steer(self, now: float) -> None:
+        """What a leader does by itself: it confirms the founding set, and lets a learner that has caught up vote."""
+        members, raft = self._replica.log.members, self._replica.raft
+        if members is None or not raft.may_change_members:
+            return
+        learner = members.learner
+        if members.epoch == 1:
+            step = members.confirmed()
+        elif learner is not None and self._catching_up.is_done(learner, raft.match_index, self.log_last, now):
+            step = members.promoted()
+        else:
+            return
+        with contextlib.suppress(Unavailable):  # an operator's step is under way
+            self._replica.change_members(step, now + STEER_S, lambda _: None)
 
     def _drain(self, now: float) -> None:
         inbox, self._inbox = self._inbox, []
@@ -302,23 +451,14 @@ class Consensus(View):
             if error is not None:
                 raise error
             self._flush(ready, store, apply)
-            if self._inbox or self._install is not None or self._replica.has_work or self._identities.unsaved:
+            if self._inbox or self._install is not None or self._replica.has_work or self._identities.has_news:
                 self._turn()
             else:
                 self._store_ledger(self._loop.time())
         except Exception as caught:
             self._halt(caught)
 
-    def _heed_enrolled(self) -> None:
-        """What the ledger says of who is who replaces what was known."""
-        enrolled = self.ledger.enrolled
-        if enrolled is not self._enrolled:
-            self._enrolled = enrolled
-            if self._identities.enroll(enrolled):
-                self._peers.part_with_strangers()
-
     def _tell(self) -> None:
-        self._heed_enrolled()
         bound = self.ledger.participants
         if bound is not self._bound:
             self._bound = bound
@@ -330,7 +470,7 @@ class Consensus(View):
         told, self._told = self._told, (leader, term, cluster)
         if (leader, term) != told[:2]:
             if leader is not None:
-                log.info("%s: node %s leads in term %d", self._name, self._peers.names[leader], term)
+                log.info("%s: node %s leads in term %d", self._name, self._peers.name_of(leader), term)
             for listener in self.on_leader_change:
                 listener()
         if cluster != told[2]:
@@ -388,6 +528,7 @@ class Consensus(View):
             if error is not None or stored is None:
                 raise error or Halt("the copy of the ledger vanished")
             self._replica.installed(ledger_of(stored, self._db), stored.applied_index, stored.applied_term)
+            self._follow_members()
         except Exception as caught:
             self._halt(caught)
             return

@@ -38,6 +38,7 @@ INTERNALS: Final = (
     "_SyncObj__newAppendEntriesTime",
     "_SyncObj__connectedNodes",
     "_SyncObj__otherNodes",
+    "_SyncObj__selfNode",
     "_SyncObj__raftLog",
 )
 """Attributes that guard.py and raft.py read or write."""
@@ -105,6 +106,8 @@ Transport: Final[Any] = _module.Transport
 STATE: Final[Any] = _module._RAFT_STATE
 NO_OP: Final = bytes((_module._COMMAND_TYPE.NO_OP,))
 REGULAR: Final = bytes((_module._COMMAND_TYPE.REGULAR,))
+MEMBERS: Final = bytes((_module._COMMAND_TYPE.MEMBERSHIP,))
+"""The first byte of an entry that holds a set of members. PySyncObj's own changes of membership are switched off."""
 
 
 def at(now: float) -> None:

@@ -13,9 +13,11 @@ from typing import Final, NamedTuple, NoReturn
 from raftcoord import limits
 from raftcoord.consensus import engine
 from raftcoord.consensus.batches import Batch
-from raftcoord.consensus.log import EntryTriple, RaftLog
+from raftcoord.consensus.log import RaftLog
+from raftcoord.consensus.raft import Message
 from raftcoord.core.bounds import excess
 from raftcoord.core.commands import Command, Sealed, open_entry
+from raftcoord.core.members import Members, decode, follows
 from raftcoord.errors import Halt, RemoteProtocolError, check
 
 KEPT_MAX: Final = 4_096
@@ -43,7 +45,7 @@ def opened(data: bytes, name: tuple[int, int], flying: Mapping[int, Batch], hori
 
     ``name``: this node and its boot; ``flying``: its batches that wait for their entry, by their seq.
     """
-    if data == engine.NO_OP:
+    if data == engine.NO_OP or data[:1] == engine.MEMBERS:  # the latter was looked at by the one who opens many
         return None
     if data[:1] != engine.REGULAR:
         _refuse("an entry of a kind that this version does not know")
@@ -74,15 +76,19 @@ class Kept:
         self._log = log
         self._opened: dict[int, Opened] = {}
 
-    def open(
-        self, entries: list[EntryTriple], name: tuple[int, int], flying: Mapping[int, Batch], horizon_ms_max: int
-    ) -> None:
+    def open(self, message: Message, name: tuple[int, int], flying: Mapping[int, Batch], horizon_ms_max: int) -> None:
         """Open what a leader sends and the log does not hold yet. RemoteProtocolError as for ``opened``."""
-        for data, index, term in entries:
+        before: Members | None = None
+        agrees = self._log.term_at(message["prevLogIdx"]) == message["prevLogTerm"]
+        for data, index, term in message["entries"]:
             if self._log.term_at(index) != term:  # else it is the very entry (Raft section 5.3)
+                if agrees:  # else the log refuses all of them
+                    before, agrees = self._log.members_before(index), False
                 entry = opened(data, name, flying, horizon_ms_max)
                 if entry is not None:
                     self.put(index, entry)
+                elif data[:1] == engine.MEMBERS:
+                    before = _next_members(data, before)
 
     def put(self, index: int, entry: Opened) -> None:
         """``entry`` is the log's entry ``index``, or will be if the log takes it."""
@@ -110,6 +116,16 @@ def _open(entry: bytes) -> Sealed:
     if len(sealed.rows) > limits.ENTRY_COMMANDS_MAX:
         _refuse(f"an entry of {len(sealed.rows)} commands; at most {limits.ENTRY_COMMANDS_MAX} are allowed")
     return sealed
+
+
+def _next_members(data: bytes, before: Members | None) -> Members:
+    """The set that an entry holds. ``before``: the one that it must follow by one step; None: not known here."""
+    members = decode(data[1:])
+    if members is None:
+        _refuse("a set of members that this version cannot read")
+    if before is not None and not follows(before, members):
+        _refuse(f"the members of epoch {members.epoch}, which are not one step after those of epoch {before.epoch}")
+    return members
 
 
 def _commands(sealed: Sealed, horizon_ms_max: int) -> tuple[Command, ...]:

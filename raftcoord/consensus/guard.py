@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from raftcoord.consensus import engine
+from raftcoord.consensus.engine import STATE
 from raftcoord.consensus.log import EntryTriple
 from raftcoord.consensus.raft import Message, Raft
 from raftcoord.errors import check
@@ -30,7 +31,7 @@ class Guarded(Raft):
     """Raft with the corrections: what every node runs."""
 
     admitted = True
-    """Whether this node takes part. Whoever makes it sets this to False for one that must wait until ``admit``."""
+    """Whether this node takes part. Whoever makes it sets this to False for one that must wait."""
 
     _truncate_at: int | None = None
     _asked_after = 0
@@ -48,11 +49,15 @@ class Guarded(Raft):
     def receive(self, sender: int, message: Message) -> None:
         """Take one message (a dictionary that wire.py has checked) from that peer."""
         if self.admitted:  # H16
-            self._HANDLERS[message["type"]](self, self._nodes[sender], message)
+            self._HANDLERS[message["type"]](self, self._node(sender), message)
 
-    def admit(self) -> None:
-        """Take part from now on. All nodes of a new cluster come here at the same moment: they do not stand at once."""
-        self.admitted = True
+    @property
+    def may_stand(self) -> bool:
+        """Whether this node may become leader: it is a voter in a set that it has from the log, or founded itself."""
+        return self.is_voter and not self._log.members_are_hearsay
+
+    def wait_a_while(self) -> None:
+        """Do not stand at once: all nodes of a new cluster begin at the same moment."""
         soonest = engine._Time.now + self._rng.uniform(0.0, self._timing.election_min)
         self._SyncObj__raftElectionDeadline = max(self._SyncObj__raftElectionDeadline, soonest)
 
@@ -60,9 +65,9 @@ class Guarded(Raft):
 
     def _elect(self, now: float) -> None:
         """Ask whether a vote would be won before standing for one (H12; Ongaro's thesis, section 9.6)."""
-        if not self.admitted or not self._is_overdue(now):
+        if not self.admitted or not self.may_stand or not self._is_overdue(now):
             return
-        if self._nodes:
+        if self.voters != {self._id}:
             self._pre_voters = {self._id}
             self._ask("pre_vote", self.term + 1)
         else:
@@ -95,7 +100,7 @@ class Guarded(Raft):
         if not message["granted"] or message["asked"] != self.term + 1 or not self._pre_voters or self.is_leader:
             return
         self._pre_voters.add(node.id)
-        if len(self._pre_voters) >= self._majority:
+        if len(self._pre_voters & self.voters) >= self.majority:
             self._pre_voters = set()
             self._stand()
 
@@ -105,10 +110,12 @@ class Guarded(Raft):
         self._SyncObj__onMessageReceived(node, message)
 
     def _on_vote(self, node: Any, message: Message) -> None:
-        if message["term"] != self.term or node.id in self._voters:  # H10
+        """H10. PySyncObj would count over all nodes that it knows: the count is ours, over the voters."""
+        if message["term"] != self.term or self.role != STATE.CANDIDATE:
             return
         self._voters.add(node.id)
-        self._SyncObj__onMessageReceived(node, message)
+        if len(self._voters & self.voters) >= self.majority:
+            self._SyncObj__onBecomeLeader()
 
     def _newer_term(self, term: int) -> None:
         self._SyncObj__setCurrentTerm(term, None)
@@ -131,6 +138,7 @@ class Guarded(Raft):
         else:
             message = {**message, "entries": [], "commit_index": min(message["commit_index"], self.commit_index)}  # H4
         self._SyncObj__onMessageReceived(node, message)
+        self.follow_members()
 
     def _verified(self, message: Message) -> Message:
         """The same message without what is here already, so that only a conflict truncates (H1)."""
@@ -201,7 +209,7 @@ class Guarded(Raft):
     def _on_acknowledgement(self, node: Any, message: Message) -> None:
         if message["term"] > self.term:
             self._newer_term(message["term"])
-        if message["term"] != self.term or not self.is_leader:  # H3
+        if message["term"] != self.term or not self.is_leader or node not in self._SyncObj__otherNodes:  # H3
             return
         following = self._SyncObj__raftNextIndex[node]
         # Messages in flight are refused one by one, and a later refusal may name more than the first: it must not undo it.

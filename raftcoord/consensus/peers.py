@@ -3,10 +3,12 @@
 Every node dials every other one and sends on the connection that it dialed; what it accepts, it only hears. So messages from
 one node to another are in order while a link is up, and a link that breaks loses everything in flight.
 
-A peer must say in its hello who it is: a node of this cluster.yaml, of the same cluster, with the identity that is known of it
-(identity.py). One that is not is refused with a reason that its operator can act on. Each end also says which identity it has
-on disk for the other one; until both have the right one, nothing is said or heard, and the dialer hangs up and comes back. A
-hello cannot say just "I know you": who dials does not know yet who will answer.
+A peer must say in its hello who it is: a member of the same cluster, with the identity that is known of it, and which members it
+knows (identity.py). One that is not is refused with a reason that its operator can act on. Each end also says which identity it
+has on disk for the other one; until both have the right one, nothing is said or heard, and the dialer hangs up and comes back.
+A hello cannot say just "I know you": the dialing side does not know yet who will answer.
+
+A second process that uses a copy of a member's data is refused while the first one answers: both would vote as one.
 
 What is not a message (wire.py) closes that connection and disturbs no other.
 """
@@ -20,12 +22,13 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from raftcoord import limits
-from raftcoord.config import Config
+from raftcoord.config import Address, Config
 from raftcoord.consensus import wire
-from raftcoord.consensus.identity import Identities
+from raftcoord.consensus.ends import ROLE, Inbound, Outbound
+from raftcoord.consensus.identity import Identities, Said, said_in
 from raftcoord.consensus.raft import Message
 from raftcoord.env import Env
-from raftcoord.errors import ConfigError, RemoteProtocolError
+from raftcoord.errors import ConfigError, LocalProtocolError, Unavailable
 from raftcoord.foreign import shown
 from raftcoord.rpc.connection import Connection
 from raftcoord.rpc.dial import Dialer
@@ -34,7 +37,6 @@ from raftcoord.types import NodeName
 
 log: Final = logging.getLogger("raftcoord.consensus")
 
-ROLE = "peer"
 _HEARTBEATS: Final = ("append_entries", "next_node_idx")
 """A peer's clock is taken from what the leader and those who follow it say all the time, and from nothing that is said once."""
 
@@ -73,23 +75,41 @@ class Peers:
         self._listener = listener
         self._cluster_id = cluster_id
         self._identities = identities
-        self._told: dict[int, str] = {}  # the identity that the hello under way says we know of that peer
-        self._up: dict[int, str] = {}  # the peers whose link is up, and the identity of each
-        self._inbound: set[_Inbound] = set()
-        self._why: dict[int, str] = {}  # why a peer was refused, as last logged
+        self._boot = env.rng.getrandbits(63)
+        self._told: dict[NodeName, str] = {}  # the identity that the hello under way says we know of that peer
+        self._up: dict[int, NodeName] = {}  # the ids of the peers whose link is up
+        self._identity: dict[NodeName, str] = {}  # of the peers whose link is up
+        self._inbound: set[Inbound] = set()
+        self._why: dict[NodeName, str] = {}  # why a peer was refused, as last logged
         self._loop = asyncio.get_running_loop()
-        self._clocks: dict[int, tuple[float, int]] = {}  # when a peer was heard last, and what its clock showed (ms)
-        self._clock_age_s = config.timing.election_ms_max / 1000
+        self._clocks: dict[
+            NodeName, tuple[float, int]
+        ] = {}  # when a peer was heard last, and what its clock showed (ms)
         self._server: Server | None = None
         self._silent_ms = max(limits.LINK_SILENT_MS_MIN, 3 * config.timing.election_ms_max)
-        self.names = {config.node_id(node.name): node.name for node in config.nodes}
-        self.self_id = config.node_id(name)
-        self._dialers = {i: self._dialer(i, other) for i, other in self.names.items() if other != name}
+        self._dialers: dict[NodeName, Dialer] = {}
+        self._found_at: dict[NodeName, str] = {}  # where each dialer dials
+        self._working: set[asyncio.Task[None]] = set()
+        self._started = False
+        self._silence_s = config.timing.election_ms_max / 1000
 
     @property
-    def ids(self) -> tuple[int, ...]:
-        """The peers' ids, without this node's."""
-        return tuple(self._dialers)
+    def has_others(self) -> bool:
+        """Whether there is anybody to dial."""
+        return bool(self._dialers)
+
+    def name_of(self, node: int) -> NodeName:
+        """The name of the node with this id, as far as it is known here."""
+        for members in (self._identities.members, self._identities.heard):
+            member = None if members is None else members.with_id(node)
+            if member is not None:
+                return member.name
+        return self._up.get(node, NodeName(f"with the id {node}"))
+
+    @property
+    def up(self) -> tuple[int, ...]:
+        """The ids of the peers whose link is up."""
+        return tuple(self._up)
 
     async def start(self) -> None:
         """Listen, then dial. ConfigError if the port cannot be had."""
@@ -97,19 +117,57 @@ class Peers:
         self._server = await listen(
             here.host,
             here.port,
-            lambda: _Inbound(self),
+            lambda: Inbound(self),
             max_frame_bytes=limits.PEER_FRAME_BYTES_MAX,
             label=f"{self._name} peer port",
             connections_max=limits.PEER_CONNECTIONS_MAX,
             silent_ms=self._silent_ms,
         )
-        for dialer in self._dialers.values():
-            dialer.start()
+        self._started = True
+        self.follow_members()
+
+    def follow_members(self) -> None:
+        """Dial the others as they are now, and hang up on whoever is none of them."""
+        if not self._started:
+            return
+        wanted = self._identities.to_dial
+        for name in tuple(self._dialers):
+            if wanted.get(name) != self._found_at[name]:
+                self._end(name)
+        for name, address in wanted.items():
+            if name not in self._dialers:
+                self._found_at[name] = address
+                self._dialers[name] = self._dialer(name, address)
+                self._dialers[name].start()
+        self._hang_up_on_strangers()
+        self._renumber()
+
+    def _renumber(self) -> None:
+        """A peer may have another id now: in the file from which the cluster was founded, or in a set that was never committed,
+        it had one that was not the one that it was given.
+        """
+        for number, name in tuple(self._up.items()):
+            now = self._identities.id_of(name, self._identity[name])
+            if now is not None and now != number:
+                del self._up[number]
+                self._listener.on_link(number, False)
+                self._up[now] = name
+                self._listener.on_link(now, True)
+
+    def _end(self, name: NodeName) -> None:
+        dialer = self._dialers.pop(name)
+        del self._found_at[name]
+        self._down(name)
+        task = asyncio.get_running_loop().create_task(dialer.stop("it is no member any more"), name=f"stop {name}")
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
 
     async def stop(self) -> None:
         """Hang up everywhere."""
+        self._started = False
         for dialer in self._dialers.values():
             await dialer.stop("the node stops")
+        await asyncio.gather(*self._working)
         if self._server is not None:
             self._server.close("the node stops")
             await self._server.wait_closed()
@@ -140,7 +198,9 @@ class Peers:
 
     def connection(self, node: int) -> Connection | None:
         """The link to that peer, if it is up."""
-        return self._dialers[node].conn if node in self._up else None
+        name = self._up.get(node)
+        dialer = None if name is None else self._dialers.get(name)
+        return None if dialer is None else dialer.conn
 
     def clock_offsets(self) -> dict[NodeName, int | None]:
         """How far each peer's clock is ahead of ours (ms); None: it has not been heard for an election timeout.
@@ -150,140 +210,170 @@ class Peers:
         """
         now, wall_ms = self._loop.time(), self._env.wall_ms()
         found: dict[NodeName, int | None] = {}
-        for node in self._dialers:
-            at, showed_ms = self._clocks.get(node, (-math.inf, 0))
+        for name in self._dialers:
+            at, showed_ms = self._clocks.get(name, (-math.inf, 0))
             age_s = now - at
-            fresh = age_s <= self._clock_age_s
-            found[self.names[node]] = showed_ms + int(age_s * 1000) - wall_ms if fresh else None
+            fresh = age_s <= self._silence_s
+            found[name] = showed_ms + int(age_s * 1000) - wall_ms if fresh else None
         return found
 
     def links(self) -> dict[NodeName, str]:
         """For each peer, "" if the link is up, else why it is not."""
         return {
-            self.names[i]: "" if i in self._up else dialer.last_error or "it is being greeted"
-            for i, dialer in self._dialers.items()
+            name: "" if name in self._identity else dialer.last_error or "it is being greeted"
+            for name, dialer in self._dialers.items()
         }
 
     def hang_up(self, node: int, why: str) -> None:
         """What that peer said cannot be: close the connections over which it speaks, with one line in the log."""
         for inbound in tuple(self._inbound):
-            if inbound.node == node:
+            if self._identities.id_of(inbound.name, inbound.identity) == node:
                 inbound.fault(why)
 
-    def part_with_strangers(self) -> None:
-        """Hang up on whoever does not bear the identity of its name any more."""
-        for node, identity in tuple(self._up.items()):
-            conn = self._dialers[node].conn
-            if conn is not None and not self._identities.stands(self.names[node], identity):
-                conn.close(f"node {self.names[node]} was replaced")
+    def _hang_up_on_strangers(self) -> None:
+        for name, identity in tuple(self._identity.items()):
+            conn = self._dialers[name].conn
+            if conn is not None and self._identities.id_of(name, identity) is None:
+                conn.close(f"node {name} was replaced or removed")
         for inbound in tuple(self._inbound):
-            if not self._identities.stands(self.names[inbound.node], inbound.identity):
-                inbound.part()
+            if self._identities.id_of(inbound.name, inbound.identity) is None:
+                inbound.hang_up("this node was replaced or removed")
 
     # -- identity -------------------------------------------------------------------------------------------------
 
-    def _dialer(self, node: int, name: NodeName) -> Dialer:
-        there = self._config.node(name).peer
+    def _dialer(self, name: NodeName, address: str) -> Dialer:
+        there = Address.parse(address)
         return Dialer(
             there.host,
             there.port,
-            _Outbound(),
+            Outbound(),
             role=ROLE,
-            details=lambda: self._greeting(node),
+            details=lambda: self._greeting(name),
             rng=self._env.rng,
-            on_up=lambda conn, hello: self._answered(node, conn, hello),
-            on_down=lambda _: self._down(node),
+            on_up=lambda conn, hello: self._answered(name, conn, hello),
+            on_down=lambda _: self._down(name),
             max_frame_bytes=limits.PEER_FRAME_BYTES_MAX,
             label=f"{self._name} -> {name}",
             silent_ms=self._silent_ms,
         )
 
-    def introduce(self, to: NodeName | None = None) -> dict[str, Any]:
+    def introduce(self, to: NodeName, identity: str = "") -> dict[str, Any]:
         """What this node says in a hello of itself, and of the peer ``to``."""
-        known = "" if to is None else self._identities.known(to)
-        return self._cluster() | {"node": self._name, "identity": self._identities.own, "knows": known}
+        return self._cluster() | self._identities.introduction(to, identity) | {"boot": self._boot}
 
     def _cluster(self) -> dict[str, Any]:
-        return {"cluster_name": self._config.cluster, "cluster": self._cluster_id(), "nodes": len(self.names)}
+        return {"cluster_name": self._config.cluster, "cluster": self._cluster_id()}
 
-    def _greeting(self, node: int) -> dict[str, Any]:
-        details = self.introduce(self.names[node])
-        self._told[node] = details["knows"]
+    def _greeting(self, name: NodeName) -> dict[str, Any]:
+        details = self.introduce(name)
+        self._told[name] = details["knows"]
         return details
 
-    def identify(self, details: dict[str, Any]) -> int:
-        """The id of the peer that introduces itself so; ConfigError if it is none of ours."""
-        name = details.get("node")
-        node = next((i for i, known in self.names.items() if known == name), None)
-        if node is None or node == self.self_id:
-            raise ConfigError(
-                f"node {self._name} does not know a peer called {str(name)[:40]!r}; "
-                "use the same cluster.yaml on every node"
-            )
+    def identify(self, details: dict[str, Any]) -> Said:
+        """The peer that introduces itself so; ConfigError if it is none of ours."""
+        try:
+            said = said_in(details)
+        except LocalProtocolError as error:
+            raise ConfigError(f"a peer without a name: {error}; use the same cluster.yaml on every node") from None
         for key, ours in self._cluster().items():
             theirs = details.get(key)
             if theirs == ours or (key == "cluster" and "" in (ours, theirs)):
                 continue
             raise ConfigError(
-                f"node {name} belongs to another cluster ({key} {str(theirs)[:40]!r}, node {self._name} has {ours!r}); "
+                f"node {said.name} belongs to another cluster ({key} {str(theirs)[:40]!r}, node {self._name} has {ours!r}); "
                 "check its cluster.yaml and its data directory"
             )
-        return node
+        self._identities.judge(said)
+        return said
 
-    def welcome(self, inbound: _Inbound, details: dict[str, Any]) -> tuple[int, str, bool]:
-        """Who dialed, its identity, and whether it may be heard. ConfigError if it is refused."""
-        node = self.identify(details)
-        name = self.names[node]
-        identity = self._identities.judge(name, details.get("identity"))
+    def welcome(self, inbound: Inbound, details: dict[str, Any]) -> tuple[Said, bool]:
+        """Who dialed, and whether it may be heard. ConfigError if it is refused."""
+        said = self.identify(details)
+        boot = details.get("boot")
+        for other in self._inbound:
+            if other.identity == said.identity and other.boot != boot:
+                self._ask_whether_alive(other)
+                if other.is_alive:
+                    raise ConfigError(
+                        f"two processes use the data of node {said.name} ({said.identity[:8]}), and the other one answers; stop "
+                        "this one and give it a data directory of its own"
+                    )
+                raise Unavailable(f"an earlier session of node {said.name} is asked whether it is still there")
         self._inbound.add(inbound)
-        told = self._identities.known(name)  # which is what the answer will say
-        acquainted = self._identities.acquainted(name, identity, told=told, knows=details.get("knows"))
+        inbound.boot = boot
+        told = self._identities.known(said.name, said.identity)  # which is what the answer will say
+        acquainted = self._identities.acquainted(said, told)
         if acquainted:
-            self._identities.meet(name)
-        return node, identity, acquainted
+            self._identities.meet(said.name)
+        return said, acquainted
 
-    def left(self, inbound: _Inbound) -> None:
+    def _ask_whether_alive(self, inbound: Inbound) -> None:
+        """It is closed if it does not answer: a host that lost its power takes no leave."""
+        if inbound.asked:
+            return
+        inbound.asked = True
+        task = asyncio.get_running_loop().create_task(self._ask(inbound), name=f"ask {inbound.name}")
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
+
+    async def _ask(self, inbound: Inbound) -> None:
+        inbound.is_alive = await inbound.answers(self._silence_s)
+        inbound.asked = False
+        if not inbound.is_alive:
+            inbound.hang_up("it does not answer, and another session of the same node has come")
+
+    def left(self, inbound: Inbound) -> None:
         """A connection that a peer dialed has ended."""
         self._inbound.discard(inbound)
 
-    def _answered(self, node: int, conn: Connection, hello: dict[str, Any]) -> None:
-        name = self.names[node]
+    def _answered(self, name: NodeName, conn: Connection, hello: dict[str, Any]) -> None:
+        if name not in self._dialers:  # it has just been ended
+            conn.close("it is no member any more")
+            return
         try:
-            found = self.identify(hello)
-            if found != node:
-                raise ConfigError(
-                    f"{self.names[found]} answers at the address of {self.names[node]}; check cluster.yaml"
-                )
-            identity = self._identities.judge(name, hello.get("identity"))
+            said = self.identify(hello)
+            if said.name != name:
+                raise ConfigError(f"{said.name} answers at the address of {name}; check cluster.yaml")
         except ConfigError as error:
-            if self._why.get(node) != str(error):
-                self._why[node] = str(error)
+            if self._why.get(name) != str(error):
+                self._why[name] = str(error)
                 log.warning("%s: hung up on what answers as node %s: %s", self._name, name, shown(error))
             conn.close(str(error))
             return
-        self._why.pop(node, None)
-        if not self._identities.acquainted(name, identity, told=self._told[node], knows=hello.get("knows")):
+        self._why.pop(name, None)
+        number = self._identities.id_of(name, said.identity)
+        if number is None or not self._identities.acquainted(said, self._told[name]):
             conn.close(f"node {name} and this one do not have each other's identity on disk yet")
             return
-        self._up[node] = identity
+        self._up[number] = name
+        self._identity[name] = said.identity
         self._identities.meet(name)
-        self._listener.on_link(node, True)
+        self._listener.on_link(number, True)
 
-    def _down(self, node: int) -> None:
-        self._clocks.pop(node, None)
-        if self._up.pop(node, None) is not None:
-            self._listener.on_link(node, False)
+    def _down(self, name: NodeName) -> None:
+        self._clocks.pop(name, None)
+        self._identity.pop(name, None)
+        for number in [number for number, up in self._up.items() if up == name]:
+            del self._up[number]
+            self._listener.on_link(number, False)
 
-    def heard(self, node: int, rows: list[Any], wall_ms: int) -> None:
-        """What a peer sent: checked, then told to the listener in order."""
+    def heard(self, inbound: Inbound, rows: list[Any], wall_ms: int) -> None:
+        """What a peer sent: checked, then given to the listener in order."""
         messages = [wire.decode(row) for row in rows]
+        node = self._identities.id_of(inbound.name, inbound.identity)
+        if node is None:
+            inbound.hang_up("this node was replaced or removed")
+            return
         if any(message["type"] in _HEARTBEATS for message in messages):
-            self._clocks[node] = (self._loop.time(), wall_ms)
+            self._clocks[inbound.name] = (self._loop.time(), wall_ms)
         for message in messages:
             self._listener.on_message(node, message)
 
-    def copy_step(self, node: int, step: str, params: list[Any], reply: Callable[[Any], None]) -> None:
+    def copy_step(self, inbound: Inbound, step: str, params: list[Any], reply: Callable[[Any], None]) -> None:
         """A step of a ledger copy."""
+        node = self._identities.id_of(inbound.name, inbound.identity)
+        if node is None:
+            raise Unavailable("the sender is no member here")
         self._listener.on_copy(node, step, params, reply)
 
 
@@ -294,82 +384,3 @@ def _bytes_of(message: Message) -> int:
         case "propose":
             return sum(map(len, message["entries"]))
     return 0
-
-
-class _Inbound:
-    """A connection that a peer dialed: we hear it, and answer its ledger copy."""
-
-    def __init__(self, peers: Peers) -> None:
-        self._peers = peers
-        self.node = 0
-        self.identity = ""
-        self._heard = False
-        self._conn: Connection | None = None
-
-    def on_open(self, conn: Connection) -> None:
-        """Nothing before the hello."""
-
-    def on_hello(self, conn: Connection, role: str, details: dict[str, Any]) -> dict[str, Any]:
-        """Only a node of this cluster comes in here."""
-        if role != ROLE:
-            raise ConfigError(f"this is the peer port, which is for nodes; a {role[:20]} uses the client port")
-        self.node, self.identity, self._heard = self._peers.welcome(self, details)
-        self._conn = conn
-        return self._peers.introduce(self._peers.names[self.node])
-
-    def fault(self, why: str) -> None:
-        """Who dialed broke the rules."""
-        if self._conn is not None:
-            self._conn.fault(why)
-
-    def part(self) -> None:
-        """Hang up on who dialed: its name belongs to another one now."""
-        self._heard = False
-        if self._conn is not None:
-            self._conn.close("this node was replaced by another one of its name")
-
-    def on_request(self, conn: Connection, request_id: int, method: str, params: list[Any]) -> None:
-        """Steps of a ledger copy."""
-        self._must_be_heard()
-        if method not in ("copy_begin", "copy_chunk", "copy_end"):
-            raise RemoteProtocolError(f"the request {method[:60]!r} on the peer port")
-        self._peers.copy_step(self.node, method, params, lambda ok: None if conn.closed else conn.reply(request_id, ok))
-
-    def on_notify(self, conn: Connection, method: str, params: list[Any]) -> None:
-        """Raft messages."""
-        self._must_be_heard()
-        match method, params:
-            case "raft", [list(rows), int(wall_ms)]:
-                self._peers.heard(self.node, rows, wall_ms)
-            case _:
-                raise RemoteProtocolError(f"a malformed notification {method[:60]!r} on the peer port")
-
-    def on_closed(self, conn: Connection, reason: str) -> None:
-        """Nothing is kept."""
-        self._peers.left(self)
-
-    def _must_be_heard(self) -> None:
-        if not self._heard:
-            raise RemoteProtocolError("a message of a peer before both ends have each other's identity on disk")
-
-
-class _Outbound:
-    """A connection that we dialed: the other end only answers."""
-
-    def on_open(self, conn: Connection) -> None:
-        """The dialer says hello."""
-
-    def on_hello(self, conn: Connection, role: str, details: dict[str, Any]) -> dict[str, Any]:
-        """The accepting end says none."""
-        raise RemoteProtocolError("a hello from the accepting end")
-
-    def on_request(self, conn: Connection, request_id: int, method: str, params: list[Any]) -> None:
-        """The accepting end asks nothing."""
-        raise RemoteProtocolError("a request from the accepting end")
-
-    def on_notify(self, conn: Connection, method: str, params: list[Any]) -> None:
-        """The accepting end tells nothing unasked."""
-        raise RemoteProtocolError("a notification from the accepting end")
-
-    def on_closed(self, conn: Connection, reason: str) -> None:
-        """The dialer tells the listener."""

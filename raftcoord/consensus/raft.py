@@ -5,8 +5,9 @@ takes what came out. The log stages what must be synced; an entry counts for the
 
 This room drives; the corrections of what PySyncObj does with a message stand in guard.py. Replaced here: the tick (one send
 for everything that gathered, and the commit index at once to whoever waits for it: H13), the counting of the leader's own
-log, the fallback of a leader without a majority after one election timeout instead of 30 s (H11), and the wiring of
-administrative commands: there is none (H15).
+log, the fallback of a leader without a majority after one election timeout instead of 30 s (H11), the wiring of
+administrative commands: there is none (H15), and every majority: it is counted over the voters of the newest set of members in
+the log, which PySyncObj knows nothing of.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from raftcoord import limits
 from raftcoord.consensus import engine
 from raftcoord.consensus.engine import STATE, Node, SyncObj, SyncObjConf, Transport
 from raftcoord.consensus.log import EntryTriple, RaftLog
+from raftcoord.core.members import Members, encode
 from raftcoord.errors import check
 
 Message = dict[str, Any]
@@ -66,7 +68,11 @@ def _settings(timing: Timing, log: RaftLog) -> Any:
 
 
 class Raft(SyncObj):  # type: ignore[misc]
-    """One node's PySyncObj. ``congested(node)``: whether that peer should get no more entries now."""
+    """One node's PySyncObj. ``congested(node)``: whether that peer should get no more entries now.
+
+    ``identity``: of this node's data. Its id is that of the member with this identity in ``log.members``, 0 while it is none: an
+    id is known by the log alone, because one that was never committed may be given to another node.
+    """
 
     _SyncObj__raftState: int
     _SyncObj__raftCurrentTerm: int
@@ -80,31 +86,38 @@ class Raft(SyncObj):  # type: ignore[misc]
     _SyncObj__lastResponseTime: dict[Any, float]
     _SyncObj__newAppendEntriesTime: float
     _SyncObj__connectedNodes: set[Any]
+    _SyncObj__otherNodes: set[Any]
+    _SyncObj__selfNode: Any
 
     def __init__(
         self,
-        node: int,
-        others: tuple[int, ...],
+        identity: str,
         log: RaftLog,
         timing: Timing,
         rng: random.Random,
         congested: Callable[[int], bool],
     ) -> None:
-        self._id: Final = node
+        self.identity: Final = identity
+        self._id = 0
         self._log: Final = log
         self._timing: Final = timing
         self._rng: Final = rng
         self._congested: Final = congested
-        self._nodes: Final = {other: Node(other) for other in others}
-        self._majority: Final = (len(others) + 1) // 2 + 1
+        self._nodes: dict[int, Any] = {}  # every node that was ever spoken to, by id; PySyncObj compares the objects
+        self._peers: list[Any] = []  # the other members, in the order of their ids
+        self._members: Members | None = None  # those that are in force
+        self.voters: frozenset[int] = frozenset()
+        self.is_member = False
+        """Whether this node is in the newest set of members in its log."""
         self._outbox: Final = _Outbox()
         self._committed: list[EntryTriple] = []
         self._send_now = False
         self._asked: deque[tuple[int, int]] = deque()  # (index, peer): whose entries wait for the commit index
         self.behind: set[int] = set()
         """Peers whose next entry is compacted here: they need a copy of the ledger. The reader removes what it serves."""
-        super().__init__(Node(node), list(self._nodes.values()), _settings(timing, log), transport=self._outbox)
+        super().__init__(Node(0), [], _settings(timing, log), transport=self._outbox)
         self._SyncObj__raftLastApplied = log.getRaftCommitIndex()
+        self.follow_members()
 
     # -- what the outside may ask ---------------------------------------------------------------------------------
 
@@ -141,21 +154,83 @@ class Raft(SyncObj):  # type: ignore[misc]
 
     def match_index(self, node: int) -> int:
         """At the leader: up to where that peer is known to hold the same log, on disk."""
-        return self._SyncObj__raftMatchIndex.get(self._nodes[node], 0)
+        return self._SyncObj__raftMatchIndex.get(self._node(node), 0)
+
+    @property
+    def id(self) -> int:
+        """This node's id, or 0."""
+        return self._id
+
+    @property
+    def is_voter(self) -> bool:
+        """Whether this node counts for a majority, as far as its log knows."""
+        return self.is_member and self._id in self.voters
+
+    @property
+    def majority(self) -> int:
+        """How many voters decide."""
+        return len(self.voters) // 2 + 1
+
+    @property
+    def may_change_members(self) -> bool:
+        """Whether this node may propose a set of members.
+
+        It leads, has committed an entry of its own term (without that, two leaders in turn could each make a step that the
+        other does not know: Ongaro's correction of section 4.1, raft-dev, July 2015), and the last step is committed.
+        """
+        settled = self._log.term_at(self.commit_index) == self.term and self._log.members_index <= self.commit_index
+        return self.is_leader and settled
 
     # -- what the outside may do ----------------------------------------------------------------------------------
 
     def connected(self, node: int) -> None:
         """The link to that peer is up: whatever was in flight before is sent again."""
-        peer = self._nodes[node]
+        peer = self._node(node)
         self._SyncObj__onNodeConnected(peer)
-        if self.is_leader:
+        if self.is_leader and peer in self._SyncObj__otherNodes:
             self._SyncObj__raftNextIndex[peer] = max(self._SyncObj__raftMatchIndex[peer] + 1, self._log.first_index + 1)
             self._send_now = True
 
     def disconnected(self, node: int) -> None:
         """The link to that peer is down."""
-        self._SyncObj__onNodeDisconnected(self._nodes[node])
+        self._SyncObj__onNodeDisconnected(self._node(node))
+
+    def follow_members(self) -> None:
+        """Count over the newest set of members in the log from now on."""
+        if self._log.members is self._members:
+            return
+        self._members = self._log.members
+        members = () if self._members is None else self._members.members
+        own = None if self._members is None else self._members.with_identity(self.identity)
+        if own is not None and own.id != self._id:
+            check(not self.is_leader, "the id of a leader changed")
+            self._id = own.id
+            self._SyncObj__selfNode = self._node(own.id)
+        self.is_member = own is not None
+        self.voters = frozenset(member.id for member in members if member.voter)
+        self._peers = [self._node(member.id) for member in members if member is not own]
+        known, self._SyncObj__otherNodes = self._SyncObj__otherNodes, set(self._peers)
+        for node in known - self._SyncObj__otherNodes:
+            for table in (self._SyncObj__raftNextIndex, self._SyncObj__raftMatchIndex, self._SyncObj__lastResponseTime):
+                table.pop(node, None)
+            self.behind.discard(node.id)
+        for node in self._SyncObj__otherNodes - known:
+            self._SyncObj__raftNextIndex[node] = self._log.last_index + 1
+            self._SyncObj__raftMatchIndex[node] = 0
+            self._SyncObj__lastResponseTime[node] = engine._Time.now
+
+    def propose_members(self, members: Members) -> int:
+        """Leader only, while ``may_change_members``: append this set, which counts at once; return its index."""
+        check(self.may_change_members, "members would be changed before the last change is settled")
+        index = self.propose(engine.MEMBERS + encode(members))
+        self.follow_members()
+        return index
+
+    def _node(self, number: int) -> Any:
+        node = self._nodes.get(number)
+        if node is None:
+            node = self._nodes[number] = Node(number)
+        return node
 
     def propose(self, data: bytes, asker: int | None = None) -> int:
         """Leader only: append an entry, for the peer ``asker`` if there is one; return its index. The next tick sends it."""
@@ -171,9 +246,10 @@ class Raft(SyncObj):  # type: ignore[misc]
         """Let time pass, commit, and send what gathered."""
         self.doTick(0)
 
-    def installed(self, index: int, term: int) -> None:
-        """A copy of the ledger up to (index, term) now stands for the log."""
-        self._log.reset(index, term)
+    def installed(self, index: int, term: int, members: Members | None) -> None:
+        """A copy of the ledger up to (index, term), with these members, is now the log."""
+        self._log.reset(index, term, members)
+        self.follow_members()
         self._SyncObj__raftCommitIndex = index
         self._SyncObj__raftLastApplied = index
 
@@ -210,17 +286,25 @@ class Raft(SyncObj):  # type: ignore[misc]
             self._tell_askers()
 
     def _advance_commit(self) -> None:
-        """Raft section 5.3 and 5.4.2: a majority holds it on disk, and it is of this term."""
-        held = [self._log.synced_index, *(self._SyncObj__raftMatchIndex[node] for node in self._nodes.values())]
+        """Raft section 5.3 and 5.4.2: a majority holds it on disk, and it is of this term.
+
+        A leader that is being removed counts the others alone (Ongaro's dissertation, section 4.2.2).
+        """
+        match = self._SyncObj__raftMatchIndex
+        held = [match[node] for node in self._peers if node.id in self.voters]
+        if self.is_voter:
+            held.append(self._log.synced_index)
         held.sort(reverse=True)
-        index = held[self._majority - 1]
+        index = held[self.majority - 1]
         if index > self.commit_index and self._log.term_at(index) == self.term:
             self._SyncObj__raftCommitIndex = index
 
     def _check_quorum(self, now: float) -> None:
         since = now - self._timing.election_max
-        alive = 1 + sum(heard > since for heard in self._SyncObj__lastResponseTime.values())
-        if alive < self._majority:
+        heard = self._SyncObj__lastResponseTime
+        alive = self.is_voter + sum(heard[node] > since for node in self._peers if node.id in self.voters)
+        removed = not self.is_voter and self._log.members_index <= self.commit_index
+        if alive < self.majority or removed:
             self._follow(None)
 
     def _follow(self, leader: Any) -> None:
@@ -238,7 +322,7 @@ class Raft(SyncObj):  # type: ignore[misc]
         while self._asked and self._asked[0][0] <= self.commit_index:
             self._asked.popleft()
         self._SyncObj__newAppendEntriesTime = engine._Time.now + self._timing.heartbeat
-        for node in self._nodes.values():
+        for node in self._peers:
             if node in self._SyncObj__connectedNodes:
                 self._send_to(node)
 
@@ -250,7 +334,7 @@ class Raft(SyncObj):  # type: ignore[misc]
         told: set[int] = set()
         while self._asked and self._asked[0][0] <= self.commit_index:
             told.add(self._asked.popleft()[1])
-        for node in self._nodes.values():
+        for node in self._peers:
             if node.id in told and node in self._SyncObj__connectedNodes:
                 self._send_to(node)
 
@@ -301,7 +385,9 @@ class Raft(SyncObj):  # type: ignore[misc]
         return True
 
     def _ask(self, what: str, term: int) -> None:
-        for node in self._nodes.values():
+        for node in self._peers:
+            if node.id not in self.voters:
+                continue
             self._outbox.send(
                 node,
                 {
@@ -318,5 +404,5 @@ class Raft(SyncObj):  # type: ignore[misc]
         self._SyncObj__setCurrentTerm(self.term + 1, self._id)
         self._SyncObj__votesCount = 1
         self._ask("request_vote", self.term)
-        if self._majority == 1:
+        if self.majority == 1:
             self._SyncObj__onBecomeLeader()

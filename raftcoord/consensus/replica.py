@@ -23,7 +23,7 @@ to a leader, else NotKnown (hazard H14).
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from raftcoord import limits
@@ -32,12 +32,15 @@ from raftcoord.consensus.batches import NEVER, NEVER_HANDED_OVER, BarrierDone, B
 from raftcoord.consensus.entries import Kept, Opened, acceptable, reopened
 from raftcoord.consensus.guard import Guarded
 from raftcoord.consensus.leaps import check_term
-from raftcoord.consensus.log import EntryTriple, RaftLog, Staged
+from raftcoord.consensus.log import EntryTriple, RaftLog, Staged, members_in
 from raftcoord.consensus.raft import Message, Timing
 from raftcoord.core.commands import Command, encode_command, encode_entry
 from raftcoord.core.decisions import NO_CHANGES, Changes
 from raftcoord.core.ledger import Ledger
+from raftcoord.core.members import Members, follows
 from raftcoord.errors import Halt, NotKnown, Overloaded, RaftcoordError, Unavailable, check
+
+MembersDone = Callable[[Members | RaftcoordError], None]
 
 STORE_DELAY: Final = 0.05
 """Seconds that applied decisions may wait to be stored in the ledger: until then the log on disk has them."""
@@ -77,16 +80,15 @@ class Ready(NamedTuple):
 
 
 class Replica:
-    """See the module's head. ``node``: this node's id; ``others``: its peers' ids; ``boot``: random, 63 bits, new each start.
+    """See the module's head. ``identity``: of this node's data; ``boot``: random, 63 bits, new each start.
 
-    ``admitted`` False: it takes no part until ``admit`` (hazard H16). ``horizon_ms_max``: the latest time to which a peer may
-    move the horizon, as of now.
+    It takes no part while its log knows no members (hazard H16). ``horizon_ms_max``: the latest time to which a peer may move the
+    horizon, as of now.
     """
 
     def __init__(
         self,
-        node: int,
-        others: Iterable[int],
+        identity: str,
         log: RaftLog,
         ledger: Ledger,
         applied: tuple[int, int],
@@ -94,17 +96,16 @@ class Replica:
         rng: random.Random,
         now: float,
         congested: Callable[[int], bool] = lambda _: False,
-        admitted: bool = True,
         horizon_ms_max: Callable[[], int] = lambda: limits.TIME_MS_MAX,
     ) -> None:
         engine.at(now)
-        self.node = node
         self.ledger = ledger
         self.log = log
         self.boot = rng.getrandbits(63)
         self.applied_index, self.applied_term = applied
-        self.raft = Guarded(node, tuple(others), log, timing, rng, congested)
-        self.raft.admitted = admitted
+        self.raft = Guarded(identity, log, timing, rng, congested)
+        self.raft.admitted = log.members is not None
+        self._changing: tuple[int, int, float, MembersDone] | None = None  # (index, term, deadline, done)
         self._gathering: list[Batch] = []
         self._flying: dict[int, Batch] = {}
         self._open = 0
@@ -119,6 +120,11 @@ class Replica:
         self._earliest = NEVER
         self._stored_at = now
         self._stored_index = self.applied_index
+
+    @property
+    def node(self) -> int:
+        """This node's id, 0 while it is no member."""
+        return self.raft.id
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
@@ -170,6 +176,23 @@ class Replica:
             self._gathering.append(Batch())
         return self._gathering[-1]
 
+    def change_members(self, members: Members, deadline: float, done: MembersDone) -> None:
+        """Leader only: make this step. ``done`` gets the set when it is committed, NotKnown at ``deadline`` or if it may be lost.
+
+        Raises Unavailable when it cannot be proposed here and now: nothing was attempted.
+        """
+        check(
+            self.log.members is not None and follows(self.log.members, members),
+            "members would change in more than one step",
+        )
+        if not self.raft.may_change_members or self._changing is not None:
+            raise Unavailable(
+                "this node does not lead, or the last change of the members is not settled yet; try again"
+            )
+        index = self.raft.propose_members(members)
+        self._changing = (index, self.raft.term, deadline, done)
+        self._earliest = min(self._earliest, deadline)
+
     # -- links and messages ---------------------------------------------------------------------------------------
 
     def connected(self, node: int, now: float) -> None:
@@ -178,11 +201,6 @@ class Replica:
         self._generation += 1
         self._links[node] = self._generation
         self.raft.connected(node)
-
-    def admit(self, now: float) -> None:
-        """Take part from now on."""
-        engine.at(now)
-        self.raft.admit()
 
     def disconnected(self, node: int, now: float) -> None:
         """The link to that peer is down."""
@@ -203,7 +221,7 @@ class Replica:
             return
         check_term(message["term"], self.raft.term)
         if message["type"] == "append_entries":
-            self._kept.open(message["entries"], (self.node, self.boot), self._flying, self._horizon_ms_max())
+            self._kept.open(message, (self.node, self.boot), self._flying, self._horizon_ms_max())
         self.raft.receive(sender, message)
 
     # -- the step -------------------------------------------------------------------------------------------------
@@ -275,7 +293,14 @@ class Replica:
         self.applied_index, self.applied_term = index, term
         self._stored_index = index
         self._placed_all = (0, 0, 0)
-        self.raft.installed(index, term)
+        self.raft.installed(index, term, ledger.members)
+
+    def take_over(self, waiting: Replica) -> None:
+        """What gathered in a replica that never took part is proposed by this one."""
+        check(not waiting._flying, "a replica that took part would be replaced")
+        self._gathering, waiting._gathering = waiting._gathering, []
+        self._open, waiting._open = waiting._open, 0
+        self._earliest = waiting._earliest
 
     def fail_all(self, error: Unavailable) -> None:
         """This replica stops: answer ``error`` to what was never handed to a leader, NotKnown to what was."""
@@ -284,6 +309,7 @@ class Replica:
         self._flying.clear()
         self._gathering.clear()
         self._open = 0
+        self._changed(NotKnown())
         for batch, answer in batches:
             for _, done in (*batch.waiting, *batch.barriers):
                 done(answer)
@@ -357,6 +383,8 @@ class Replica:
             self.applied_index, self.applied_term = index, term
             if data[:1] == engine.REGULAR:
                 self._apply_entry(data, term, index)
+            elif data[:1] == engine.MEMBERS:
+                self._apply_members(members_in(data), term, index)
             elif data != engine.NO_OP:
                 raise Halt(
                     f"log entry {index} is of a kind this version does not know; it was written by a newer version of "
@@ -378,9 +406,21 @@ class Replica:
         for _, reached in batch.barriers:
             reached((term, index))
 
+    def _apply_members(self, members: Members, term: int, index: int) -> None:
+        self.ledger.change_members(members)
+        if self._changing is not None and self._changing[0] <= index:
+            self._changed(members if self._changing[:2] == (index, term) else NotKnown())
+
+    def _changed(self, answer: Members | RaftcoordError) -> None:
+        changing, self._changing = self._changing, None
+        if changing is not None:
+            changing[3](answer)
+
     # -- deadlines ------------------------------------------------------------------------------------------------
 
     def _expire(self, now: float) -> None:
+        if self._changing is not None and self._changing[2] <= now:
+            self._changed(NotKnown())
         late: list[tuple[Callable[[RaftcoordError], None], RaftcoordError]] = []
         for batch in self._gathering:
             late += [(done, Unavailable(NEVER_HANDED_OVER)) for done in batch.drop_late(now)]
@@ -394,5 +434,7 @@ class Replica:
                 del self._flying[batch.seq]
         batches = [*self._gathering, *self._flying.values()]
         self._earliest = min((batch.deadline for batch in batches), default=NEVER)
+        if self._changing is not None:
+            self._earliest = min(self._earliest, self._changing[2])
         for done, error in late:
             done(error)

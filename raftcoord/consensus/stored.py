@@ -8,14 +8,22 @@ from raftcoord.consensus.log import RaftLog
 from raftcoord.consensus.replica import Store
 from raftcoord.core.decisions import NO_CHANGES
 from raftcoord.core.ledger import Ledger
+from raftcoord.core.members import Members
 from raftcoord.storage.node_db import LogRow, NodeDb, Stored, Write
 from raftcoord.types import NodeName
 
 
 def log_of(stored: Stored) -> RaftLog:
-    """The log as it is stored."""
+    """The log as it is stored. What another node said of the members counts while the ledger has none."""
     entries = [(row.data, row.index, row.term) for row in stored.log]
-    return RaftLog(entries, stored.term, stored.vote, stored.applied_index)
+    return RaftLog(
+        entries,
+        stored.term,
+        stored.vote,
+        stored.applied_index,
+        stored.members or stored.joined,
+        hearsay=stored.members is None,
+    )
 
 
 def ledger_of(stored: Stored, db: NodeDb) -> Ledger:
@@ -29,12 +37,8 @@ def ledger_of(stored: Stored, db: NodeDb) -> Ledger:
         older=db.decision,
         enrolled=stored.enrolled,
         participants=stored.participants,
+        members=stored.members,
     )
-
-
-def took_part(stored: Stored) -> bool:
-    """Whether this node ever voted, acknowledged or applied anything."""
-    return stored.term > 0 or stored.applied_term > 0 or stored.log[-1].term > 0
 
 
 def write_of_identities(peers: Mapping[NodeName, str]) -> Write:
@@ -42,6 +46,16 @@ def write_of_identities(peers: Mapping[NodeName, str]) -> Write:
     return Write(
         None, [], None, NO_CHANGES, None, None, peers={str(name): identity for name, identity in peers.items()}
     )
+
+
+def write_of_founding(members: Members) -> Write:
+    """The founding set, as one commit: it is part of the ledger from its beginning."""
+    return Write(None, [], None, NO_CHANGES._replace(members=members), None, None)
+
+
+def write_of_invitation(members: Members) -> Write:
+    """The set into which another node has taken this one, as one commit."""
+    return Write(None, [], None, NO_CHANGES, None, None, joined=members)
 
 
 def write_of(store: Store) -> Write:

@@ -9,6 +9,7 @@ from raftcoord.consensus.identity import Identities
 from raftcoord.consensus.peers import Peers
 from raftcoord.consensus.replica import Replica
 from raftcoord.core.ledger import Ledger
+from raftcoord.core.members import Members
 from raftcoord.types import NodeName
 
 _ROLES: Final = {STATE.FOLLOWER: "follower", STATE.CANDIDATE: "candidate", STATE.LEADER: "leader"}
@@ -35,13 +36,16 @@ class View:
     def leader(self) -> NodeName | None:
         """The leader that a proposal could be handed to now, or None."""
         leader = self._replica.reachable_leader
-        return None if leader is None else self._peers.names[leader]
+        return None if leader is None else self._peers.name_of(leader)
 
     @property
     def role(self) -> str:
-        """leader, follower or candidate; or waiting, if it takes no part yet (identity.py)."""
+        """leader, follower or candidate; learner, if it catches up and does not vote yet; waiting, if it takes no part yet
+        (identity.py); removed, if it is no member."""
         if not self._replica.raft.admitted:
             return "waiting"
+        if not self._replica.raft.is_voter and self.members is not None:
+            return "learner" if self._replica.raft.is_member else "removed"
         return _ROLES[self._replica.raft.role]
 
     @property
@@ -74,25 +78,32 @@ class View:
         """The last index of the log, committed or not."""
         return self._replica.log.last_index
 
+    @property
+    def members(self) -> Members | None:
+        """The newest set of members in the log here, committed or not; None: none is known."""
+        return self._replica.log.members
+
     def peers_status(self) -> dict[NodeName, dict[str, Any]]:
         """For each peer: whether the link to it is up, why not, and at the leader up to where its log is known to agree.
 
-        ``awaited``: this node takes no part before it has met that peer. ``refused``: the identity (hex) that was refused under
-        that name most recently, or "".
+        ``voter``: whether it counts for a majority; ``awaited``: this node takes no part before it has met that peer;
+        ``refused``: the identity (hex) that was refused under that name most recently, or "".
         """
-        raft = self._replica.raft
+        raft, members = self._replica.raft, self.members
         awaited = self._identities.waiting_for
-        ids = {name: node for node, name in self._peers.names.items()}
-        return {
-            name: {
+        told: dict[NodeName, dict[str, Any]] = {}
+        for name, why in self._peers.links().items():
+            member = None if members is None else members.named(name)
+            stranger = self._identities.refused(name)
+            told[name] = {
                 "up": not why,
                 "why": why,
-                "match": raft.match_index(ids[name]) if raft.is_leader else None,
+                "match": raft.match_index(member.id) if raft.is_leader and member is not None else None,
+                "voter": member is not None and member.voter,
                 "awaited": name in awaited,
-                "refused": self._identities.refused(name),
+                "refused": "" if stranger is None else stranger.identity,
             }
-            for name, why in self._peers.links().items()
-        }
+        return told
 
     def clock_offsets(self) -> dict[NodeName, int | None]:
         """How far each peer's clock is ahead of ours (ms); None: it has not been heard for an election timeout."""

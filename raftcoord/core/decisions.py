@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from raftcoord.core.members import Members
 from raftcoord.types import State, TxId, Verdict
 
 
@@ -113,9 +114,11 @@ class Changes(NamedTuple):
     """To be deleted before ``damages`` are put."""
     before: Changes | None = None
     """To be stored before all else, in the same commit: the horizon was lowered after it."""
+    members: Members | None = None
+    """The whole set of the cluster's members."""
 
     def __bool__(self) -> bool:
-        others = (self.retire_before_ms, self.cluster, self.enrolled, self.bindings, self.before)
+        others = (self.retire_before_ms, self.cluster, self.enrolled, self.bindings, self.before, self.members)
         return bool(self.puts or self.damages or self.forgotten_damages or any(other is not None for other in others))
 
 

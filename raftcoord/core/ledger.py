@@ -47,6 +47,7 @@ from raftcoord.core.commands import (
     Settle,
 )
 from raftcoord.core.decisions import SETTLED, Binding, Changes, Closing, Damage, Decision, Done, Result, Standing
+from raftcoord.core.members import Members
 from raftcoord.errors import broken, check
 from raftcoord.types import State, TxId, Verdict, first_txid_of
 
@@ -90,13 +91,16 @@ class Ledger:
         older: Callable[[TxId], Decision | None] = _nothing_older,
         enrolled: Mapping[str, str] | None = None,
         participants: Iterable[Binding] = (),
+        members: Members | None = None,
     ) -> None:
         self.cluster = cluster
         self.horizon_ms = horizon_ms
         self.enrolled: Mapping[str, str] = dict(enrolled or {})
-        """Node name -> identity, for nodes that were replaced. A change gives another object."""
+        """Node name -> identity, for nodes that were replaced before members were part of the ledger."""
         self.participants: Mapping[str, Binding] = {binding.name: binding for binding in participants}
         """Participant name -> which state goes by it, where that is known. A change gives another object."""
+        self.members = members
+        """The members of the cluster as of what is applied here; None: not known."""
         self._bound = _bound_of(horizon_ms)  # a txid below it is older than the horizon
         self._lowered: tuple[bytes, bytes] = (b"", b"")  # the bounds between which the horizon was lowered
         self._lowered_at = 0  # by the entry of that index
@@ -190,7 +194,14 @@ class Ledger:
     def changed_count(self) -> int:
         """How many changes ``take_changes`` would give; 0: nothing is to be stored."""
         changes = self._changes
-        others = (changes.retire_before_ms, changes.cluster, changes.enrolled, changes.bindings, changes.before)
+        others = (
+            changes.retire_before_ms,
+            changes.cluster,
+            changes.enrolled,
+            changes.bindings,
+            changes.before,
+            changes.members,
+        )
         rows = len(changes.puts) + len(changes.damages) + len(changes.forgotten_damages)
         return rows + sum(other is not None for other in others)
 
@@ -356,6 +367,11 @@ class Ledger:
         Close: _close,
         Settle: _settle,
     }
+
+    def change_members(self, members: Members) -> None:
+        """A committed entry holds this set."""
+        self.members = members
+        self._changes = self._changes._replace(members=members)
 
     def _put(self, decision: Decision) -> None:
         txid = decision.txid

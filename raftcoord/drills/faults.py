@@ -72,8 +72,8 @@ class Target(Protocol):
         """Whether node ``name`` follows a leader or leads; waits a while for that."""
         ...
 
-    async def replace_node(self, name: str, asked: str) -> None:
-        """Have node ``asked`` enroll the node ``name`` that it has refused."""
+    async def replace_node(self, name: str) -> None:
+        """Have the new node ``name`` taken in for the one of that name whose data is lost."""
         ...
 
     async def pause_node(self, name: str) -> None:
@@ -219,7 +219,7 @@ class PauseFollower(Fault):
 
 
 class WipeNode(KillFollower):
-    """kill -9 of a follower whose data directory is lost: the new node must be refused until it is enrolled (hazard H16)."""
+    """kill -9 of a follower whose data directory is lost: the new node must be refused until it is taken in (hazard H16)."""
 
     async def inject(self, target: Target) -> Injected:
         """Kill it, delete what it had, start it."""
@@ -229,13 +229,13 @@ class WipeNode(KillFollower):
         return Injected(f"{injected.what}; its data directory deleted, and it was started without it", injected.deposed)
 
     async def heal(self, target: Target) -> str:
-        """It was refused; enroll it, and wait until it takes part."""
+        """It was refused; have it taken in, and wait until it takes part."""
         refusing = await target.refused_by(self._name)
         if not refusing:
             raise Unkept("not refused", f"{self._name} was wiped, and no node refused it under its old name")
-        await target.replace_node(self._name, refusing)
+        await target.replace_node(self._name)
         if not await target.takes_part(self._name):
-            raise Unkept("not back", f"{self._name} was enrolled by {refusing}, and takes no part")
+            raise Unkept("not back", f"{self._name} was replaced, and takes no part")
         return f"{self._name} was refused by {refusing}, replaced, and takes part"
 
 

@@ -25,7 +25,8 @@ from raftcoord.drills.orders import Opening
 from raftcoord.errors import RaftcoordError
 from raftcoord.node.local_process import LocalProcess
 from raftcoord.node.processes import LocalCluster, write_local_config
-from raftcoord.types import Branch, NodeName, TxId
+from raftcoord.rpc.codes import RpcError
+from raftcoord.types import Branch, TxId
 
 READY_TIMEOUT_S: Final = 30.0
 """How long the cluster may take until it has a leader and every bank is connected to every node (seconds)."""
@@ -242,9 +243,20 @@ class Stage:
 
         return await eventually(told, READY_TIMEOUT_S)
 
-    async def replace_node(self, name: str, asked: str) -> None:
-        """Have node ``asked`` enroll the node ``name`` that it has refused."""
-        await self.links[NodeName(asked)].ask("replace", [name], timeout_s=REFUSED_TIMEOUT_S)
+    async def replace_node(self, name: str) -> None:
+        """Have the new node ``name`` taken in for the one of that name whose data is lost."""
+
+        async def replaced() -> bool:
+            for node, link in self.links.items():
+                with contextlib.suppress(
+                    RaftcoordError, RpcError
+                ):  # it does not lead, or has not heard of the new node yet
+                    if node != name:
+                        await link.ask("change_members", ["replace", name], timeout_s=REFUSED_TIMEOUT_S)
+                        return True
+            return False
+
+        await eventually(replaced, REFUSED_TIMEOUT_S)
 
     async def pause_node(self, name: str) -> None:
         """SIGSTOP."""
@@ -266,4 +278,4 @@ class Stage:
 
 
 def _takes_part(node: dict[str, Any] | None) -> bool:
-    return node is not None and node["role"] != "waiting" and node["leader"] is not None
+    return node is not None and node["role"] in ("leader", "follower") and node["leader"] is not None

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from raftcoord.core.commands import Command
 from raftcoord.core.decisions import Result
 from raftcoord.core.ledger import Ledger
+from raftcoord.core.members import Members
 from raftcoord.errors import RaftcoordError
 from raftcoord.types import NodeName
 
@@ -32,7 +33,7 @@ class Agreement(Protocol):
 
     @property
     def role(self) -> str:
-        """leader, follower or candidate; or waiting: it takes no part yet."""
+        """leader, follower or candidate; or one that takes no part: waiting, learner, removed."""
 
     @property
     def term(self) -> int:
@@ -72,11 +73,25 @@ class Agreement(Protocol):
     async def stop(self) -> None:
         """Take part no more; every open proposal is answered."""
 
+    @property
+    def members(self) -> Members | None:
+        """The newest set of members known here; None before the cluster is founded."""
+
+    def change_members(
+        self, step: str, name: NodeName, deadline: float, done: Callable[[Members | RaftcoordError], None]
+    ) -> None:
+        """Make ``step`` ("add", "remove" or "replace") with node ``name``, at the leader.
+
+        ``done`` is called once, with the new set when it is committed, or with LocalProtocolError or Unavailable (nothing was
+        attempted), or NotKnown.
+        """
+
     def peers_status(self) -> Mapping[NodeName, dict[str, Any]]:
         """For each peer, what is known of it.
 
-        ``up``; ``why`` not; ``match``: up to where its log agrees, at the leader; ``awaited``: this node takes no part before it
-        has met that peer; ``refused``: the identity that was refused under that name most recently, or "".
+        ``up``; ``why`` not; ``match``: up to where its log agrees, at the leader; ``voter``: whether it counts for a majority;
+        ``awaited``: this node takes no part before it has met that peer; ``refused``: the identity that was refused under that
+        name most recently, or "".
         """
 
     def clock_offsets(self) -> Mapping[NodeName, int | None]:

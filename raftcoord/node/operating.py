@@ -1,4 +1,4 @@
-"""What operators ask of a node: a new node or a new state for one that is lost, branches closed, a horizon lowered.
+"""What operators ask of a node: the members changed, a new state for one that is lost, branches closed, a horizon lowered.
 
 Owed: an answer that says what is recorded, or what is to be done first. Each change is in the ledger, under the name of
 whoever made it.
@@ -13,7 +13,7 @@ from typing import Any
 from raftcoord import limits
 from raftcoord.env import Env
 from raftcoord.errors import RaftcoordError
-from raftcoord.node import lowering, replacement, requests
+from raftcoord.node import lowering, membership, requests
 from raftcoord.node.admission import Admission
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.closing import Closing
@@ -36,7 +36,7 @@ class Operating:
     def methods(self) -> dict[str, Callable[[Connection, int, list[Any]], None]]:
         """What is asked by which name."""
         return {
-            "replace": self.replace_node,
+            "change_members": self.change_members,
             "lower_horizon": self.lower_horizon,
             "participants": self.participants,
             "replace_participant": self.replace_participant,
@@ -44,11 +44,11 @@ class Operating:
             "close": self.close,
         }
 
-    def replace_node(self, conn: Connection, request_id: int, params: list[Any]) -> None:
-        """See replacement.py."""
-        (name,) = requests.params(params, "node")
+    def change_members(self, conn: Connection, request_id: int, params: list[Any]) -> None:
+        """See membership.py."""
+        step, name = requests.params(params, "step", "node")
         deadline = self._loop.time() + limits.ASK_MS / 1000
-        replacement.replace(self._agreement, self._node, name, deadline, _answering(conn, request_id))
+        membership.change(self._agreement, self._node, step, name, deadline, _answering(conn, request_id))
 
     def lower_horizon(self, conn: Connection, request_id: int, params: list[Any]) -> None:
         """See lowering.py."""

@@ -19,7 +19,7 @@ from raftcoord.core.commands import Complete, Decide
 from raftcoord.core.decisions import Result, Standing
 from raftcoord.env import Env
 from raftcoord.errors import LocalProtocolError, Overloaded, RaftcoordError, RemoteProtocolError, Unavailable
-from raftcoord.node import answers, listings, namesakes, requests
+from raftcoord.node import answers, listings, membership, namesakes, requests
 from raftcoord.node.admission import Admission
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.closing import Closing
@@ -374,6 +374,7 @@ class Service:
                 "participants": self._sessions.names(),
                 "running": len(self._transactions.running),
                 "peers": agreement.peers_status(),
+                **membership.shown(agreement.members),
                 "wall_ms": self._env.wall_ms(),
                 **self._about(),
             },

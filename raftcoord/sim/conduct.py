@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from raftcoord import limits
 from raftcoord.consensus.batches import NEVER
+from raftcoord.consensus.guard import Guarded
 from raftcoord.consensus.replica import Replica
 
 _DRIFT: Final = 0.8
@@ -41,9 +42,6 @@ class Conduct:
     def __init__(
         self, nodes: Sequence[str], must: Must, now: Callable[[], float], election: tuple[float, float]
     ) -> None:
-        self._ids = {name: at for at, name in enumerate(nodes, 1)}
-        self._others = len(nodes) - 1
-        self._majority = len(nodes) // 2 + 1
         self._must = must
         self._now = now
         self._election_min, self._election_max = election
@@ -62,6 +60,8 @@ class Conduct:
         self._asked: dict[
             tuple[str, int], tuple[int, int, float]
         ] = {}  # (node, term of the request) -> what it knew then
+        self._elected: set[tuple[str, int]] = set()
+        self._changed: dict[str, tuple[frozenset[int], float]] = {}  # the voters of a node's log, and since when
         self._looks = 0
         self._unplaced: dict[str, set[bytes]] = {}
         """Entries that were on their way to a leader when a copy of the ledger was installed."""
@@ -124,11 +124,11 @@ class Conduct:
                 # Who is in that term already gives up no leader by its vote.
                 good = message["term"] <= max(term, known) or self._now() - at >= self._election_min * _DRIFT
                 self._must(good, "deposed", f"{name} votes for n{to} although it hears the leader of term {term}")
-            case "request_vote" if self._others:
+            case "request_vote" if len(replica.raft.voters) > 1:
                 self._led_by.pop(name, None)  # who stands has no leader, whatever was on its way
-                willing = self._granted.get((name, message["term"]), set())
+                willing = self._granted.get((name, message["term"]), set()) & replica.raft.voters
                 self._must(
-                    len(willing) + 1 >= self._majority,
+                    replica.raft.is_voter and len(willing - {replica.node}) + 1 >= replica.raft.majority,
                     "deposed",
                     f"{name} stands for election in term {message['term']}, and only {len(willing)} others would vote for it",
                 )
@@ -149,7 +149,7 @@ class Conduct:
             return  # it hands over in the next step
         waiting = self._unplaced.pop(name) & {batch.entry for batch in replica._flying.values()}
         self._must(
-            not waiting or place[0] == self._ids[name],
+            not waiting or place[0] == replica.node,
             "handed over",
             f"{name} has installed a copy, and does not hand over again {len(waiting)} entries that fly",
         )
@@ -160,9 +160,11 @@ class Conduct:
             self._handed_over(name, replica)
         raft = replica.raft
         self._terms[name] = raft.term
+        if self._changed.get(name, (frozenset(), 0.0))[0] != raft.voters:
+            self._changed[name] = (raft.voters, self._now())
         (self._deaf.discard if raft.admitted else self._deaf.add)(name)
         if raft.is_leader:
-            self._leads(name, raft.term)
+            self._leads(name, raft)
         else:
             self._led_since.pop(name, None)
         now = self._now()
@@ -174,22 +176,24 @@ class Conduct:
             self._in_time(name, replica, local)
             self._bounded(name, replica)
 
-    def _leads(self, name: str, term: int) -> None:
-        now = self._now()
-        votes = 1 + len(self._voted.get((name, term), ()))
-        self._must(votes >= self._majority, "elected", f"{name} leads in term {term} with {votes} votes")
+    def _leads(self, name: str, raft: Guarded) -> None:
+        now, term = self._now(), raft.term
+        if (name, term) not in self._elected:  # over the voters of that moment: they may change while it leads
+            self._elected.add((name, term))
+            votes = 1 + len(self._voted.get((name, term), set()) & raft.voters - {raft.id})
+            self._must(votes >= raft.majority, "elected", f"{name} leads in term {term} with {votes} votes")
         known, since, looked = self._led_since.get(name, (0, 0.0, 0.0))
         if known != term or now - looked > _STALL_S:  # a process that stood still could not step down
             since = now
         self._led_since[name] = (term, since, now)
         patience = self._election_max / _DRIFT + 0.2
         if now - since > patience:
-            ours = self._ids[name]
             near = sum(
-                now - self._acked.get((name, peer), since) <= patience for peer in self._ids.values() if peer != ours
+                now - self._acked.get((name, peer), since) <= patience for peer in raft.voters if peer != raft.id
             )
             self._must(
-                near + 1 >= self._majority,
+                near + raft.is_voter >= raft.majority
+                or now - self._changed.get(name, (frozenset(), since))[1] <= patience,
                 "cut off",
                 f"{name} leads in term {term} and has heard no majority for {patience:.2f} s",
             )

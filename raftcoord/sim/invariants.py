@@ -28,8 +28,9 @@ from typing import Any, Final
 
 from raftcoord import limits
 from raftcoord.consensus import engine
+from raftcoord.consensus.log import members_in
 from raftcoord.consensus.replica import Replica
-from raftcoord.core.commands import KINDS, Command, Decide, Enroll, Retire, open_entry
+from raftcoord.core.commands import KINDS, Command, Decide, Retire, open_entry
 from raftcoord.sim.branches import Branches
 from raftcoord.sim.synced import Violation
 from raftcoord.types import State, TxId, Verdict
@@ -53,7 +54,6 @@ class Invariants(Branches):
         self.retention_ms = limits.RETENTION_MS_DEFAULT
         self.clocks: Callable[[], list[int]] = list
         """The latest that the clock of each node has really shown just now (ms)."""
-        self._ids = {name: at for at, name in enumerate(nodes, 1)}
         self._majority = len(nodes) // 2 + 1
         self._replicas: dict[str, Replica] = {}
 
@@ -86,7 +86,7 @@ class Invariants(Branches):
                 case "append_entries" | "pre_vote_reply":
                     good = message["term"] <= term
                 case "request_vote":
-                    good = message["term"] < term or (message["term"], self._ids[name]) == (term, vote)
+                    good = message["term"] < term or (message["term"], replica.node) == (term, vote)
                 case "response_vote":  # a term that is over on the disk cannot be voted in again
                     good = message["term"] < term or (message["term"], to) == (term, vote)
                 case "next_node_idx":
@@ -102,7 +102,9 @@ class Invariants(Branches):
 
     def _acknowledges(self, name: str, replica: Replica, to: int, message: dict[str, Any]) -> None:
         """What is acknowledged to a leader of this term is in that leader's log: it counts it as its own."""
-        leader = self._replicas.get(f"n{to}")
+        members = replica.log.members
+        member = None if members is None else members.with_id(to)
+        leader = None if member is None else self._replicas.get(member.name)
         if leader is None or not leader.raft.is_leader or leader.raft.term != message["term"]:
             return
         last = message["next_node_idx"] - 1
@@ -111,7 +113,7 @@ class Invariants(Branches):
         self.must(
             compacted or (ours == theirs and ours is not None),
             "verified",
-            f"{name} acknowledges up to entry {last} of term {ours}; its leader n{to} has it of term {theirs}",
+            f"{name} acknowledges up to entry {last} of term {ours}; its leader has it of term {theirs}",
         )
 
     def on_begun(self, name: str, txid: TxId, known: bool) -> None:
@@ -181,8 +183,10 @@ class Invariants(Branches):
             return
         disks = (*self._disks.items(), *self._lost.items())
         holders = sorted({node for node, disk in disks if disk.holds(index, term)})
+        members = replica.log.members
+        voters = {member.name for member in members.members if member.voter} if members is not None else set()
         self.must(
-            len(holders) >= self._majority,
+            len(voters.intersection(holders)) * 2 > len(voters),
             "nobody alone",
             f"{name} takes entry {index} of term {term} for committed; on disk only {', '.join(holders) or 'nobody'} has it",
         )
@@ -205,6 +209,9 @@ class Invariants(Branches):
         )
 
     def _apply(self, data: bytes, term: int, index: int) -> None:
+        if data[:1] == engine.MEMBERS:
+            self.model.replay(data, term, index)
+            self.wiped -= {m.name for m in members_in(data).members if m.identity == self._identity.get(m.name)}
         if data[:1] != engine.REGULAR:
             return
         sealed = open_entry(data[1:])
@@ -213,8 +220,6 @@ class Invariants(Branches):
         for command in sealed.commands():
             self.check_complete(command)
             self.touched(command)
-            if isinstance(command, Enroll):
-                self.wiped.discard(command.name)
             made = self.model.apply(command, term, index)
             if made is not None and isinstance(command, Decide):
                 self.decisions_committed += 1

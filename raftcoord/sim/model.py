@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from raftcoord.consensus import engine
+from raftcoord.consensus.log import members_in
 from raftcoord.core.commands import (
     Acknowledge,
     Bind,
@@ -27,6 +28,7 @@ from raftcoord.core.commands import (
     open_entry,
 )
 from raftcoord.core.ledger import Ledger
+from raftcoord.core.members import Members
 from raftcoord.types import State, TxId, Verdict
 
 LAST: Final = 1 << 62
@@ -57,9 +59,19 @@ class Model:
         self.cluster = ""
         self.damages: dict[tuple[TxId, str], str] = {}
         self.enrolled: dict[str, str] = {}
+        self.members: Members | None = None
+        """The newest set of members that an entry has brought; None: that of the founding."""
         self.bound: dict[str, str] = {}
         self.closed: dict[TxId, dict[str, int]] = {}
         self.settled: set[tuple[TxId, str]] = set()
+
+    def replay(self, data: bytes, term: int, index: int) -> None:
+        """Apply the next entry."""
+        if data[:1] == engine.MEMBERS:
+            self.members = members_in(data)
+        elif data[:1] == engine.REGULAR:
+            for command in open_entry(data[1:]).commands():
+                self.apply(command, term, index)
 
     def apply(self, command: Command, term: int, index: int) -> Decided | None:
         """Apply the next command; the decision, if this command made one."""
@@ -173,10 +185,7 @@ def replayed(entries: Sequence[bytes], log: Sequence[tuple[int, int]], upto: int
     """The model after the entries up to ``upto``. ``log``: the term of each entry comes first."""
     model = Model()
     for index in range(2, upto + 1):
-        data = entries[index]
-        if data[:1] == engine.REGULAR:
-            for command in open_entry(data[1:]).commands():
-                model.apply(command, log[index][0], index)
+        model.replay(entries[index], log[index][0], index)
     return model
 
 
@@ -198,6 +207,8 @@ def difference(ledger: Ledger, model: Model, txids: Iterable[TxId]) -> tuple[TxI
             None,
             f"has cluster {ledger.cluster} and horizon {ledger.horizon_ms}, not {model.cluster} and {model.horizon_ms}",
         )
+    if model.members is not None and ledger.members != model.members:
+        return None, f"has the members {ledger.members}, not {model.members}"
     if dict(ledger.enrolled) != model.enrolled:
         return None, f"has enrolled {dict(ledger.enrolled)}, not {model.enrolled}"
     bound = {binding.name: binding.identity for binding in ledger.participants.values()}

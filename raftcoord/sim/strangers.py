@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgpack
 
 from raftcoord import limits
-from raftcoord.consensus.peers import ROLE
+from raftcoord.consensus.ends import ROLE
 from raftcoord.consensus.wire import NUMBER_MAX
 from raftcoord.core.commands import FORMAT
 from raftcoord.errors import RaftcoordError

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from raftcoord.consensus import engine
+from raftcoord.consensus.log import members_in
 from raftcoord.core.commands import Command, Complete, Decide
 from raftcoord.core.ledger import Ledger
 from raftcoord.sim.conduct import Conduct
@@ -61,7 +63,9 @@ class Synced:
         """Set by who knows the clocks."""
         self.copies_installed = self.disks_lost = 0
         self.wiped: set[str] = set()
-        """Nodes that lost their disk and are not enrolled anew."""
+        """Nodes that lost their disk and were not taken in anew."""
+        self.taken_in: set[str] = set()
+        """The identities in every set of members that was ever in a log."""
         self._on_violation = on_violation
         self._disks = {name: _Disk() for name in nodes}
         self._lost: dict[str, _Disk] = {}
@@ -101,6 +105,8 @@ class Synced:
         for index, term, data in write.append:
             self._learn(index, term, data, disk.terms[-1], name)
             disk.terms.append(term)
+            if data[:1] == engine.MEMBERS:
+                self.taken_in.update(member.identity for member in members_in(data).members)
         if write.hard_state is not None:
             disk.hard = write.hard_state
         self._introduced[name].update(write.peers or {})
@@ -127,6 +133,7 @@ class Synced:
 
     def on_wiped(self, name: str) -> None:
         """That node's disk is empty now."""
+        self._identity.pop(name, None)
         self._lost[name], self._disks[name] = self._disks[name], _Disk()
         self._introduced[name] = {}
         self.disks_lost += 1
@@ -181,11 +188,11 @@ class Synced:
     # -- who is who ----------------------------------------------------------------------------------------------------
 
     def takes_part(self, name: str, by: str) -> None:
-        """A node counts for a majority: every other one has its identity on disk, and one that was wiped is enrolled (H16)."""
-        self.must(
-            name not in self.wiped, "one leader", f"{name} has lost its disk, is not enrolled anew, and sends {by}"
-        )
+        """A node counts for a majority: it is a member, or every other one has its identity on disk (H16)."""
         identity = self._identity[name]
+        if identity in self.taken_in:
+            return
+        self.must(name not in self.wiped, "one leader", f"{name} has lost its disk, is no member, and sends {by}")
         if identity in self._partaking:
             return
         self._partaking.add(identity)

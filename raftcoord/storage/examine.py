@@ -119,6 +119,12 @@ class Examination:
             pass
         raise self._refuse(f"the row '{key}' of its table meta is missing or has a wrong checksum")
 
+    def optional_meta(self, key: str, read: Callable[[bytes], T]) -> T | None:
+        """As ``meta``; None if there is no such row."""
+        if not self._connection.execute("SELECT 1 FROM meta WHERE key = ?", (key,)).fetchall():
+            return None
+        return self.meta(key, read)
+
     def log(self) -> tuple[int, int]:
         """The first and the last index of the log, every row of which is right and none of which is missing."""
         first = last = 0

@@ -41,7 +41,7 @@ def corrupt(path: Path, what: str) -> CorruptionError:
     """``path`` does not hold what was written: the node must not run on it."""
     return CorruptionError(
         f"{path} is damaged: {what}. Nothing was changed. Move {path.parent} away, start the node again and run "
-        f"`raftcoord node replace {path.parent.name}`: it then copies the ledger from the others, which must all be up"
+        f"`raftcoord node replace {path.parent.name}`: it then copies the ledger from the others"
     )
 
 

@@ -13,21 +13,25 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from raftcoord import private
+from raftcoord.core.members import Members
 from raftcoord.errors import ConfigError, CorruptionError
 from raftcoord.storage.examine import Examination, check_header
 from raftcoord.storage.faults import corrupt
 from raftcoord.storage.mark import MARK_FILE, NOTHING, UNFINISHED_MARK, Reach, create_mark, read_mark
 from raftcoord.storage.reading import Reading
 from raftcoord.storage.records import (
+    JOINED,
+    MEMBERS,
     Identity,
     LogRow,
     NodeState,
     log_crc,
     meta_row,
     read_identity,
+    read_members,
     read_state,
 )
 from raftcoord.storage.schema import FORMAT, NODE_DB_ID, PAGE_BYTES, bring_up, connect, create_tables, sync_file
@@ -39,7 +43,7 @@ _COPIES: Final = "copy-*.tmp"
 ANCHOR: Final = LogRow(1, 0, b"\x01")
 """The log of a new node: PySyncObj's no-op, on which every node agrees. Index 1 counts as applied."""
 
-_META_KEYS: Final = ("identity", "state", "members")
+_META_KEYS: Final = ("identity", "state", MEMBERS, JOINED)
 
 _UNFINISHED: Final = "node.db.new"
 _SIDE_FILES: Final = ("", "-wal", "-shm", "-journal")
@@ -96,8 +100,17 @@ def check_owner(directory: Path, found: Identity, *, cluster_name: str, node: st
         )
 
 
-def judge(directory: Path, reading: Reading) -> tuple[NodeState, Extent]:
-    """Read all of node.db; its state and the extent of its log. ``reading``: how far it has come. Raises CorruptionError."""
+class Judged(NamedTuple):
+    """What node.db holds beside its tables. ``members``, ``joined``: see records.py; None: no such row."""
+
+    state: NodeState
+    extent: Extent
+    members: Members | None
+    joined: Members | None
+
+
+def judge(directory: Path, reading: Reading) -> Judged:
+    """Read all of node.db. ``reading``: how far it has come. Raises CorruptionError."""
     db = directory / DB_FILE
     with closing(_look(directory)) as examination:
         state = examination.meta("state", read_state)
@@ -120,7 +133,9 @@ def judge(directory: Path, reading: Reading) -> tuple[NodeState, Extent]:
         examination.damages()
         if examination.schema() > 1:
             examination.participants()
-    return state, Extent(first, last)
+        members = examination.optional_meta(MEMBERS, read_members)
+        joined = examination.optional_meta(JOINED, read_members)
+    return Judged(state, Extent(first, last), members, joined)
 
 
 def bring_to_format(directory: Path) -> None:

@@ -32,6 +32,7 @@ from typing import Final, NamedTuple, Self
 
 from raftcoord import limits, private
 from raftcoord.core.decisions import Binding, Changes, Damage, Decision
+from raftcoord.core.members import Members
 from raftcoord.errors import StorageError, check
 from raftcoord.storage import files
 from raftcoord.storage.bulk import BulkInsert
@@ -41,6 +42,8 @@ from raftcoord.storage.mark import Mark, Reach
 from raftcoord.storage.reader import Reader
 from raftcoord.storage.reading import Reading
 from raftcoord.storage.records import (
+    JOINED,
+    MEMBERS,
     Identity,
     LogRow,
     NodeState,
@@ -48,6 +51,8 @@ from raftcoord.storage.records import (
     damage_row,
     decision_row,
     log_crc,
+    members_of,
+    members_row,
     meta_row,
 )
 from raftcoord.storage.room import check_room
@@ -87,7 +92,8 @@ class Stored(NamedTuple):
 
     ``log``: never empty; its first row is the anchor, the newest entry that is known only by its index and term.
     ``decisions``: every decision at or above ``floor``, and every open one below it; in no promised order.
-    ``peers``, ``enrolled``: identities (hex) by the node's name, see NodeState.
+    ``peers``, ``enrolled``: identities (hex) by the node's name, see NodeState. ``members``: of the cluster, as the ledger has
+    them; ``joined``: as another node said them.
     """
 
     term: int
@@ -104,26 +110,25 @@ class Stored(NamedTuple):
     peers: Mapping[str, str]
     enrolled: Mapping[str, str]
     participants: list[Binding]
+    members: Members | None = None
+    joined: Members | None = None
 
 
 class NodeDb:
     """The data directory of one node, in sole use. Made by ``NodeDb.open``."""
 
-    def __init__(
-        self, directory: Path, identity: Identity, state: NodeState, extent: Extent, parts: contextlib.ExitStack
-    ) -> None:
+    def __init__(self, directory: Path, identity: Identity, judged: files.Judged, parts: contextlib.ExitStack) -> None:
         """For ``open``, which has locked and checked the directory. ``parts``: what ``close`` closes, the lock last."""
         self.directory = directory
         self.identity = identity
         self._path = directory / files.DB_FILE
-        self._state = state
-        self._extent = extent
+        self._state, self._extent, self._members, self._joined = judged
         self._refusal = ""
         """Why nothing can be written any more, or ""."""
         self._writer = parts.enter_context(closing(_writing(self._path)))
         self._reader = parts.enter_context(closing(Reader(self._path)))
         self._mark = parts.enter_context(closing(Mark(directory)))
-        self._mark.set(Reach(state.writes, extent.last))
+        self._mark.set(Reach(self._state.writes, self._extent.last))
         self._parts = parts.pop_all()
 
     @classmethod
@@ -158,10 +163,10 @@ class NodeDb:
             if taken := private.take_back_directory(directory):
                 log.info("others than their owner could use these; now they cannot: %s", ", ".join(map(str, taken)))
             lock.sign()
-            state, extent = files.judge(directory, reading or Reading())
+            judged = files.judge(directory, reading or Reading())
             files.bring_to_format(directory)
             files.sweep(directory)
-            return cls(directory, identity, state, extent, held)
+            return cls(directory, identity, judged, held)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -185,6 +190,8 @@ class NodeDb:
                 peers=state.peers,
                 enrolled=state.enrolled,
                 participants=reader.participants(),
+                members=self._members,
+                joined=self._joined,
             )
 
     def decision(self, txid: TxId) -> Decision | None:
@@ -220,6 +227,9 @@ class NodeDb:
         extent = extent_after(w, self._extent, self._state.applied_index)
         with self._committing(state_after(w, self._state, extent.last), extent, synced=w.synced):
             self._store(w)
+        earlier = w.changes.before.members if w.changes.before is not None else None
+        self._members = w.changes.members or earlier or self._members
+        self._joined = w.joined or self._joined
 
     def install(self, path: Path, info: SnapshotInfo) -> None:
         """Replace the ledger by the snapshot in ``path``, and the log by the one entry (info.index, info.term), in one commit.
@@ -249,6 +259,9 @@ class NodeDb:
                     execute(f"INSERT INTO main.{table} SELECT * FROM snapshot.{table}")
             execute("DELETE FROM log")
             self._append([LogRow(head.index, head.term, files.ANCHOR.data)])
+            members = None if head.members is None else members_of(head.members)
+            self._put_members(MEMBERS, members)
+        self._members = members or self._members
         with self._dying_of_errors():
             execute("DETACH snapshot")
             execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -275,6 +288,7 @@ class NodeDb:
         self._change(w.changes)
         if w.drop_log_before is not None:
             execute("DELETE FROM log WHERE idx < ?", (w.drop_log_before,))
+        self._put_members(JOINED, w.joined)
 
     def _change(self, changes: Changes) -> None:
         execute = self._writer.execute
@@ -293,6 +307,11 @@ class NodeDb:
         if changes.retire_before_ms is not None:  # after the puts: one of them may be forgotten at once
             bound = first_txid_of(min(changes.retire_before_ms, _TXID_MS_MAX))
             execute("DELETE FROM decisions WHERE txid < ? AND flags NOT IN (3, 5, 7)", (bound,))
+        self._put_members(MEMBERS, changes.members)
+
+    def _put_members(self, key: str, members: Members | None) -> None:
+        if members is not None:
+            self._writer.execute("INSERT OR REPLACE INTO meta VALUES(?, ?, ?)", members_row(key, members))
 
     def _append(self, rows: Iterable[LogRow]) -> None:
         _INSERT_LOG.run(self._writer, [(*row, log_crc(*row)) for row in rows])

@@ -17,6 +17,7 @@ from zlib import crc32
 import msgpack
 
 from raftcoord.core.decisions import Binding, Closing, Damage, Decision
+from raftcoord.core.members import Members, from_list, to_list
 from raftcoord.storage.schema import CLOSED_FLAG, COMMIT_FLAG, OPEN_FLAG
 from raftcoord.types import TxId, Verdict
 
@@ -68,7 +69,7 @@ class NodeState(NamedTuple):
 
 
 class SnapshotHead(NamedTuple):
-    """What a snapshot says of itself: whose ledger, after which log entry."""
+    """What a snapshot says of itself: whose ledger, after which log entry. ``members``: of the cluster, see members_row."""
 
     cluster_name: str
     cluster: str
@@ -76,6 +77,7 @@ class SnapshotHead(NamedTuple):
     term: int
     horizon_ms: int
     enrolled: Mapping[str, str] = _NOBODY
+    members: Any = None
 
 
 def log_crc(index: int, term: int, data: bytes) -> int:
@@ -160,6 +162,31 @@ def meta_row(key: str, value: Identity | NodeState | SnapshotHead) -> tuple[str,
     return key, text, meta_crc(key, text)
 
 
+MEMBERS: Final = "members"
+"""The row of meta that holds the members of the cluster as the ledger has them."""
+JOINED: Final = "joined"
+"""The row of meta that holds the members as another node said them, when this one became a member: its log knows none yet."""
+
+
+def members_row(key: str, members: Members) -> tuple[str, bytes, int]:
+    """(key, value, crc) of the row MEMBERS or JOINED of meta."""
+    text = json.dumps(to_list(members)).encode()
+    return key, text, meta_crc(key, text)
+
+
+def read_members(value: bytes) -> Members:
+    """The row MEMBERS or JOINED of meta."""
+    return members_of(json.loads(value))
+
+
+def members_of(lists: object) -> Members:
+    """The members that core.members.to_list gave. Raises ValueError, one of UNREADABLE, for anything else."""
+    members = from_list(lists)
+    if members is None:
+        raise ValueError("not a set of members")
+    return members
+
+
 def meta_crc(key: str, value: bytes) -> int:
     """The checksum of a row of meta."""
     return crc32(value, crc32(key.encode()))
@@ -178,4 +205,5 @@ def read_state(value: bytes) -> NodeState:
 
 def read_snapshot_head(value: bytes) -> SnapshotHead:
     """The row 'snapshot' of meta."""
-    return SnapshotHead(**json.loads(value))
+    head = SnapshotHead(**json.loads(value))
+    return head if head.members is None else head._replace(members=to_list(members_of(head.members)))

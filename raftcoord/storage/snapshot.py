@@ -13,26 +13,29 @@ import contextlib
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from zlib import crc32
 
+from raftcoord.core.members import to_list
 from raftcoord.errors import CorruptionError
 from raftcoord.storage.examine import Examination, check_header
 from raftcoord.storage.faults import bad_snapshot, corrupt, refused_copy
 from raftcoord.storage.reading import Reading
 from raftcoord.storage.records import (
+    MEMBERS,
     UNREADABLE,
     NodeState,
     SnapshotHead,
     meta_crc,
     meta_row,
+    read_members,
     read_snapshot_head,
     read_state,
 )
 from raftcoord.storage.schema import PAGE_BYTES, SNAPSHOT_ID, connect, create_tables, uri
 
 _READ_BYTES: Final = 1 << 20
-_META_KEYS: Final = ("snapshot", "members")
+_META_KEYS: Final = ("snapshot",)
 
 
 class SnapshotInfo(NamedTuple):
@@ -69,7 +72,13 @@ def _fill(copy: sqlite3.Connection, node_db: Path, cluster_name: str) -> Snapsho
     copy.execute("BEGIN")
     state = _state_of(copy, node_db)
     head = SnapshotHead(
-        cluster_name, state.cluster, state.applied_index, state.applied_term, state.horizon_ms, state.enrolled
+        cluster_name,
+        state.cluster,
+        state.applied_index,
+        state.applied_term,
+        state.horizon_ms,
+        state.enrolled,
+        _members_of(copy, node_db),
     )
     copy.execute("INSERT INTO decisions SELECT * FROM node.decisions ORDER BY txid")
     copy.execute("INSERT INTO damages SELECT * FROM node.damages ORDER BY txid, branch")
@@ -86,6 +95,17 @@ def _state_of(copy: sqlite3.Connection, node_db: Path) -> NodeState:
         if meta_crc("state", value) == crc:
             return read_state(value)
     raise corrupt(node_db, "the row 'state' of its table meta is missing or has a wrong checksum")
+
+
+def _members_of(copy: sqlite3.Connection, node_db: Path) -> Any:
+    rows = copy.execute("SELECT value, crc FROM node.meta WHERE key = ?", (MEMBERS,)).fetchall()
+    if not rows:
+        return None
+    with contextlib.suppress(*UNREADABLE):
+        [(value, crc)] = rows
+        if meta_crc(MEMBERS, value) == crc:
+            return to_list(read_members(value))
+    raise corrupt(node_db, f"the row '{MEMBERS}' of its table meta has a wrong checksum")
 
 
 def check_snapshot(path: Path, info: SnapshotInfo, *, cluster_name: str, cluster: str) -> SnapshotHead:

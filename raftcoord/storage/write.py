@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from raftcoord.core.decisions import Changes
+from raftcoord.core.members import Members
 from raftcoord.errors import check
 from raftcoord.storage.records import INDEX_MAX, LogRow, NodeState
 
@@ -22,7 +23,8 @@ class Write(NamedTuple):
 
     ``truncate_from``: delete the log from this index on (above the applied index); ``append``: rows that follow the last one;
     ``hard_state``: (term, vote); ``changes``: of the ledger, up to ``applied`` (index, term); ``drop_log_before``: delete the
-    log below this index (at most the applied index: that row stays); ``peers``: the identities of these peers, by name.
+    log below this index (at most the applied index: that row stays); ``peers``: the identities of these peers, by name;
+    ``joined``: the members as another node said them.
     """
 
     truncate_from: int | None
@@ -33,11 +35,12 @@ class Write(NamedTuple):
     drop_log_before: int | None
     synced: bool = True
     peers: Mapping[str, str] | None = None
+    joined: Members | None = None
 
     @property
     def only_appends(self) -> bool:
         """Whether it adds log entries and changes nothing else: then the node's state stays as it is stored."""
-        others = (self.truncate_from, self.hard_state, self.applied, self.peers)
+        others = (self.truncate_from, self.hard_state, self.applied, self.peers, self.joined)
         return not self.changes and all(other is None for other in others)
 
 
@@ -68,7 +71,7 @@ def extent_after(w: Write, extent: Extent, applied_index: int) -> Extent:
 def state_after(w: Write, old: NodeState, last: int) -> NodeState:
     """The node's state after ``w``, whose log then ends at ``last``. Raises Halt if anything would move back."""
     check(
-        w.synced or not (w.append or w.hard_state or w.truncate_from or w.peers),
+        w.synced or not (w.append or w.hard_state or w.truncate_from or w.peers or w.joined),
         "log, term, vote or an identity would be stored without a sync",
     )
     if w.only_appends:

@@ -17,7 +17,8 @@ from raftcoord.consensus.sync_thread import Runner
 from raftcoord.core.commands import Command, Decide
 from raftcoord.core.decisions import Result
 from raftcoord.env import Env
-from raftcoord.node.replacement import replace
+from raftcoord.errors import Unavailable
+from raftcoord.node.membership import change
 from raftcoord.storage.node_db import NodeDb
 from raftcoord.types import NodeName, TxId, Verdict
 
@@ -134,13 +135,44 @@ class Cluster:
         """What node ``name`` says of its peer ``to``."""
         return self.nodes[name].peers_status()[NodeName(to)]
 
-    async def replace(self, name: str, asked: str) -> Any:
-        """Have node ``asked`` enroll the one that it has refused under ``name``; the answer."""
-        await until(lambda: self.link(asked, name)["refused"], f"{asked} to have refused {name}")
+    async def replace(self, name: str) -> Any:
+        """Have the leader take in the one that it has refused under ``name``; the answer."""
+        leader = await self.leader_but(name)
+        await until(lambda: self.link(leader, name)["refused"], f"{leader} to have refused {name}")
+        return await self.change("replace", name)
+
+    async def change(self, step: str, name: str) -> Any:
+        """What the leader answers to this change of the members, asked again while it says that it cannot be made yet."""
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Any] = loop.create_future()
-        replace(self.nodes[asked], asked, name, loop.time() + PATIENCE_S, answer.set_result)
-        return await answer
+        end = loop.time() + PATIENCE_S
+        while True:
+            leader = await self.leader_but(name)
+            answer: asyncio.Future[Any] = loop.create_future()
+            change(self.nodes[leader], leader, step, name, end, answer.set_result)
+            if not isinstance(await answer, Unavailable) or loop.time() > end:
+                return answer.result()
+            await asyncio.sleep(0.02)
+
+    async def leader_but(self, name: str) -> str:
+        """The name of the leader, whom all but ``name`` follow."""
+
+        def others() -> set[str | None]:
+            return {node.leader for other, node in self.nodes.items() if other != name and node.role != "waiting"}
+
+        await until(lambda: len(others()) == 1 and None not in others(), "a leader")
+        return str(others().pop())
+
+    async def voting(self, *names: str) -> None:
+        """Wait until these are the voters, on every running one of them."""
+
+        def voters(node: Consensus) -> set[str]:
+            members = node.members
+            return set() if members is None else {member.name for member in members.members if member.voter}
+
+        await until(
+            lambda: all(voters(node) == set(names) for name, node in self.nodes.items() if name in names),
+            f"the voters {names}",
+        )
 
     async def __aenter__(self) -> Self:
         return self

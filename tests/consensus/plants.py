@@ -220,7 +220,7 @@ h10_every_vote_counts = handling("response_vote", _every_vote_counts)
 
 def _quorum_of_30_s(self: Any, now: float) -> None:
     heard = self._SyncObj__lastResponseTime.values()
-    if 1 + sum(at > now - engine.SyncObjConf().leaderFallbackTimeout for at in heard) < self._majority:
+    if 1 + sum(at > now - engine.SyncObjConf().leaderFallbackTimeout for at in heard) < self.majority:
         self._follow(None)
 
 
@@ -247,17 +247,17 @@ h15_admin_messages_pass = replacing((wire, "decode", lambda row: {"type": row[0]
 # -- H16: a wiped node votes again ------------------------------------------------------------------------------------
 
 h16_whoever_bears_a_name_is_believed = replacing(
-    (Identities, "judge", lambda self, name, identity: identity),
-    (Identities, "acquainted", lambda self, name, identity, **_: True),
+    (Identities, "judge", lambda self, said: None),
+    (Identities, "acquainted", lambda self, said, told: True),
+    (Identities, "id_of", lambda self, name, identity: int(name[1:])),
 )
 h16_whoever_runs_takes_part = replacing((Guarded, "admitted", property(lambda self: True, lambda self, value: None)))
 h16_a_wiped_node_is_taken_for_the_old_one = both(h16_whoever_bears_a_name_is_believed, h16_whoever_runs_takes_part)
 
 
-def _used_at_once(self: Any, name: Any, identity: Any) -> Any:
-    judged = _judge(self, name, identity)
+def _used_at_once(self: Any, said: Any) -> None:
+    _judge(self, said)
     self.saved(self.unsaved)
-    return judged
 
 
 _judge = Identities.judge

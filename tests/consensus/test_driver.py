@@ -134,6 +134,7 @@ def test_the_clock_of_a_node_that_stands_still_is_not_known_though_its_link_is_u
         leader = await cluster.leader()
         node, (still, other) = cluster.nodes[leader], await cluster.followers()
         await until(lambda: None not in node.clock_offsets().values(), "both clocks to be heard")
+        await until(lambda: not cluster.nodes[still]._busy, "a moment without a sync")
         cluster.nodes[still]._running = False  # as SIGSTOP: the kernel keeps its sockets
         await until(lambda: node.clock_offsets()[NodeName(still)] is None, "its clock to be forgotten")
         assert node.peers_status()[NodeName(still)]["up"]
@@ -718,16 +719,18 @@ def test_what_is_no_message_ends_that_connection_alone(
     ("role", "change", "why"),
     [
         ("client", {}, "this is the peer port"),
-        ("peer", {"node": "n9"}, "does not know a peer called 'n9'"),
+        ("peer", {"node": "n9"}, "of another; give each node a directory of its own"),
+        ("peer", {"node": "n9", "identity": "09" * 16}, "node n9 is no member of this cluster"),
+        ("peer", {"node": "N 9"}, "a peer without a name"),
         ("peer", {"cluster_name": "other"}, "belongs to another cluster"),
-        ("peer", {"nodes": 5}, "belongs to another cluster"),
+        ("peer", {"nodes": 5}, "does not say which node.db is its own and who the members are"),
     ],
 )
 def test_who_is_no_peer_is_refused_with_a_reason(role: str, change: dict[str, Any], why: str, tmp_path: Path) -> None:
     async def test(cluster: Cluster) -> None:
         leader = await cluster.leader()
         follower = (await cluster.followers())[0]
-        details = {**cluster.nodes[leader]._peers.introduce(), **change}
+        details = {**cluster.nodes[leader]._peers.introduce(NodeName(follower)), **change}
         address = cluster.config.node(follower).peer
         reader, writer = await asyncio.open_connection(address.host, address.port)
         body = msgpack.packb([0, 1, "hello", [1, role, details]])

@@ -21,7 +21,7 @@ import msgpack
 import plants
 import pytest
 from cluster import Cluster, HeldRunner, config_in, until
-from world import ANCHOR, TIMING, World
+from world import ANCHOR, TIMING, World, founding, identity
 
 from raftcoord import limits
 from raftcoord.consensus import engine, wire
@@ -81,8 +81,8 @@ def surviving(what: str) -> Iterator[None]:
 def a_node(*entries: EntryTriple, term: int = 1, peers: int = 2) -> Guarded:
     """A follower with these entries behind the anchor, all on disk; peers 2, 3, ... are connected."""
     engine.at(100.0)
-    log = RaftLog([ANCHOR, *entries], term, None, 1)
-    raft = Guarded(1, tuple(range(2, 2 + peers)), log, TIMING, random.Random(0), lambda _: False)
+    log = RaftLog([ANCHOR, *entries], term, None, 1, founding(1 + peers))
+    raft = Guarded(identity(1), log, TIMING, random.Random(0), lambda _: False)
     for peer in raft._nodes:
         raft.connected(peer)
     return raft
@@ -92,7 +92,7 @@ def a_leader(*entries: EntryTriple, peers: int = 2) -> Guarded:
     """The leader of term 2 with these entries, its own first one, and nothing in flight."""
     raft = a_node(*entries, peers=peers)
     raft._stand()
-    for peer in list(raft._nodes)[: raft._majority - 1]:
+    for peer in sorted(raft.voters - {1})[: raft.majority - 1]:
         raft.receive(peer, {"type": "response_vote", "term": 2})
     assert raft.is_leader
     raft.take_messages()

@@ -10,7 +10,7 @@ import random
 from typing import Any
 
 import pytest
-from world import ANCHOR, TIMING, World
+from world import ANCHOR, TIMING, World, founding, identity
 
 from raftcoord.consensus import engine
 from raftcoord.consensus.guard import Guarded
@@ -25,8 +25,8 @@ class Node:
     def __init__(self, terms: list[int] | None = None, term: int = 1, vote: int | None = None, size: int = 3) -> None:
         self.now = 100.0
         engine.at(self.now)
-        self.log = RaftLog([ANCHOR, *entries(2, *(terms or []))], term, vote, 1)
-        self.raft = Guarded(1, tuple(range(2, size + 1)), self.log, TIMING, random.Random(1), lambda _: False)
+        self.log = RaftLog([ANCHOR, *entries(2, *(terms or []))], term, vote, 1, founding(size))
+        self.raft = Guarded(identity(1), self.log, TIMING, random.Random(1), lambda _: False)
         for peer in range(2, size + 1):
             self.raft.connected(peer)
 
@@ -392,7 +392,7 @@ def test_requests_may_come_twice() -> None:
 def test_a_snapshot_stands_for_the_log_before_it() -> None:
     """7: a snapshot names its last entry by index and term, so that the consistency check of the next one still works."""
     node = Node([1, 1])
-    node.raft.installed(9, 4)
+    node.raft.installed(9, 4, founding(3))
     assert node.append(2, 5, 9, 3, 5) == ["to 2: do not have that, begin at 10 in term 5"]
     assert node.append(2, 5, 9, 4, 5) == ["to 2: have up to 10 in term 5"]
     assert (node.log.first_index, node.terms) == (9, [5])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from test_hazards import a_node
-from world import TIMING
+from world import TIMING, founding
 
 from raftcoord.consensus import engine
 from raftcoord.consensus.guard import Guarded
@@ -61,7 +61,7 @@ def test_a_refusal_never_takes_a_leader_forward() -> None:
 def test_a_follower_that_installed_a_copy_takes_the_leader_on_from_there() -> None:
     follower = a_node((b"\x00x", 2, 1), term=3)
     follower.connected(2)
-    follower.installed(9, 1)
+    follower.installed(9, 1, founding(3))
     before_the_copy = {"prevLogIdx": 4, "prevLogTerm": 1, "commit_index": 9, "entries": []}
     follower.receive(2, {"type": "append_entries", "term": 3, **before_the_copy})
     ((_, answer),) = follower.take_messages()

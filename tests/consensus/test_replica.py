@@ -7,7 +7,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from world import ANCHOR, TIMING, World
+from world import ANCHOR, TIMING, World, founding, identity
 
 from raftcoord import limits
 from raftcoord.consensus import engine, entries, replica
@@ -36,8 +36,8 @@ from raftcoord.types import State, TxId, Verdict
 
 def alone() -> Replica:
     """A replica that is a whole cluster; it has elected itself."""
-    log = RaftLog([ANCHOR], 0, None, 1)
-    one = Replica(1, (), log, Ledger(), (1, 0), TIMING, random.Random(1), 0.0)
+    log = RaftLog([ANCHOR], 0, None, 1, founding(1))
+    one = Replica(identity(1), log, Ledger(), (1, 0), TIMING, random.Random(1), 0.0)
     settle(one, 1.0)
     assert one.raft.is_leader
     return one
@@ -438,9 +438,9 @@ WITHIN = [
 
 
 def one_of_three(horizon_ms_max: int = 1_000) -> Replica:
-    log = RaftLog([(engine.NO_OP, 1, 0)], 0, None, 1)
+    log = RaftLog([(engine.NO_OP, 1, 0)], 0, None, 1, founding(3))
     return Replica(
-        1, (2, 3), log, Ledger(), (1, 0), TIMING, random.Random(1), 0.0, horizon_ms_max=lambda: horizon_ms_max
+        identity(1), log, Ledger(), (1, 0), TIMING, random.Random(1), 0.0, horizon_ms_max=lambda: horizon_ms_max
     )
 
 
@@ -509,9 +509,18 @@ def test_a_copy_up_to_where_no_log_reaches_is_refused(index: int, index_term: in
 
 def test_an_entry_of_an_unknown_kind_halts() -> None:
     one = alone()
-    one.raft.propose(b"\x02membership")
+    one.raft.propose(b"\x03version")
     with pytest.raises(Halt, match="of a kind this version does not know"):
         settle(one, 1.0)
+
+
+def test_a_set_of_members_that_cannot_be_read_halts_before_it_is_in_the_log() -> None:
+    one = alone()
+    last = one.log.last_index
+    with pytest.raises(Halt, match="a set of members that this version cannot read"):
+        one.raft.propose(engine.MEMBERS + b"membership")
+    assert one.log.take().append == []
+    assert one.log.last_index == last
 
 
 # -- what is stored, and when -----------------------------------------------------------------------------------------

@@ -25,14 +25,25 @@ from raftcoord.consensus.replica import Ready, Replica, Store
 from raftcoord.core.commands import Command, Decide
 from raftcoord.core.decisions import Damage, Decision, Result, Standing
 from raftcoord.core.ledger import Ledger
+from raftcoord.core.members import Members, founded
 from raftcoord.errors import NotKnown, RaftcoordError, Unavailable
-from raftcoord.types import TxId, Verdict
+from raftcoord.types import NodeName, TxId, Verdict
 
 TIMING = Timing(heartbeat=0.05, election_min=0.3, election_max=0.6)
 ANCHOR: EntryTriple = (b"\x01", 1, 0)
 EPOCH_MS = 1_700_000_000_000
 
 Message = dict[str, Any]
+
+
+def founding(nodes: int) -> Members:
+    """The founding set of n1, n2, ...: the replicas have no addresses."""
+    return founded({NodeName(f"n{n}"): (n, identity(n), "", "") for n in range(1, nodes + 1)})
+
+
+def identity(n: int) -> str:
+    """The identity of host ``n``'s disk."""
+    return f"{n:032x}"
 
 
 @dataclass
@@ -47,6 +58,8 @@ class Disk:
     cluster: str = ""
     horizon_ms: int = 0
     enrolled: Mapping[str, str] = field(default_factory=dict)
+    members: Members | None = None
+    joined: Members | None = None
     applied: tuple[int, int] = (1, 0)
 
     def write(self, store: Store) -> None:
@@ -62,6 +75,7 @@ class Disk:
         self.damages.update(changes.damages)
         self.cluster = changes.cluster if changes.cluster is not None else self.cluster
         self.enrolled = changes.enrolled if changes.enrolled is not None else self.enrolled
+        self.members = changes.members or self.members
         if changes.retire_before_ms is not None:
             self.horizon_ms = changes.retire_before_ms
             self.decisions = {t: d for t, d in self.decisions.items() if t.ms >= self.horizon_ms or not d.retirable}
@@ -82,6 +96,7 @@ class Disk:
             cluster=self.cluster,
             horizon_ms=self.horizon_ms,
             enrolled=self.enrolled,
+            members=self.members,
             applied=self.applied,
         )
 
@@ -89,7 +104,7 @@ class Disk:
         """One commit: the ledger is replaced, and the log by its anchor. Term and vote stay."""
         self.decisions, self.damages = dict(copy.decisions), dict(copy.damages)
         self.cluster, self.horizon_ms, self.applied = copy.cluster, copy.horizon_ms, copy.applied
-        self.enrolled = copy.enrolled
+        self.enrolled, self.members = copy.enrolled, copy.members
         index, term = copy.applied
         self.log = [(ANCHOR[0], index, term)]
 
@@ -106,6 +121,7 @@ class Disk:
             floor=floor,
             older=self.decisions_now,
             enrolled=self.enrolled,
+            members=self.members,
         )
 
     def decisions_now(self, txid: TxId) -> Decision | None:
@@ -143,9 +159,10 @@ class World:
         self.rng = random.Random(seed)
         self.now = 100.0
         self.keep = keep
-        self.hosts = {n: Host(n) for n in range(1, nodes + 1)}
+        self.hosts = {n: Host(n, Disk(members=founding(nodes))) for n in range(1, nodes + 1)}
         self.queues: dict[tuple[int, int], deque[Any]] = {}
         self.copies: dict[tuple[int, int], Disk] = {}
+        self.linked: dict[tuple[int, int], int] = {}  # the id under which the other end of a link was made known
         self.cut: set[tuple[int, int]] = set()
         self.applied: dict[int, tuple[int, bytes]] = {}
         self.logged: dict[tuple[int, int], tuple[bytes, int]] = {}
@@ -161,9 +178,16 @@ class World:
     def start(self, n: int) -> None:
         """Start the node from its disk."""
         host, disk = self.hosts[n], self.hosts[n].disk
-        log = RaftLog(list(disk.log), disk.term, disk.vote, disk.applied[0])
+        log = RaftLog(
+            list(disk.log),
+            disk.term,
+            disk.vote,
+            disk.applied[0],
+            disk.members or disk.joined,
+            hearsay=disk.members is None,
+        )
         others = [o for o in self.hosts if o != n]
-        host.replica = Replica(n, others, log, disk.ledger(self.keep), disk.applied, TIMING, self.rng, self.now)
+        host.replica = Replica(identity(n), log, disk.ledger(self.keep), disk.applied, TIMING, self.rng, self.now)
         host.unsynced = None
         for o in others:
             self.link(n, o)
@@ -210,14 +234,16 @@ class World:
             return
         self.queues[a, b] = deque()
         self.finish(a)
-        self.replica(a).connected(b, self.now)
+        self.linked[a, b] = self.id_at(a, b)
+        self.replica(a).connected(self.linked[a, b], self.now)
 
     def unlink(self, a: int, b: int) -> None:
         """Break the link: what is in flight is lost."""
         self.copies.pop((a, b), None)
         if self.queues.pop((a, b), None) is not None and self.hosts[a].replica is not None:
             self.finish(a)
-            self.replica(a).disconnected(b, self.now)
+            if not any(a == pair[0] and self.linked[pair] == self.linked[a, b] for pair in self.queues):
+                self.replica(a).disconnected(self.linked[a, b], self.now)
 
     def sever(self, a: int, b: int) -> None:
         """Break it and keep it down."""
@@ -238,6 +264,14 @@ class World:
             for b in self.hosts:
                 if a != b:
                     self.link(a, b)
+
+    def id_at(self, n: int, host: int) -> int:
+        """The id by which ``n`` knows that host. Here, where the members stay, ids are the hosts' numbers."""
+        return host
+
+    def host_at(self, n: int, number: int) -> int:
+        """The host that ``n`` knows by this id."""
+        return number
 
     # -- what a driver does ---------------------------------------------------------------------------------------
 
@@ -283,14 +317,15 @@ class World:
         for to, message in messages:
             self.check_is_on_disk(n, message)
             self.sent.append((n, to, message))
-            if (n, to) in self.queues:
-                self.queues[n, to].append(msgpack.packb(wire.encode(message)))
+            host = self.host_at(n, to)
+            if (n, host) in self.queues:
+                self.queues[n, host].append(msgpack.packb(wire.encode(message)))
 
     def deliver(self, a: int, b: int) -> None:
         """Hand the oldest message of a link over."""
         self.finish(b)
         message = wire.decode(msgpack.unpackb(self.queues[a, b].popleft()))
-        self.replica(b).receive(a, message, self.now)
+        self.replica(b).receive(self.id_at(b, a), message, self.now)
 
     def deliver_all(self, a: int, b: int) -> None:
         """Hand everything over that is on this link now."""
@@ -300,7 +335,7 @@ class World:
     def serve_behind(self, n: int) -> None:
         """Begin to copy the ledger to whoever needs it."""
         raft = self.replica(n).raft
-        for peer in raft.behind:
+        for peer in (self.host_at(n, behind) for behind in raft.behind):
             if raft.is_leader and (n, peer) in self.queues and (n, peer) not in self.copies:
                 self.copies[n, peer] = self.hosts[n].disk.copy()
         raft.behind.clear()

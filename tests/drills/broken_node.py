@@ -12,10 +12,10 @@ import runpy
 import sys
 
 from raftcoord.consensus.driver import Consensus
-from raftcoord.consensus.guard import Guarded
 from raftcoord.consensus.identity import Identities
 from raftcoord.core.commands import Command, Decide
 from raftcoord.core.decisions import Decision, Standing
+from raftcoord.core.members import Members, founded
 from raftcoord.errors import Overloaded, Unavailable
 from raftcoord.types import State, Verdict
 
@@ -43,9 +43,18 @@ def reply_before_commit(self: Consensus, command: Command, deadline: float, done
 
 def believe_any_identity() -> None:
     """Hazard H16: who bears a name is taken for the one that bore it before."""
-    Identities.judge = lambda self, name, identity: identity  # type: ignore[method-assign, assignment, return-value]
-    Identities.acquainted = lambda self, name, identity, **_: True  # type: ignore[method-assign, assignment, misc]
-    Guarded.admitted = property(lambda self: True, lambda self, value: None)  # type: ignore[assignment]
+    Identities.judge = lambda self, said: None  # type: ignore[method-assign]
+    Identities.acquainted = lambda self, said, told: True  # type: ignore[method-assign]
+    Identities.id_of = lambda self, name, identity: self._file[name].id  # type: ignore[method-assign]
+    Identities.founding = property(_founded_by_the_file)  # type: ignore[assignment]
+    Consensus._steer = lambda self, now: None  # type: ignore[method-assign]
+
+
+def _founded_by_the_file(self: Identities) -> Members | None:
+    if self.members is not None:
+        return None
+    others = {name: self.own if name == self.name else f"{place.id:032x}" for name, place in self._file.items()}
+    return founded({name: (place.id, others[name], place.peer, place.client) for name, place in self._file.items()})
 
 
 def plant(name: str | None) -> None:

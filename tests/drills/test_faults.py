@@ -62,8 +62,8 @@ class Recorded:
     async def takes_part(self, name: str) -> bool:
         return self.partakes
 
-    async def replace_node(self, name: str, asked: str) -> None:
-        self.done.append(f"replace {name} at {asked}")
+    async def replace_node(self, name: str) -> None:
+        self.done.append(f"replace {name}")
 
     async def pause_node(self, name: str) -> None:
         self.done.append(f"pause {name}")
@@ -102,7 +102,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         (KillAll(), ["kill n1", "kill n2", "kill n3", "start n1", "start n2", "start n3"]),
         (PauseLeader(), ["pause n2", "resume n2"]),
         (PauseFollower(), ["pause n3", "resume n3"]),
-        (WipeNode(), ["kill n3", "wipe n3", "start n3", "replace n3 at n1"]),
+        (WipeNode(), ["kill n3", "wipe n3", "start n3", "replace n3"]),
         (KillHost(), ["kill banks-1", "start banks-1"]),
         (KillHost("bank-home"), ["kill bank-home", "start bank-home"]),
     ],

@@ -18,7 +18,9 @@ from raftcoord.consensus.raft import Timing
 from raftcoord.consensus.replica import Replica
 from raftcoord.core.commands import Found, encode_command, encode_entry
 from raftcoord.core.ledger import Ledger
+from raftcoord.core.members import founded
 from raftcoord.errors import Halt, RaftcoordError, RemoteProtocolError
+from raftcoord.types import NodeName
 
 from .effort import examples
 from .shapes import altered, commands, damaged, ints, packed, values
@@ -29,6 +31,7 @@ DOCUMENTED: Final = (
 )
 
 TIMING = Timing(0.05, 0.3, 0.6)
+FOUNDING: Final = founded({NodeName(f"n{n}"): (n, f"{n:032x}", "", "") for n in (1, 2, 3)})
 terms = st.integers(0, 4)
 indexes = st.integers(0, 7)
 far = st.sampled_from([8, 1000, (1 << 62)])
@@ -85,9 +88,9 @@ class Node:
     """A replica of three, whose disk is quick, and two peers that say anything."""
 
     def __init__(self, seed: int) -> None:
-        log = RaftLog([(engine.NO_OP, 1, 0)], 0, None, 1)
+        log = RaftLog([(engine.NO_OP, 1, 0)], 0, None, 1, FOUNDING)
         self.now = 0.0
-        self.replica = Replica(1, (2, 3), log, Ledger(), (1, 0), TIMING, random.Random(seed), 0.0)
+        self.replica = Replica(f"{1:032x}", log, Ledger(), (1, 0), TIMING, random.Random(seed), 0.0)
         self.replica.boot = 7  # as in the entries of ``opaque``: a peer may take the name of what this node proposed
         self.refused = 0
         self.answered = 0

@@ -12,10 +12,12 @@ from typing import Any
 from raftcoord.core.commands import Command, encode_command, encode_entry, open_entry
 from raftcoord.core.decisions import Decision, Result
 from raftcoord.core.ledger import Ledger
+from raftcoord.core.members import Members
 from raftcoord.errors import NotKnown, RaftcoordError, Unavailable
 from raftcoord.types import NodeName
 
 Done = Callable[[Result | RaftcoordError], None]
+MembersDone = Callable[[Members | RaftcoordError], None]
 BarrierDone = Callable[[tuple[int, int] | RaftcoordError], None]
 CLUSTER = "00000000000000aa"
 
@@ -67,6 +69,8 @@ class LocalConsensus:
         self.offsets: dict[NodeName, int | None] = {}
         self.links: dict[NodeName, dict[str, Any]] = {}
         self.proposed: list[Command] = []
+        self.changes: list[tuple[str, NodeName]] = []
+        self.changed: Members | RaftcoordError = Unavailable("nobody leads")
         self.waiting: list[tuple[Command | None, Callable[[int], None]]] = []
         self.on_leader_change: list[Callable[[], None]] = []
         self.on_bound: list[Callable[[], None]] = []
@@ -111,6 +115,14 @@ class LocalConsensus:
     def peers_status(self) -> dict[NodeName, dict[str, Any]]:
         others = [node.name for node in self.log.nodes if node is not self]
         return {name: {"up": True, "match": None, "refused": ""} | self.links.get(name, {}) for name in others}
+
+    @property
+    def members(self) -> Members | None:
+        return None
+
+    def change_members(self, step: str, name: NodeName, deadline: float, done: MembersDone) -> None:
+        self.changes.append((step, name))
+        done(self.changed)
 
     def clock_offsets(self) -> dict[NodeName, int | None]:
         return self.offsets

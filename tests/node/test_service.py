@@ -10,9 +10,10 @@ import pytest
 from node.local_consensus import CLUSTER, Log
 from node.world import NOW_MS, SILENCE, YES, Bank, Caller, Clock, End, dial, new_txid, serving, serving_one, until
 from raftcoord import limits
-from raftcoord.core.commands import Complete, Decide, Enroll, Retire
+from raftcoord.core.commands import Complete, Decide, Retire
 from raftcoord.core.coordination import Acknowledged
-from raftcoord.errors import LocalProtocolError, Overloaded, RaftcoordError, Unavailable
+from raftcoord.core.members import founded
+from raftcoord.errors import LocalProtocolError, NotKnown, Overloaded, RaftcoordError, Unavailable
 from raftcoord.node.transactions import Running
 from raftcoord.rpc import codes
 from raftcoord.types import NodeName, State, TxId, Verdict
@@ -300,43 +301,64 @@ async def test_complete_that_was_not_attempted_is_unavailable(monkeypatch: pytes
 # -- showing ------------------------------------------------------------------------------------------------------
 
 
-async def test_replace_enrolls_what_this_node_has_refused_under_that_name() -> None:
+FOUNDING = founded({NodeName(f"n{n}"): (n, f"{n:032x}", f"h{n}:1", f"h{n}:2") for n in (1, 2, 3)})
+
+
+@pytest.mark.parametrize("step", ["add", "remove", "replace"])
+async def test_a_change_of_the_members_is_answered_with_the_members(step: str) -> None:
     async with serving(Log("n1", "n2")) as (n1, _):
-        client, identity = await Caller.of(n1), "0f" * 16
-        n1.consensus.links[NodeName("n2")] = {"up": False, "refused": identity}
-        assert await client.ask("replace", "n2") == {"node": "n2", "identity": identity, "enrolled_by": "n1"}
-        assert n1.consensus.ledger.enrolled == {"n2": identity}
+        client = await Caller.of(n1)
+        n1.consensus.changed = FOUNDING
+        answer = await client.ask("change_members", step, "n2")
+        assert {key: answer[key] for key in ("node", "step", "by", "epoch")} == {
+            "node": "n2",
+            "step": step,
+            "by": "n1",
+            "epoch": 1,
+        }
+        assert answer["members"][1] == {
+            "id": 2,
+            "name": "n2",
+            "identity": f"{2:032x}",
+            "voter": True,
+            "peer": "h2:1",
+            "client": "h2:2",
+        }
+        assert n1.consensus.changes == [(step, "n2")]
 
 
 @pytest.mark.parametrize(
-    ("name", "link", "code", "why"),
+    ("params", "why"),
     [
-        ("n2", {"up": True, "refused": "0f" * 16}, "bad_request", "nothing to replace"),
-        ("n2", {"up": False, "refused": ""}, "unavailable", "start the new node n2 first"),
-        ("n1", {}, "unavailable", "ask another node"),
-        ("n3", {}, "bad_request", "there is no node 'n3' in this cluster; its nodes are n1, n2"),
-        (5, {}, "bad_request", "is not a name"),
+        (("add", 5), "is not a name"),
+        (("add", "N 3"), "is not a name"),
+        (("upgrade", "n2"), "is no change of the members; use one of add, remove, replace"),
+        ((None, "n2"), "is no change of the members"),
+        (("add",), "node"),
     ],
 )
-async def test_replace_of_what_was_not_refused_changes_nothing(name: Any, link: Any, code: str, why: str) -> None:
+async def test_a_change_of_the_members_that_makes_no_sense_is_not_proposed(params: Any, why: str) -> None:
     async with serving(Log("n1", "n2")) as (n1, _):
-        client = await Caller.of(n1)
-        n1.consensus.links[NodeName("n2")] = link
-        error = await client.refused("replace", name)
+        error = await (await Caller.of(n1)).refused("change_members", *params)
+        assert error.code == "bad_request"
+        assert why in error.message
+        assert n1.consensus.changes == []
+
+
+@pytest.mark.parametrize(
+    ("result", "code", "why"),
+    [
+        (Unavailable("node n1 does not lead"), "unavailable", "does not lead"),
+        (LocalProtocolError("node n2 is a member already"), "bad_request", "already"),
+        (NotKnown(), "unavailable", "run `raftcoord node remove n2` again, that is safe"),
+    ],
+)
+async def test_a_change_of_the_members_that_was_not_made_says_why(result: Any, code: str, why: str) -> None:
+    async with serving(Log("n1", "n2")) as (n1, _):
+        n1.consensus.changed = result
+        error = await (await Caller.of(n1)).refused("change_members", "remove", "n2")
         assert error.code == code
         assert why in error.message
-        assert n1.proposed(Enroll) == []
-
-
-async def test_a_replacement_that_nobody_confirms_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "ASK_MS", 20)
-    async with serving(Log("n1", "n2")) as (n1, _):
-        client = await Caller.of(n1)
-        n1.consensus.links[NodeName("n2")] = {"up": False, "refused": "0f" * 16}
-        n1.consensus.held = True
-        error = await client.refused("replace", "n2")
-        assert error.code == "unavailable"
-        assert "again, that is safe" in error.message
 
 
 async def test_node_describes_itself() -> None:
