@@ -37,6 +37,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from raftcoord import limits
+from raftcoord.config import Address
 from raftcoord.core.members import Member, Members, founded, from_list, to_list
 from raftcoord.errors import ConfigError
 from raftcoord.types import NodeName, checked_name
@@ -91,7 +92,7 @@ def said_in(details: Mapping[str, Any]) -> Said:
             f"node {checked} does not say which node.db is its own and who the members are; run the same raftcoord release on "
             "every node"
         )
-    peer, client = addresses  # type: ignore[misc]
+    peer, client = (str(Address.parse(each)) for each in addresses)  # type: ignore[union-attr]
     return Said(checked, identity, knows, tuple(names), members, peer, client)  # type: ignore[arg-type]
 
 

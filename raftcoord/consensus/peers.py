@@ -136,11 +136,18 @@ class Peers:
                 self._end(name)
         for name, address in wanted.items():
             if name not in self._dialers:
-                self._found_at[name] = address
-                self._dialers[name] = self._dialer(name, address)
-                self._dialers[name].start()
+                self._dial(name, address)
         self._hang_up_on_strangers()
         self._renumber()
+
+    def _dial(self, name: NodeName, address: str) -> None:
+        try:
+            dialer = self._dialer(name, address)
+        except ConfigError as error:  # it came from another node: whatever it says halts nobody
+            log.error("%s: node %s cannot be dialed until cluster.yaml names it: %s", self._name, name, shown(error))
+            return
+        self._found_at[name], self._dialers[name] = address, dialer
+        dialer.start()
 
     def _renumber(self) -> None:
         """A peer may have another id now: in the file from which the cluster was founded, or in a set that was never committed,
@@ -275,6 +282,8 @@ class Peers:
             said = said_in(details)
         except LocalProtocolError as error:
             raise ConfigError(f"a peer without a name: {error}; use the same cluster.yaml on every node") from None
+        if details.get("boot") == self._boot:
+            raise ConfigError(f"node {self._name} answers itself; check the peer addresses in cluster.yaml")
         for key, ours in self._cluster().items():
             theirs = details.get(key)
             if theirs == ours or (key == "cluster" and "" in (ours, theirs)):

@@ -106,5 +106,7 @@ class View:
         return told
 
     def clock_offsets(self) -> dict[NodeName, int | None]:
-        """How far each peer's clock is ahead of ours (ms); None: it has not been heard for an election timeout."""
-        return self._peers.clock_offsets()
+        """How far the clock of each other voter is ahead of ours (ms); None: it has not been heard for an election timeout."""
+        members = self.members
+        voters = set() if members is None else {member.name for member in members.members if member.voter}
+        return {name: offset for name, offset in self._peers.clock_offsets().items() if name in voters}

@@ -16,7 +16,7 @@ from raftcoord.client.answers import Damages
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.client.link import Endpoint
 from raftcoord.config import Config, NodeConfig
-from raftcoord.doctor import access, disks
+from raftcoord.doctor import access, disks, members
 from raftcoord.doctor.aside import aside
 from raftcoord.doctor.clocks import Clock, measured
 from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Row, Verdict
@@ -91,6 +91,7 @@ def judge(told: Told) -> list[Row]:
     rows = [_reachable(name, info) for name, info in told.items()]
     leader = _leader(answering)
     rows.append(_led(leader, len(answering), len(told)))
+    rows += members.judge(answering, tuple(told), leader)
     rows += _waiting(answering)
     rows += _links(answering)
     if leader is not None:

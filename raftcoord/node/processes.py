@@ -73,6 +73,8 @@ class LocalCluster:
 
     def start_all(self, *, wait_ready: bool = True, on_reading: OnReading = unwatched) -> list[str]:
         """Start every node that does not run, as ``start``; return their names. If one fails, those started here are stopped."""
+        if not any(node.data_dir.exists() for node in self.config.nodes):
+            self.config.check_founding()
         started = [name for name, process in self._nodes.items() if process.pid is None]
         try:
             for name in started:

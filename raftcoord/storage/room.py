@@ -20,5 +20,5 @@ def check_room(directory: Path, bytes_needed: int, what: str) -> None:
     if free < bytes_needed + limits.COPY_SPARE_BYTES:
         raise StorageError(
             f"{what} needs {bytes_needed:,} bytes in {directory} beside {limits.COPY_SPARE_BYTES:,} for the log, and {free:,} "
-            "are free. The node goes on without it; free some, it is tried again"
+            "are free; free some, it is tried again. The node goes on without it"
         )

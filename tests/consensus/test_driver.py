@@ -722,6 +722,7 @@ def test_what_is_no_message_ends_that_connection_alone(
         ("peer", {"node": "n9"}, "of another; give each node a directory of its own"),
         ("peer", {"node": "n9", "identity": "09" * 16}, "node n9 is no member of this cluster"),
         ("peer", {"node": "N 9"}, "a peer without a name"),
+        ("peer", {"boot": "its own"}, "answers itself; check the peer addresses in cluster.yaml"),
         ("peer", {"cluster_name": "other"}, "belongs to another cluster"),
         ("peer", {"nodes": 5}, "does not say which node.db is its own and who the members are"),
     ],
@@ -731,6 +732,8 @@ def test_who_is_no_peer_is_refused_with_a_reason(role: str, change: dict[str, An
         leader = await cluster.leader()
         follower = (await cluster.followers())[0]
         details = {**cluster.nodes[leader]._peers.introduce(NodeName(follower)), **change}
+        if "boot" in change:
+            details["boot"] = cluster.nodes[follower]._peers._boot
         address = cluster.config.node(follower).peer
         reader, writer = await asyncio.open_connection(address.host, address.port)
         body = msgpack.packb([0, 1, "hello", [1, role, details]])

@@ -131,11 +131,19 @@ def test_a_hello_says_all_that_a_node_must_say() -> None:
         {"members": [1, 1, 1, [], []]},
         {"addresses": ["h:1"]},
         {"addresses": ["h:1", "h" * 301]},
+        {"addresses": 5},
     ],
 )
 def test_a_hello_that_says_less_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"does not say which node\.db is its own and who the members are"):
         said_in(HELLO | wrong)
+
+
+@pytest.mark.parametrize("address", ["", "h", "h:0", "h:99999", "h h:1", "\x1b[2J:1"])
+def test_an_address_that_nobody_could_dial_is_refused(address: str) -> None:
+    """It would be replicated, and each node would dial it."""
+    with pytest.raises(ConfigError, match=r"is not an address|has no port"):
+        said_in(HELLO | {"addresses": ["h:1", address]})
 
 
 def test_the_cluster_is_founded_by_a_node_that_has_met_everybody() -> None:
