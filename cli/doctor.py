@@ -1,4 +1,4 @@
-"""raftcoord doctor: what is wrong, and the command that mends it."""
+"""raftcoord doctor: what is wrong, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -89,5 +89,5 @@ def _table(rows: list[Row]) -> Table:
         style = _STYLES[row.verdict.name]
         table.add_row(Text(f"  {row.verdict.name.lower()}", style=style), row.check, Text(row.what))
         if row.mend:
-            table.add_row("", "", Text(f"mend: {row.mend}", style="bold"))
+            table.add_row("", "", Text(f"to fix it: {row.mend}", style="bold"))
     return table

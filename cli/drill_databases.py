@@ -39,7 +39,7 @@ def databases() -> None:
 def crashes(output: Output, **given: Any) -> int:
     """Kill a program, or a database server, at every point of a transaction.
 
-    For every pair of databases, through each driver that is installed; what is not there is told. Both sides must be equal
+    For every pair of databases, through each driver that is installed; what is not there is named. Both sides must be equal
     afterwards, and nothing may stay prepared or locked. Exit code 0: HELD; 6: BROKEN.
     """
     from raftcoord.drills.crashes import CrashOptions, run

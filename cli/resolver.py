@@ -21,7 +21,7 @@ def resolver() -> None:
 
 
 @resolver.command()
-@click.option("--once", is_flag=True, help="Finish what can be finished now, tell what was found, and end.")
+@click.option("--once", is_flag=True, help="Finish what can be finished now, show what was found, and end.")
 @click.option(
     "--safety",
     type=Number(0.1, 3600),

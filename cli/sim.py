@@ -75,7 +75,7 @@ def faults(output: Output) -> None:
 def run(span: str, workers: int | None, output: Output, **given: Any) -> int:
     """Simulate each seed of A:B and judge it.
 
-    A seed that breaks a promise is run again with fewer and fewer faults, and told. Exit code 0: HELD; 6: BROKEN; 1: a seed
+    A seed that breaks a promise is run again with fewer and fewer faults, and shown. Exit code 0: HELD; 6: BROKEN; 1: a seed
     came to no verdict; 130: Ctrl-C, after a summary so far.
     """
     from raftcoord.sim.hunt import hunt
@@ -112,7 +112,7 @@ def run(span: str, workers: int | None, output: Output, **given: Any) -> int:
 @with_recipe
 @with_output
 def replay(seed: str, trace: bool, path: Path | None, output: Output, **given: Any) -> int:
-    """Run one SEED again and tell what happens.
+    """Run one SEED again and show what happens.
 
     The same code, seed and options give the same simulation: the digest says so. Exit code 0: HELD; 6: BROKEN.
     """

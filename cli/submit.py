@@ -28,7 +28,7 @@ _DIGITS_MAX = 20
     type=click.Choice(["decided", "completed"]),
     default="decided",
     show_default=True,
-    help="Answer when the outcome stands, or when every participant has acknowledged it.",
+    help="Answer when the outcome is decided, or when every participant has acknowledged it.",
 )
 @with_config
 @with_output

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -251,3 +253,31 @@ def test_output_may_be_chosen_before_the_command() -> None:
         run("sim", "faults", "-o", "json").stdout
     )
     assert run("-o", "json", "sim", "faults", "-o", "text").stdout == run("sim", "faults").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first"),
+    [
+        (("demo",), "3 nodes"),
+        (("up",), "starting the nodes"),
+        (("bench", "decide"), ""),
+        (("sim", "run", "--seeds", "0:500"), ""),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, tuple) else "",
+)
+def test_ctrl_c_of_what_takes_long_ends_with_a_line_and_130(arguments: tuple[str, ...], first: str) -> None:
+    """As a process, at its first line (or after a moment), with SIGINT as a terminal sends it."""
+    program = "from raftcoord_cli.main import main; print('begins', flush=True); main()"
+    command = [sys.executable, "-u", "-c", program, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        if first:
+            assert first in process.stdout.readline()
+        else:
+            time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        said, also = process.communicate(timeout=60)
+    assert process.returncode == 130, said + also
+    assert "Traceback" not in also
+    assert "interrupted" in said + also
