@@ -79,7 +79,7 @@ class Peers:
         self._told: dict[NodeName, str] = {}  # the identity that the hello under way says we know of that peer
         self._up: dict[int, NodeName] = {}  # the ids of the peers whose link is up
         self._identity: dict[NodeName, str] = {}  # of the peers whose link is up
-        self._inbound: set[Inbound] = set()
+        self._inbound: dict[Inbound, None] = {}  # in the order in which they came, as every run must be repeatable
         self._why: dict[NodeName, str] = {}  # why a peer was refused, as last logged
         self._loop = asyncio.get_running_loop()
         self._clocks: dict[
@@ -89,7 +89,7 @@ class Peers:
         self._silent_ms = max(limits.LINK_SILENT_MS_MIN, 3 * config.timing.election_ms_max)
         self._dialers: dict[NodeName, Dialer] = {}
         self._found_at: dict[NodeName, str] = {}  # where each dialer dials
-        self._working: set[asyncio.Task[None]] = set()
+        self._working: dict[asyncio.Task[None], None] = {}
         self._started = False
         self._silence_s = config.timing.election_ms_max / 1000
 
@@ -166,8 +166,8 @@ class Peers:
         del self._found_at[name]
         self._down(name)
         task = asyncio.get_running_loop().create_task(dialer.stop("it is no member any more"), name=f"stop {name}")
-        self._working.add(task)
-        task.add_done_callback(self._working.discard)
+        self._working[task] = None
+        task.add_done_callback(self._worked)
 
     async def stop(self) -> None:
         """Hang up everywhere."""
@@ -308,7 +308,7 @@ class Peers:
                         "this one and give it a data directory of its own"
                     )
                 raise Unavailable(f"an earlier session of node {said.name} is asked whether it is still there")
-        self._inbound.add(inbound)
+        self._inbound[inbound] = None
         inbound.boot = boot
         told = self._identities.known(said.name, said.identity)  # which is what the answer will say
         acquainted = self._identities.acquainted(said, told)
@@ -322,8 +322,8 @@ class Peers:
             return
         inbound.asked = True
         task = asyncio.get_running_loop().create_task(self._ask(inbound), name=f"ask {inbound.name}")
-        self._working.add(task)
-        task.add_done_callback(self._working.discard)
+        self._working[task] = None
+        task.add_done_callback(self._worked)
 
     async def _ask(self, inbound: Inbound) -> None:
         inbound.is_alive = await inbound.answers(self._silence_s)
@@ -331,9 +331,12 @@ class Peers:
         if not inbound.is_alive:
             inbound.hang_up("it does not answer, and another session of the same node has come")
 
+    def _worked(self, task: asyncio.Task[None]) -> None:
+        del self._working[task]
+
     def left(self, inbound: Inbound) -> None:
         """A connection that a peer dialed has ended."""
-        self._inbound.discard(inbound)
+        self._inbound.pop(inbound, None)
 
     def _answered(self, name: NodeName, conn: Connection, hello: dict[str, Any]) -> None:
         if name not in self._dialers:  # it has just been ended

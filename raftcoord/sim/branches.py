@@ -140,10 +140,10 @@ class Branches(Synced):
                     pass
                 case _, (NotPrepared() | AlreadyCommitted()):
                     self.violate("together", f"{name}: {reply}", txid)
+        gone = doubts - set(prepared)
+        doubts -= gone & self._unsure[name]  # before the locks: its accounts are free as well
         for txid, payload in willing.items() if name in self.locking else ():
             self._lock(name, txid, payload)
-        gone = doubts - set(prepared)
-        doubts -= gone & self._unsure[name]
         if gone := gone - self._unsure[name]:
             self.violate("nobody alone", f"{name} voted yes, was told nothing, and is not prepared any more", min(gone))
 

@@ -34,7 +34,7 @@ def in_another_process(seed: int, nodes: int, hash_seed: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize(("seed", "nodes"), [(11, 3), (12, 5)])
+@pytest.mark.parametrize(("seed", "nodes"), [(11, 3), (20, 3), (12, 5)])
 def test_the_same_seed_gives_the_same_trace_in_another_process_and_under_another_hash_seed(
     seed: int, nodes: int
 ) -> None:
