@@ -33,6 +33,7 @@ from raftcoord.consensus.replica import MembersDone, Ready, Replica, Store
 from raftcoord.consensus.stored import (
     ledger_of,
     log_of,
+    not_taken_over,
     write_of,
     write_of_founding,
     write_of_identities,
@@ -88,6 +89,7 @@ class Consensus(View):
         self._env = env
         stored = db.load()
         raft_log = log_of(stored)
+        self._not_taken_over = not_taken_over(stored, name, [node.name for node in config.nodes])
         self._identities = Identities(
             stored.node_uuid.hex(),
             name,
@@ -141,6 +143,8 @@ class Consensus(View):
 
         ConfigError if the port cannot be had, or if cluster.yaml names other nodes than the members that are stored.
         """
+        if self._not_taken_over:
+            raise ConfigError(self._not_taken_over)
         if awaited := self._identities.waiting_for:
             log.info("%s: takes no part before it has met each of %s once", self._name, ", ".join(awaited))
         await self._peers.start()
@@ -238,12 +242,17 @@ class Consensus(View):
 
     def on_message(self, node: int, message: Message) -> None:
         """A checked message of a peer: it waits for the next turn."""
-        self._inbox.append(lambda now: self._receive(node, message, now))
+        replica = self._replica
+        self._inbox.append(lambda now: self._receive(replica, node, message, now))
         self._wake()
 
-    def _receive(self, node: int, message: Message, now: float) -> None:
+    def _receive(self, replica: Replica, node: int, message: Message, now: float) -> None:
+        if (
+            replica is not self._replica
+        ):  # which took no part; the sender's id was that of the file, and may be another's
+            return
         try:
-            self._replica.receive(node, message, now)
+            replica.receive(node, message, now)
         except RemoteProtocolError as error:
             self._peers.hang_up(node, str(error))
 

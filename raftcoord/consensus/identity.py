@@ -356,7 +356,9 @@ class Identities:
                 yield from members.members
 
     def _member(self, identity: str) -> Member | None:
-        return next((member for member in self._all() if member.identity == identity), None)
+        """A later set goes first: a learner's id in this node's log may never have been committed, and be another's since."""
+        sets = (self.heard, self.members, self.applied)
+        return next((member for each in sets if each is not None if (member := each.with_identity(identity))), None)
 
     # -- storing --------------------------------------------------------------------------------------------------
 

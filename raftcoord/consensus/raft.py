@@ -369,6 +369,10 @@ class Raft(SyncObj):  # type: ignore[misc]
 
     # -- elections ------------------------------------------------------------------------------------------------
 
+    def _SyncObj__connectedToAnyone(self) -> bool:
+        """Whether an election can be won. The only voter needs nobody, also while a learner is away."""
+        return bool(self._SyncObj__connectedNodes) or self.voters <= {self._id}
+
     def _SyncObj__generateRaftTimeout(self) -> float:
         return self._rng.uniform(self._timing.election_min, self._timing.election_max)
 

@@ -131,8 +131,12 @@ class Replica:
     @property
     def reachable_leader(self) -> int | None:
         """The leader to whom a proposal can be handed now: this node, or one whose link is up."""
+        if (
+            self.raft.is_leader
+        ):  # not by the id: the one that this node was told in an uncommitted set may be another's now
+            return self.node
         leader = self.raft.leader
-        return leader if leader == self.node or (leader is not None and leader in self._links) else None
+        return leader if leader is not None and leader in self._links else None
 
     @property
     def has_work(self) -> bool:
@@ -338,7 +342,7 @@ class Replica:
         place = (leader, self.raft.term, self._links.get(leader, 0))
         batches = self._unplaced if place == self._placed_all else list(self._flying.values())
         self._placed_all, self._unplaced = place, []
-        if leader == self.node:
+        if self.raft.is_leader:
             for batch in batches:
                 self._append(batch.entry, batch.commands, batch, None)
             return []

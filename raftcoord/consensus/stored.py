@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from raftcoord.consensus.log import RaftLog
 from raftcoord.consensus.replica import Store
@@ -38,6 +38,23 @@ def ledger_of(stored: Stored, db: NodeDb) -> Ledger:
         enrolled=stored.enrolled,
         participants=stored.participants,
         members=stored.members,
+    )
+
+
+def not_taken_over(stored: Stored, own: NodeName, file: Iterable[NodeName]) -> str:
+    """Why data of a release before members were stored must not found a cluster with the nodes of ``file``; "": it may.
+
+    What it voted for and acknowledged was counted over the nodes of then. It took part after it had met each of them, so it
+    knows them: with other nodes, a majority could be found that has not what was acknowledged.
+    """
+    took_part = stored.term > 0 or stored.applied_term > 0 or stored.log[-1].term > 0
+    then = {own, *stored.peers, *stored.enrolled}
+    if stored.members is not None or stored.joined is not None or not took_part or then == set(file):
+        return ""
+    return (
+        f"cluster.yaml names the nodes {', '.join(sorted(file))}, and the data of node {own} is of an earlier release, in "
+        f"which the nodes were {', '.join(sorted(then))}; nothing was changed: start every node with exactly these in its "
+        "file, and change them afterwards, with `raftcoord node add`, `node remove` and `node replace`"
     )
 
 

@@ -107,6 +107,8 @@ class View:
 
     def clock_offsets(self) -> dict[NodeName, int | None]:
         """How far the clock of each other voter is ahead of ours (ms); None: it has not been heard for an election timeout."""
-        members = self.members
-        voters = set() if members is None else {member.name for member in members.members if member.voter}
-        return {name: offset for name, offset in self._peers.clock_offsets().items() if name in voters}
+        members, heard, own = self.members, self._peers.clock_offsets(), self._identities.name
+        voters = [] if members is None else [member.name for member in members.members if member.voter]
+        return {
+            name: heard.get(name) for name in voters if name != own
+        }  # also one that nobody here can dial: it is silent

@@ -507,3 +507,13 @@ def test_a_second_process_on_a_copy_of_the_data_is_refused_while_the_first_is_he
 
 def at(port: int) -> Address:
     return Address("127.0.0.1", port)
+
+
+def test_an_id_of_a_later_set_goes_before_one_that_was_perhaps_never_committed() -> None:
+    """n4 was added as 4 and that was lost; then n5 was added as 4, and n4 as 5."""
+    fifth = "04" * 16
+    phantom = CONFIRMED.added(N4, FOURTH, "h4:1", "h4:2")
+    later = CONFIRMED.added(NodeName("n5"), fifth, "h5:1", "h5:2").promoted().added(N4, FOURTH, "h4:1", "h4:2")
+    one = Known(phantom)
+    one.judge(says(N2, ONE, members=later))
+    assert (one.id_of(N4, FOURTH), one.id_of(NodeName("n5"), fifth)) == (5, 4)

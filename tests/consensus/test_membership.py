@@ -17,6 +17,7 @@ from raftcoord.config import Config
 from raftcoord.consensus import engine
 from raftcoord.consensus.identity import Stranger
 from raftcoord.consensus.membership import CatchingUp, Seen, planned
+from raftcoord.core.commands import Found
 from raftcoord.core.members import Member, founded
 from raftcoord.errors import ConfigError, LocalProtocolError, Unavailable
 from raftcoord.storage.node_db import NodeDb
@@ -96,6 +97,28 @@ def test_members_change_only_after_an_entry_of_the_own_term_and_the_last_step_ar
     assert raft.is_leader
     assert not raft.may_change_members, "nothing of the new term is committed"
     assert not world.replica(next(n for n in world.running if n != leader)).raft.may_change_members
+
+
+def test_the_only_voter_leads_while_its_learner_is_away() -> None:
+    world = World(1)
+    raft = world.replica(world.elect()).raft
+    added = founding(1).added(N2, NEW.identity, "", "")
+    world.replica(1).change_members(added, world.now + 9, lambda _: None)
+    world.until(lambda: raft.may_change_members)
+    world.crash(1)
+    world.start(1)
+    assert world.elect() == 1
+
+
+def test_whoever_has_the_id_that_an_uncommitted_set_gave_this_node_is_not_taken_for_it() -> None:
+    world = World(3)
+    leader = world.elect()
+    n = next(n for n in world.running if n != leader)
+    replica = world.replica(n)
+    replica.raft._id = replica.raft.leader or 0  # as the set said that it was told
+    assert not replica.raft.is_leader
+    world.propose(n, Found("0" * 16))
+    assert replica._place()[0][0] == replica.raft.leader, "handed over, and not appended here"
 
 
 # -- real nodes -------------------------------------------------------------------------------------------------------
@@ -247,6 +270,23 @@ def test_data_from_before_members_were_stored_is_taken_over_when_all_have_met(tm
             assert members is None or members.names == ("n1", "n2", "n3")
 
     run(tmp_path, test, nodes=3)
+
+
+@pytest.mark.parametrize("file", [("n1", "n2", "n3", "n4", "n5"), ("n1",)])
+def test_data_from_before_is_not_taken_over_with_a_file_of_other_nodes(file: tuple[str, ...], tmp_path: Path) -> None:
+    """A majority of five of which two are empty, or of one, need not have what a majority of three acknowledged."""
+
+    async def test(cluster: Cluster) -> None:
+        await found(cluster, "n1", "n2", "n3")
+        await cluster.decided("n1")
+        await cluster.stop()
+        as_before(cluster.config.node(N1).data_dir, cluster.config.cluster, "n1")
+        with pytest.raises(ConfigError, match="in which the nodes were n1, n2, n3; nothing was changed"):
+            await cluster.start("n1", config=only(cluster.config, *file))
+        cluster.nodes.pop("n1")
+        cluster.dbs.pop("n1").close()
+
+    run(tmp_path, test)
 
 
 def as_before(directory: Path, cluster: str, name: str) -> None:
