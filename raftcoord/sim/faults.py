@@ -11,6 +11,7 @@ that fails can be shrunk (hunt.py).
     copies       break-copy, flip-copy, late-copy
     strangers    stranger
     operators    twin, close
+    members      node-remove, other-file
 """
 
 from __future__ import annotations
@@ -131,11 +132,28 @@ KINDS: Final[dict[str, tuple[int, Callable[[_Stage], Fault]]]] = {
     "silent": (2, lambda stage: stage.fault("silent", 4.0, _minority(stage))),
     "twin": (3, lambda stage: stage.fault("twin", 0.5, (stage.rng.choice(stage.banks),), stage.rng.random())),
     "close": (3, lambda stage: stage.fault("close", 0.5, (stage.rng.choice(stage.banks),), stage.rng.random())),
+    "node-remove": (
+        1,
+        lambda stage: stage.fault("node-remove", 0.5, (stage.rng.choice(stage.nodes),), stage.rng.random()),
+    ),
+    "other-file": (2, lambda stage: stage.fault("other-file", 1.0, (stage.rng.choice(stage.nodes),))),
 }
 """Kind -> (how many of them at most in one plan, how to draw one)."""
 
 _OF_MANY: Final = frozenset(
-    {"isolate-leader", "split", "ring", "repeat", "flip-bit", "wipe", "stranger", "late-copy", "silent"}
+    {
+        "isolate-leader",
+        "split",
+        "ring",
+        "repeat",
+        "flip-bit",
+        "wipe",
+        "stranger",
+        "late-copy",
+        "silent",
+        "node-remove",
+        "other-file",
+    }
 )
 """Kinds that make sense in a cluster of several nodes only: one node cannot lose its disk and keep its promises."""
 
@@ -161,6 +179,6 @@ def draw(
 
 
 def _bounded(plan: list[Fault]) -> list[Fault]:
-    """At most one node loses its disk in one simulation: the promises hold for a minority."""
-    lost = [fault for fault in plan if fault.kind in ("flip-bit", "wipe")]
+    """At most one node loses its disk or is removed in one simulation: the promises hold for a minority."""
+    lost = [fault for fault in plan if fault.kind in ("flip-bit", "wipe", "node-remove")]
     return [fault for fault in plan if fault not in lost[1:]]

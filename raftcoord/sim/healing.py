@@ -50,7 +50,8 @@ class Healing:
             down = self._unlinked()
             linked = linked or not down
             patience = LINKS_S * (1 + invariants.disks_lost)  # a new node is dialed again when it is enrolled
-            invariants.must(linked or took < patience, "links", f"{took:.2f} s after the last fault {down}")
+            late = took >= patience and not world.changing
+            invariants.must(linked or not late, "links", f"{took:.2f} s after the last fault {down}")
             why = self._unsettled()
             if linked and not why:
                 world.log("world", f"nothing is in doubt {took:.2f} s after the last fault")
@@ -60,7 +61,7 @@ class Healing:
 
     def _unlinked(self) -> str:
         """Which link is down, or "". A node that is being replaced comes in when it is enrolled, and that takes longer."""
-        new = {name for name in self._world.nodes if self._is_new(name)}
+        new = {name for name in self._world.nodes if self._is_new(name)} | self._world.changing
         for name in self._world.nodes:
             consensus = self._world.machines[name].consensus
             for peer, link in {} if consensus is None or name in new else consensus.peers_status().items():
@@ -77,6 +78,8 @@ class Healing:
         world, model = self._world, self._invariants.model
         if not self._workload.idle:
             return "a request has no answer"
+        if world.changing:
+            return f"{', '.join(sorted(world.changing))} is not a voter again"
         down = [name for name in (*world.nodes, *world.serves) if not world.machines[name].runs]
         if down:
             return f"{', '.join(down)} does not run"

@@ -31,6 +31,7 @@ from raftcoord.consensus import engine
 from raftcoord.consensus.log import members_in
 from raftcoord.consensus.replica import Replica
 from raftcoord.core.commands import KINDS, Command, Decide, Retire, open_entry
+from raftcoord.core.members import Members
 from raftcoord.sim.branches import Branches
 from raftcoord.sim.synced import Violation
 from raftcoord.types import State, TxId, Verdict
@@ -56,6 +57,10 @@ class Invariants(Branches):
         """The latest that the clock of each node has really shown just now (ms)."""
         self._majority = len(nodes) // 2 + 1
         self._replicas: dict[str, Replica] = {}
+        self._ids: dict[int, str] = {}
+        """The identity that each id was given to."""
+        self._members: Members | None = None
+        """The members that were committed last."""
 
     def on_halt(self, name: str, error: BaseException, *, expected: bool) -> None:
         """A node stopped itself: only for what was done to its disk."""
@@ -210,6 +215,7 @@ class Invariants(Branches):
 
     def _apply(self, data: bytes, term: int, index: int) -> None:
         if data[:1] == engine.MEMBERS:
+            self._changed(members_in(data))
             self.model.replay(data, term, index)
             self.wiped -= {m.name for m in members_in(data).members if m.identity == self._identity.get(m.name)}
         if data[:1] != engine.REGULAR:
@@ -224,6 +230,20 @@ class Invariants(Branches):
             if made is not None and isinstance(command, Decide):
                 self.decisions_committed += 1
                 self.decided(command.txid, made)
+
+    def _changed(self, members: Members) -> None:
+        """A set of members is committed: an id means one identity for ever, and one voter more or less at a time."""
+        for member in members.members:
+            known = self._ids.setdefault(member.id, member.identity)
+            self.must(
+                known == member.identity, "one leader", f"id {member.id} of {member.name} was given to another before"
+            )
+        before, self._members = self._members, members
+        self.must(
+            before is None or (members.epoch == before.epoch + 1 and len(members.voters ^ before.voters) <= 1),
+            "one leader",
+            f"the members {before} are followed by {members}",
+        )
 
     # -- answers -------------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from raftcoord import limits
+from raftcoord.consensus import driver
 from raftcoord.storage import node_db
 
 _PROCESS_ID: Final = 4711
@@ -66,6 +67,7 @@ def knobs(seed: int) -> Iterator[Knobs]:
     if rng.random() < 0.5:  # clocks agree closely, so that a horizon in the future is lowered to within the simulation
         turned += [(limits, "FUTURE_MS_MAX", 400), (limits, "CLOCK_SPREAD_MS_MAX", 300)]
     turned.append((limits, "APPENDS_PER_PASS_MAX", rng.choice((1, 4))))
+    turned.append((driver, "ASK_MEMBERS_S", rng.choice((0.3, 3.0))))
     with ExitStack() as stack:
         for where, name, value in turned:
             stack.callback(setattr, where, name, getattr(where, name))

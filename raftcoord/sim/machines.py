@@ -37,6 +37,8 @@ class Machine:
     worker: Worker | None = None
     damaged: bool = False
     """Whether its disk was made bad on purpose: then it may refuse to start."""
+    names: tuple[str, ...] | None = None
+    """The nodes that a wrong cluster.yaml names; None: its cluster.yaml is right."""
     faulty: bool = False
     """Whether its disk is about to fail on purpose: then it may halt."""
 

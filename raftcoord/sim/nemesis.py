@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from raftcoord.sim import operator, strangers, twins
+from raftcoord.sim import membership, operator, strangers, twins
 from raftcoord.sim.disk import SimNodeDb, fail_participant, flip_a_stored_bit
 from raftcoord.sim.faults import Fault
 from raftcoord.sim.late_copy import LateCopy
@@ -254,7 +254,31 @@ class Nemesis:
         shutil.rmtree(self._world.next_directory(name), ignore_errors=True)
         self._world.wiped(name)
         self._world.start(name)
-        self._at(self._world.loop.now + _REPLACE_AFTER_S + self._rng.random(), self._world.replace, name)
+        self._at(self._world.loop.now + _REPLACE_AFTER_S + self._rng.random(), membership.replace, self._world, name)
+
+    # -- members --------------------------------------------------------------------------------------------------------
+
+    def _node_remove(self, fault: Fault) -> None:
+        """And added again, as a new node."""
+        if self._world.watcher.all_took_part:
+            membership.leave(self._world, fault.who[0], fault.value)
+
+    def _other_file(self, fault: Fault) -> None:
+        """A node is started again with a cluster.yaml that names others."""
+        name = fault.who[0]
+        machine = self._world.machines[name]
+        if name in self._world.changing or not self._world.watcher.all_took_part or not self._world.kill(name):
+            return
+        machine.names = membership.other_names(self._world.nodes, name, self._rng)
+        self._world.start(name)
+        self._at(fault.until + 4.0 * self._rng.random(), self._right_file, name)
+
+    def _right_file(self, name: str) -> None:
+        machine = self._world.machines[name]
+        if machine.names is not None:
+            machine.names = None
+            self._world.kill(name)
+            self._world.start(name)
 
     # -- copies and strangers ------------------------------------------------------------------------------------------
 
@@ -314,6 +338,7 @@ class Nemesis:
             if machine.runner is not None:
                 machine.runner.sync_s = world.sync_s
             world.resume(name)
+            self._right_file(name)
             world.start(name)
 
     _KINDS: Final[dict[str, Callable[[Nemesis, Fault], None]]] = {
@@ -342,6 +367,8 @@ class Nemesis:
         "participant-disk": _participant_disk,
         "flip-bit": _flip_bit,
         "wipe": _wipe,
+        "node-remove": _node_remove,
+        "other-file": _other_file,
         "break-copy": _break_copy,
         "flip-copy": _flip_copy,
         "stranger": _stranger,

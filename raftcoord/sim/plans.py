@@ -20,11 +20,21 @@ from raftcoord.sim.faults import PARTICIPANT_POINTS, POINTS, Fault
 from raftcoord.sim.recipe import check_kinds
 from raftcoord.sim.simulation import Settings
 
-_ONE_NODE: Final = ("late-start", "jump", "slow-disk", "disk-error", "flip-bit", "wipe", "stranger")
+_ONE_NODE: Final = (
+    "late-start",
+    "jump",
+    "slow-disk",
+    "disk-error",
+    "flip-bit",
+    "wipe",
+    "stranger",
+    "node-remove",
+    "other-file",
+)
 _ONE_PARTICIPANT: Final = ("participant-disk",)
 _ONE: Final = (*_ONE_NODE, *_ONE_PARTICIPANT, "isolate", "crash-at", "pause", "outage")
 _TWO: Final = ("clog-one-way", "clog-two-way")
-_SHARES: Final = ("break", "repeat", "disk-error", "participant-disk", "stranger")
+_SHARES: Final = ("break", "repeat", "disk-error", "participant-disk", "stranger", "node-remove")
 """Kinds whose value is a share, 0 to under 1."""
 
 _VALUE_MAX: Final = 1e9

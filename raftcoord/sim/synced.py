@@ -131,10 +131,12 @@ class Synced:
         if committed:
             disk.terms = [0, *(term for term, _ in self.log[1 : index + 1])]
 
-    def on_wiped(self, name: str) -> None:
-        """That node's disk is empty now."""
+    def on_wiped(self, name: str, *, removed: bool) -> None:
+        """That node's disk is empty now. ``removed``: what it held counts for nothing any more."""
         self._identity.pop(name, None)
-        self._lost[name], self._disks[name] = self._disks[name], _Disk()
+        lost, self._disks[name] = self._disks[name], _Disk()
+        if not removed:
+            self._lost[name] = lost
         self._introduced[name] = {}
         self.disks_lost += 1
         self.wiped.add(name)

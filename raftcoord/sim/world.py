@@ -23,6 +23,7 @@ from raftcoord.errors import CorruptionError, RaftcoordError, StorageError
 from raftcoord.node.node import Node
 from raftcoord.participants.interface import Participant
 from raftcoord.participants.worker import Worker
+from raftcoord.sim import membership
 from raftcoord.sim.disk import NodeDisk, SimNodeDb, SimRunner, image_of_participant
 from raftcoord.sim.loop import Killed, Process, SimLoop
 from raftcoord.sim.machines import Machine, Points, serving
@@ -66,8 +67,8 @@ class Watcher(ConsensusWatcher, ParticipantWatcher, Protocol):
     def on_installed(self, name: str, index: int, term: int) -> None:
         """A copy of the ledger up to (index, term) replaced what a node had on its disk."""
 
-    def on_wiped(self, name: str) -> None:
-        """A node's disk is empty now."""
+    def on_wiped(self, name: str, *, removed: bool) -> None:
+        """A node's disk is empty now. ``removed``: it was no member's any more."""
 
     @property
     def all_took_part(self) -> bool:
@@ -102,6 +103,10 @@ class World:
         self.points = Points()
         self.waiting: set[str] = set()
         """Machines that are not switched on yet."""
+        self.changing: set[str] = set()
+        """Nodes that an operator removes, and has not added again yet."""
+        self.removed: set[str] = set()
+        """Nodes that an operator has begun to remove, now or before."""
         self.watcher = watcher
         self.sync_s = sync_s
         self.mischief = Mischief(self.rng("mischief"))
@@ -184,18 +189,18 @@ class World:
         point = self._point_of(process)
         runner = SimRunner(self.loop, process, self.rng(f"{name} {machine.lives} disk"), self.sync_s, point)
         machine.runner = runner
-        config = self._config_of(directory)
+        config = self._config_of(directory, machine.names)
         machine.consensus = WatchedConsensus(config, name, db, env, on_halt=halt, runner=runner)
         machine.consensus.watch(point, self.watcher, self.mischief)
         machine.node = Node(config, name, machine.consensus, db, env, on_halt=halt)
         watch_transactions(name, machine.node, self.watcher)
         self.watcher.on_born(name, db, machine.consensus)
-        process.spawn(machine.node.start(), "start")
+        process.spawn(membership.start(self, machine), "start")
 
-    def _config_of(self, directory: Path) -> Config:
-        beside = directory.parent
+    def _config_of(self, directory: Path, names: tuple[str, ...] | None) -> Config:
+        config = self.config if names is None else membership.config_of(self.config, names)
         return replace(
-            self.config, nodes=tuple(replace(node, data_dir=beside / node.name) for node in self.config.nodes)
+            config, nodes=tuple(replace(node, data_dir=directory.parent / node.name) for node in config.nodes)
         )
 
     def _start_participant(self, machine: Machine, process: Process, directory: Path, env: Env) -> None:
@@ -305,25 +310,10 @@ class World:
             self.log(name, "goes on")
             process.resume()
 
-    def wiped(self, name: str) -> None:
-        """The disk of a machine that has no process is empty now."""
-        self.log(name, "has lost its disk")
-        self.watcher.on_wiped(name)
-
-    def replace(self, name: str) -> None:
-        """The operator accepts the new node that says it is ``name``; again and again until it is done."""
-        process, client = self.client("operator")
-        process.spawn(self._replace(name, client), "replace")
-
-    async def _replace(self, name: str, client: AsyncClient) -> None:
-        machine = self.machines[name]
-        while machine.consensus is None or not machine.consensus.replica.raft.admitted:
-            try:
-                await client.replace_node(name, timeout=2.0)
-                self.log(name, "is replaced")
-            except RaftcoordError as error:
-                self.log("operator", str(error))
-            await asyncio.sleep(0.2)
+    def wiped(self, name: str, *, removed: bool = False) -> None:
+        """The disk of a machine that has no process is empty now. ``removed``: it was no member's any more."""
+        self.log(name, "is emptied" if removed else "has lost its disk")
+        self.watcher.on_wiped(name, removed=removed)
 
     def next_directory(self, name: str) -> Path:
         """Where the next life of a machine that has no process will find its files."""
