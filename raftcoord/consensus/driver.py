@@ -97,6 +97,7 @@ class Consensus(View):
             {**stored.peers, **stored.enrolled},
             raft_log.members,
             stored.joined,
+            took_part=stored.term > 0 or stored.applied_term > 0 or stored.log[-1].term > 0,
             on_change=self._news,
         )
         self._heard = asyncio.Event()

@@ -108,9 +108,9 @@ class Identities:
     """What one node knows of the others, and whom it has met since it started.
 
     ``own``, ``name``: its identity (32 hex digits) and name; ``file``: the nodes of its cluster.yaml, itself included; ``known``:
-    what its node.db knows of them; ``members``: the newest set in its log, or what it was told when it was taken in; None:
-    none; ``joined``: what it was told then, whatever its log has reached. ``on_change``: called when there is something to be
-    stored, or another peer was met.
+    what its node.db knows of them; ``members``: the newest set in its log, or what it was told when it was taken in; None: none;
+    ``joined``: as then told; ``took_part``: whether it ever voted (such data is taken over with whom it knows).
+    ``on_change``: called when there is something to be stored, or another peer was met.
     """
 
     def __init__(
@@ -122,12 +122,14 @@ class Identities:
         members: Members | None,
         joined: Members | None = None,
         *,
+        took_part: bool = False,
         on_change: Callable[[], None],
     ) -> None:
         self.own: Final = own
         self.name: Final = name
         self._file: Final = dict(file)
         self._others: Final = frozenset(file) - {name}
+        self._of_before: Final = {*known, str(name)} if took_part else set(file)
         self._known = {other: known[other] for other in self._others if other in known}
         self._unsaved: dict[NodeName, str] = {}
         self._refused: dict[NodeName, Stranger] = {}
@@ -172,6 +174,11 @@ class Identities:
     def contradiction(self) -> str:
         """Why this node must not start with its cluster.yaml: it names others than the members, now or ever; or ""."""
         newest = self.heard or self.members
+        if newest is None and self._of_before != set(self._file):
+            return (
+                f"cluster.yaml names the nodes {', '.join(sorted(self._file))}, and this node's data is of a cluster of "
+                f"{', '.join(sorted(self._of_before))}, made by a release before members were stored; write these names into it"
+            )
         if newest is None or set(newest.names) == set(self._file) or self.file_is_old:
             return ""
         return (

@@ -269,6 +269,20 @@ def test_a_file_that_names_others_than_the_members_contradicts_them() -> None:
     )
 
 
+@pytest.mark.parametrize("names", [("n1",), ("n1", "n2", "n4"), ("n1", "n2", "n3", "n4", "n5")])
+def test_data_of_before_members_is_taken_over_with_the_nodes_that_it_knows_and_no_others(
+    names: tuple[str, ...],
+) -> None:
+    def one(*, took_part: bool, heard: Members | None = None) -> Identities:
+        file = {NodeName(name): Place(number, "", "") for number, name in enumerate(names, 1)}
+        known = {"n2": ONE, "n3": OTHER}
+        return Identities(OWN, N1, file, known, None, heard, took_part=took_part, on_change=lambda: None)
+
+    assert "this node's data is of a cluster of n1, n2, n3" in one(took_part=True).contradiction
+    assert one(took_part=False).contradiction == ""
+    assert "epoch 2" in one(took_part=True, heard=CONFIRMED).contradiction
+
+
 def test_a_file_of_before_the_last_changes_is_old_and_no_contradiction() -> None:
     one = Known(FOUR.promoted())
     assert (one.contradiction, one.file_is_old) == ("", True)
