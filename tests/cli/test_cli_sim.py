@@ -62,7 +62,6 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         (("run", "--seeds", "0:2", "--faults", ""), "there is no fault ''"),
         (("run", "--seeds", "0:2", "--nodes", "4"), "a simulation has 3 or 5 nodes, not 4"),
         (("run", "--seeds", "0:2", "--duration", "0.5"), "from 1 to 600 virtual seconds, not 0.5"),
-        (("run", "--seeds", "0:2", "--duration", "nan"), "'nan' is not a number"),
         (("run", "--seeds", "0:2", "--workers", "0"), "1 to 256 workers, not 0"),
         (("run", "--seeds", "0:2", "--with", "no.such:thing"), "module no.such cannot be imported: ModuleNotFound"),
         (("run", "--seeds", "0:2", "--with", "json"), "'json' does not name anything; write module:attribute"),
@@ -86,6 +85,12 @@ def test_what_cannot_be_simulated_is_one_sentence_and_nothing_is_run(
     assert line.startswith("error: ")
     assert says in line
     assert json_of(*arguments, code=2)["error"]["kind"] == "ConfigError"
+
+
+@pytest.mark.parametrize("duration", ["nan", "inf", "-1"])
+def test_a_duration_that_is_no_time_is_a_wrong_command_line(duration: str) -> None:
+    error = json_of("run", "--seeds", "0:2", "--duration", duration, code=2)["error"]
+    assert (error["kind"], "--duration" in error["message"]) == ("Usage", True)
 
 
 def test_the_faults_are_listed() -> None:

@@ -110,6 +110,7 @@ def test_a_node_that_is_down_or_held_is_exit_code_5(cluster: LocalCluster) -> No
 def test_pending_damage_is_exit_code_6_until_somebody_acknowledges_it(cluster: LocalCluster) -> None:
     txid = TxId.new()
     with Client.from_config(cluster.config) as client:
+        client.resolve(txid, timeout=30)
         client.report_damage(txid, "bank", "rolled back by hand", timeout=30)
         eventually_everywhere(cluster.config, 1)
         assert errors(doctor(cluster.config, 6)) == [("cluster", DAMAGE)]
