@@ -55,20 +55,24 @@ class Server:
     def accept(self) -> Connection:
         """The protocol of a new connection."""
         handler: Handler
-        if self._listener is None:
-            handler = _TurnedAway("the node stops", self.log)
-        elif len(self.connections) >= self._connections_max and not self._census.make_room():
+        if self._listener is None:  # accepted before the close: asyncio may give it no transport, and then nothing ever ends it
+            return self._made(_TurnedAway("the node stops", self.log))
+        if len(self.connections) >= self._connections_max and not self._census.make_room():
             why = f"{self._connections_max} connections are open and busy, the most that this port serves"
             handler = _TurnedAway(why, self.log)
         else:
             handler = Door(self._handler_factory(), self.log)
-        conn = Connection(handler, max_frame_bytes=self._max_frame_bytes, label=self._label, port=self)
-        conn.silent_ms = self._silent_ms
+        conn = self._made(handler)
         conn.on_end = self._ended
         self.connections[conn] = None
         self._census.came(conn)
         if self._sweeping is None:
             self._sweep()
+        return conn
+
+    def _made(self, handler: Handler) -> Connection:
+        conn = Connection(handler, max_frame_bytes=self._max_frame_bytes, label=self._label, port=self)
+        conn.silent_ms = self._silent_ms
         return conn
 
     def attach(self, listener: asyncio.Server) -> None:

@@ -478,9 +478,10 @@ def test_a_prepared_branch_with_a_flipped_byte_is_refused_with_the_way_out(
 
 
 def test_a_file_that_is_not_a_database_is_refused(path: Path, reopen: Reopen) -> None:
-    path.write_bytes(b"these are not the bytes of a database" * 100)
-    with pytest.raises(CorruptionError, match="is damaged"):
+    path.write_bytes(before := b"these are not the bytes of a database" * 100)
+    with pytest.raises(ConfigError, match="is not a SQLite database, and was left as it is"):
         reopen()
+    assert path.read_bytes() == before
 
 
 def test_a_file_that_is_cut_short_is_refused(bank: SqliteParticipant, path: Path, reopen: Reopen) -> None:
