@@ -55,7 +55,7 @@ class Server:
     def accept(self) -> Connection:
         """The protocol of a new connection."""
         handler: Handler
-        if self._listener is None:  # accepted before the close: asyncio may give it no transport, and then nothing ever ends it
+        if self._listener is None:  # accepted before the close: it may get no transport, and then nothing ever ends it
             return self._made(_TurnedAway("the node stops", self.log))
         if len(self.connections) >= self._connections_max and not self._census.make_room():
             why = f"{self._connections_max} connections are open and busy, the most that this port serves"

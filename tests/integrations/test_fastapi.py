@@ -85,10 +85,10 @@ async def test_aborted_is_503_and_may_be_repeated(the_site: Site, client: Client
 async def test_no_node_is_503(the_site: Site) -> None:
     async with the_site as site:
 
-        async def nobody(**_: Any) -> str:
+        async def nobody(*_: Any) -> None:
             raise Unavailable("no node answers")
 
-        site.app.state.client.cluster_id = nobody
+        site.app.state.client.admit = nobody
         assert (await site.http.post("/users", params=ALICE)).status_code == 503
         assert site.rows == [(0, 0)]
 

@@ -65,10 +65,10 @@ def test_aborted_is_503_and_may_be_repeated(site: Any, shop: Shop, client: Clien
 
 
 def test_no_node_is_503(site: Any, shop: Shop) -> None:
-    def nobody(**_: Any) -> str:
+    def nobody(*_: Any) -> None:
         raise Unavailable("no node answers")
 
-    site.client.cluster_id = nobody
+    site.client.admit = nobody
     assert site.http.post("/users", data=ALICE).status_code == 503
     assert shop.rows() == (0, 0)
 
