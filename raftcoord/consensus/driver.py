@@ -388,10 +388,13 @@ class Consensus(View):
         self._idle.set()
         if not self._running:
             return
-        if error is not None:
-            self._halt(error)
+        try:
+            if error is not None:
+                raise error
+            then()
+        except Exception as caught:
+            self._halt(caught)
             return
-        then()
         self._turn()
 
     def _remembered(self, identities: dict[NodeName, str]) -> None:

@@ -15,6 +15,7 @@ from cluster import PATIENCE_S, Cluster, HeldRunner, config_in, until
 
 from raftcoord import limits
 from raftcoord.consensus import copies
+from raftcoord.consensus.driver import Consensus
 from raftcoord.core.commands import Complete, Decide, Found, encode_command
 from raftcoord.core.decisions import Done, Standing
 from raftcoord.errors import (
@@ -441,6 +442,22 @@ def test_an_error_that_nobody_foresaw_halts_too(tmp_path: Path) -> None:
         await until(lambda: cluster.halted, "the halt")
         [(_, error)] = cluster.halted
         assert isinstance(error, Halt)
+        assert "ZeroDivisionError" in str(error)
+
+    run(tmp_path, test, nodes=1)
+
+
+def test_an_error_after_the_members_are_stored_halts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that lived on would take part in nothing, and nobody would see it."""
+
+    def broken(_: Consensus) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(Consensus, "_founded", broken)
+
+    async def test(cluster: Cluster) -> None:
+        await until(lambda: cluster.halted, "the halt")
+        [(_, error)] = cluster.halted
         assert "ZeroDivisionError" in str(error)
 
     run(tmp_path, test, nodes=1)
