@@ -6,6 +6,7 @@ is, and then inside of the plant, where it must fail.
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -19,6 +20,7 @@ from raftcoord.consensus.raft import Raft
 from raftcoord.consensus.replica import Replica
 from raftcoord.core import commands
 from raftcoord.core.ledger import Ledger
+from raftcoord.errors import ConfigError, Unavailable
 from raftcoord.rpc import dial
 from raftcoord.storage import examine
 from raftcoord.storage.node_db import LogRow, NodeDb, Write
@@ -246,8 +248,15 @@ h15_admin_messages_pass = replacing((wire, "decode", lambda row: {"type": row[0]
 
 # -- H16: a wiped node votes again ------------------------------------------------------------------------------------
 
+
+def _believing(self: Any, said: Any) -> None:
+    """What is new is noted, as a cluster needs it to be founded; nobody is refused."""
+    with contextlib.suppress(ConfigError, Unavailable):
+        _judge(self, said)
+
+
 h16_whoever_bears_a_name_is_believed = replacing(
-    (Identities, "judge", lambda self, said: None),
+    (Identities, "judge", _believing),
     (Identities, "acquainted", lambda self, said, told: True),
     (Identities, "id_of", lambda self, name, identity: int(name[1:])),
 )
