@@ -65,6 +65,8 @@ class Address:
             raise ConfigError(f"{text!r} is not an address; write host:port, such as 127.0.0.1:7401")
         if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65_535):
             raise ConfigError(f"{text!r} has no port from 1 to 65535; write host:port, such as 127.0.0.1:7401")
+        if len(text) > limits.ADDRESS_LENGTH_MAX:
+            raise ConfigError(f"an address of {len(text)} characters; write host:port, such as 127.0.0.1:7401")
         return cls(bare, int(port))
 
     @property

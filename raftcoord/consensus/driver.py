@@ -23,7 +23,7 @@ from raftcoord import limits
 from raftcoord.config import Config
 from raftcoord.consensus.batches import BarrierDone, Done
 from raftcoord.consensus.copies import Incoming, Outgoing
-from raftcoord.consensus.identity import Identities, Place
+from raftcoord.consensus.identity import CONFIRMED, Identities, Place
 from raftcoord.consensus.leaps import check_copy
 from raftcoord.consensus.log import RaftLog
 from raftcoord.consensus.membership import CatchingUp, Seen, planned
@@ -230,6 +230,8 @@ class Consensus(View):
                         else ", and sees no leader: a majority of the members must be up with their data"
                     )
                 )
+            if members.epoch < CONFIRMED:
+                raise Unavailable("the founding of this cluster is not confirmed yet; try again in a moment")
             seen = Seen(self._replica.node, frozenset(self._peers.up), self._identities.strangers)
             after = planned(step, name, members, seen)
             if after is members:

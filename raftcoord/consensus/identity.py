@@ -11,13 +11,15 @@ Before this node knows members, cluster.yaml is all there is:
     refused         a peer whose name has another identity here; a peer whose cluster.yaml names other nodes
     founded         this node has met every other one of its cluster.yaml: each had the other's identity on disk and said so.
                     Then it makes the founding set by itself and takes part
-    taken in        a peer says a later set than the founding one, and this node's identity is in it
+    taken in        a peer says a later set than the founding one, and this node's identity is in it; as a voter only if that
+                    set is later than the confirmed one
 
 Why two founding sets never elect two leaders. A node takes part with its founding set only when all nodes that the set names
 have met it, with the same names. So all nodes that take part in the founding have the same names and ids, whatever their files
 say. A node that is wiped before it met everybody never took part; one that is wiped later is refused by all others, who
 have its former identity on disk. What nodes believe of identities may differ until the first leader has replicated
-what it believes (epoch 2), and only a node that took part can be in that.
+what it believes (epoch 2). Until that is committed, two leaders in turn may believe differently; so a voter of the confirmed set
+takes part only when it has met everybody itself, and a later set is made only when the confirmed one is committed.
 
 Why being taken in is safe. What another node says about the members is hearsay, and perhaps not even committed: such a node
 answers votes and entries, and does not stand for election before its own log tells it the members. It is a learner at first, so
@@ -41,6 +43,9 @@ from raftcoord.config import Address
 from raftcoord.core.members import Member, Members, founded, from_list, to_list
 from raftcoord.errors import ConfigError
 from raftcoord.types import NodeName, checked_name
+
+CONFIRMED: Final = 2
+"""The epoch of the set in which the first leader confirms the founding."""
 
 _IDENTITY: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
@@ -292,12 +297,14 @@ class Identities:
     def _judge_by_file(self, said: Said) -> None:
         name = said.name
         if said.members is not None and said.members.epoch > 1:
-            if said.members.with_identity(self.own) is None:
+            own = said.members.with_identity(self.own)
+            if own is None:
                 raise self._not_in(said.members)
-            if self.heard is None or said.members.epoch > self.heard.epoch:
-                self.heard = said.members
-                self._on_change()
-            return
+            if said.members.epoch > CONFIRMED or not own.voter:
+                if self.heard is None or said.members.epoch > self.heard.epoch:
+                    self.heard = said.members
+                    self._on_change()
+                return
         if set(said.names) != set(self._file) or name not in self._others:
             raise ConfigError(
                 f"node {name} was started for the nodes {', '.join(said.names)}, and node {self.name} for "

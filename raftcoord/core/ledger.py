@@ -102,8 +102,9 @@ class Ledger:
         self.members = members
         """The members of the cluster as of what is applied here; None: not known."""
         self._bound = _bound_of(horizon_ms)  # a txid below it is older than the horizon
-        self._lowered: tuple[bytes, bytes] = (b"", b"")  # the bounds between which the horizon was lowered
-        self._lowered_at = 0  # by the entry of that index
+        self._lowered: tuple[
+            tuple[bytes, bytes, int], ...
+        ] = ()  # between which bounds the horizon was lowered, by which entry
         self.floor = floor
         self._older = older
         given = tuple(decisions)
@@ -122,13 +123,15 @@ class Ledger:
         found = self._decisions.get(txid)
         if found is None and txid < self.floor:
             found = self._open.get(txid) or self._unstored.get(txid) or self._older(txid)
-            if found is not None and found.index <= self._lowered_at and self._lowered[0] <= txid < self._lowered[1]:
-                return (
-                    None if found.retirable else found
-                )  # forgotten when the horizon was lowered, and perhaps on disk still
+            if found is not None and found.retirable and self._was_lowered_over(found):
+                return None
         if found is not None and txid < self._bound and found.retirable:
             return None
         return found
+
+    def _was_lowered_over(self, found: Decision) -> bool:
+        """Whether it was forgotten when the horizon was lowered: it may be on disk until that is stored."""
+        return any(found.index <= at and low <= found.txid < high for low, high, at in self._lowered)
 
     def state(self, txid: TxId) -> State:
         """COMMITTED, ABORTED, FORGOTTEN, or UNDECIDED as far as this node has applied."""
@@ -269,7 +272,7 @@ class Ledger:
         made = self._changes
         before = Changes(self.horizon_ms, None, made.puts, {}, before=made.before)
         self._changes = made._replace(retire_before_ms=command.horizon_ms, puts={}, before=before)
-        self._lowered, self._lowered_at = (low, high), index
+        self._lowered = (*self._lowered, (low, high, index))
         self.horizon_ms, self._bound = command.horizon_ms, low
         what = f"the horizon was lowered from {command.was_ms} to {command.horizon_ms} ms"
         self._damage(Damage(_record_of(command), LOWERED, what, command.at_ms, command.who))

@@ -178,10 +178,20 @@ def test_a_founding_set_is_nobody_elses_to_give() -> None:
 
 def test_a_node_is_taken_in_by_a_later_set_that_names_its_data() -> None:
     one = Known()
-    one.judge(says(N2, ONE, members=CONFIRMED))
-    assert (one.invitation, one.own_id, one.changes) == (CONFIRMED, 1, 1)
-    one.follow(CONFIRMED)
+    one.judge(says(N2, ONE, members=FOUR))
+    assert (one.invitation, one.own_id, one.changes) == (FOUR, 1, 1)
+    one.follow(FOUR)
     assert (one.invitation, one.own_id) == (None, 1)
+
+
+def test_a_voter_of_the_confirmed_set_takes_part_only_when_it_has_met_everybody_itself() -> None:
+    """That set may never be committed, and another one may believe other data under this node's name."""
+    one = Known()
+    one.judge(says(N2, ONE, members=CONFIRMED))
+    assert (one.invitation, one.unsaved) == (None, {N2: ONE})
+    as_learner = CONFIRMED._replace(members=tuple(m._replace(voter=m.id != 1) for m in CONFIRMED.members))
+    one.judge(says(N2, ONE, members=as_learner))
+    assert one.invitation == as_learner
 
 
 def test_a_node_is_not_taken_in_by_a_set_that_does_not_name_its_data() -> None:
