@@ -44,7 +44,7 @@ def add(name: str, config: Config, output: Output) -> None:
 @with_config
 @with_output
 def remove(name: str, yes: bool, config: Config, output: Output) -> None:
-    """Take node NAME out of the members, for good: its data is never used again.
+    """Take node NAME out of the members: nobody counts it or asks it any more.
 
     It need not run. Stop it afterwards, and take it out of every cluster.yaml.
     """

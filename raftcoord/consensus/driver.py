@@ -26,7 +26,7 @@ from raftcoord.consensus.copies import Incoming, Outgoing
 from raftcoord.consensus.identity import CONFIRMED, Identities, Place
 from raftcoord.consensus.leaps import check_copy
 from raftcoord.consensus.log import RaftLog
-from raftcoord.consensus.membership import CatchingUp, Seen, planned
+from raftcoord.consensus.membership import CatchingUp, Seen, not_leading, planned
 from raftcoord.consensus.peers import Peers
 from raftcoord.consensus.raft import Message, Timing
 from raftcoord.consensus.replica import MembersDone, Ready, Replica, Store
@@ -97,8 +97,8 @@ class Consensus(View):
             {**stored.peers, **stored.enrolled},
             raft_log.members,
             stored.joined,
-            took_part=stored.term > 0 or stored.applied_term > 0 or stored.log[-1].term > 0,
             on_change=self._news,
+            now=self._loop.time,
         )
         self._heard = asyncio.Event()
         self._peers = Peers(config, name, env, self, lambda: self.ledger.cluster, self._identities)
@@ -222,14 +222,7 @@ class Consensus(View):
         try:
             members = self._replica.log.members
             if not self.is_leader or members is None:
-                raise Unavailable(
-                    f"node {self._name} does not lead"
-                    + (
-                        f"; node {self.leader} does, ask it"
-                        if self.leader
-                        else ", and sees no leader: a majority of the members must be up with their data"
-                    )
-                )
+                raise not_leading(self._name, self.leader)
             if members.epoch < CONFIRMED:
                 raise Unavailable("the founding of this cluster is not confirmed yet; try again in a moment")
             seen = Seen(self._replica.node, frozenset(self._peers.up), self._identities.strangers)

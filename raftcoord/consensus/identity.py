@@ -44,6 +44,9 @@ from raftcoord.core.members import Member, Members, founded, from_list, to_list
 from raftcoord.errors import ConfigError
 from raftcoord.types import NodeName, checked_name
 
+STRANGER_S: Final = 5.0
+"""Seconds for which a node that was refused counts as being there: it dials again after a second at most."""
+
 CONFIRMED: Final = 2
 """The epoch of the set in which the first leader confirms the founding."""
 
@@ -113,9 +116,9 @@ class Identities:
     """What one node knows of the others, and whom it has met since it started.
 
     ``own``, ``name``: its identity (32 hex digits) and name; ``file``: the nodes of its cluster.yaml, itself included; ``known``:
-    what its node.db knows of them; ``members``: the newest set in its log, or what it was told when it was taken in; None: none;
-    ``joined``: as then told; ``took_part``: whether it ever voted (such data is taken over with whom it knows).
-    ``on_change``: called when there is something to be stored, or another peer was met.
+    what its node.db knows of them; ``members``: the newest set in its log, or what it was told when it was taken in; None:
+    none; ``joined``: what it was told then, whatever its log has reached. ``on_change``: called when there is something to be
+    stored, or another peer was met.
     """
 
     def __init__(
@@ -127,17 +130,17 @@ class Identities:
         members: Members | None,
         joined: Members | None = None,
         *,
-        took_part: bool = False,
         on_change: Callable[[], None],
+        now: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.own: Final = own
         self.name: Final = name
         self._file: Final = dict(file)
         self._others: Final = frozenset(file) - {name}
-        self._of_before: Final = {*known, str(name)} if took_part else set(file)
         self._known = {other: known[other] for other in self._others if other in known}
         self._unsaved: dict[NodeName, str] = {}
-        self._refused: dict[NodeName, Stranger] = {}
+        self._refused: dict[NodeName, tuple[float, Stranger]] = {}
+        self._now = now
         self._met: set[NodeName] = set()
         self._on_change = on_change
         self.members = members
@@ -179,11 +182,6 @@ class Identities:
     def contradiction(self) -> str:
         """Why this node must not start with its cluster.yaml: it names others than the members, now or ever; or ""."""
         newest = self.heard or self.members
-        if newest is None and self._of_before != set(self._file):
-            return (
-                f"cluster.yaml names the nodes {', '.join(sorted(self._file))}, and this node's data is of a cluster of "
-                f"{', '.join(sorted(self._of_before))}, made by a release before members were stored; write these names into it"
-            )
         if newest is None or set(newest.names) == set(self._file) or self.file_is_old:
             return ""
         return (
@@ -216,7 +214,7 @@ class Identities:
         self.members, self.heard, self.applied = members, None, applied
         for later in (before, heard):
             self._keep_later(later)
-        for name, stranger in tuple(self._refused.items()):
+        for name, (_, stranger) in tuple(self._refused.items()):
             if self._member(stranger.identity) is not None:
                 del self._refused[name]
 
@@ -274,13 +272,14 @@ class Identities:
         return "" if name in self._unsaved else self._known.get(name, "")
 
     def refused(self, name: str) -> Stranger | None:
-        """Who was refused under this name most recently."""
-        return self._refused.get(NodeName(name))
+        """Who was refused under this name just now: whoever is still there comes again every second."""
+        return self.strangers.get(NodeName(name))
 
     @property
     def strangers(self) -> dict[NodeName, Stranger]:
-        """Who was refused, by name, and is no member of any name yet."""
-        return dict(self._refused)
+        """Who was refused just now, by name, and is no member of any name yet."""
+        since = self._now() - STRANGER_S
+        return {name: stranger for name, (at, stranger) in self._refused.items() if at >= since}
 
     def judge(self, said: Said) -> None:
         """Take note of a peer by what its hello says. ConfigError if it is refused."""
@@ -359,7 +358,7 @@ class Identities:
     def _refuse(self, said: Said) -> None:
         if said.name not in self._refused and len(self._refused) >= limits.MEMBERS_MAX:
             del self._refused[next(iter(self._refused))]
-        self._refused[said.name] = Stranger(said.identity, said.peer, said.client)
+        self._refused[said.name] = (self._now(), Stranger(said.identity, said.peer, said.client))
 
     def _standing(self, name: NodeName) -> str:
         return self._unsaved.get(name) or self._known.get(name, "")

@@ -91,6 +91,15 @@ def _with_a_majority(after: Members, name: NodeName, seen: Seen) -> Members:
     return after
 
 
+def not_leading(name: NodeName, leader: NodeName | None) -> Unavailable:
+    """Why node ``name`` can make no step."""
+    if leader is not None:
+        return Unavailable(f"node {name} does not lead; node {leader} does, ask it")
+    return Unavailable(
+        f"node {name} does not lead, and sees no leader: a majority of the members must be up with their data"
+    )
+
+
 class CatchingUp:
     """When a learner may vote: it has got, within an election timeout, all that there was at the start of it.
 

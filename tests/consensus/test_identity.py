@@ -14,7 +14,7 @@ from cluster import Cluster, config_in, free_ports, until
 
 from raftcoord import limits
 from raftcoord.config import Address
-from raftcoord.consensus.identity import Identities, Place, Said, Stranger, said_in
+from raftcoord.consensus.identity import STRANGER_S, Identities, Place, Said, Stranger, said_in
 from raftcoord.core.decisions import Standing
 from raftcoord.core.members import Member, Members, founded, to_list
 from raftcoord.errors import ConfigError, Unavailable
@@ -244,6 +244,18 @@ def test_strangers_are_remembered_up_to_a_bound() -> None:
     assert N4 not in one.strangers
 
 
+def test_a_stranger_that_has_gone_is_not_taken_in() -> None:
+    """A node that was wiped a second time was added with the data that it had before, and nobody could be added any more."""
+    now = [100.0]
+    one = Identities(OWN, N1, FILE, {}, CONFIRMED, on_change=lambda: None, now=lambda: now[0])
+    with pytest.raises(ConfigError):
+        one.judge(says(N4, FOURTH))
+    now[0] += STRANGER_S
+    assert set(one.strangers) == {N4}
+    now[0] += 0.001
+    assert (one.strangers, one.refused(N4)) == ({}, None)
+
+
 def test_a_later_set_is_heard_from_a_member_and_from_a_newer_one() -> None:
     one = Known(CONFIRMED)
     one.judge(says(N2, ONE, members=FOUR))
@@ -277,20 +289,6 @@ def test_a_file_that_names_others_than_the_members_contradicts_them() -> None:
     assert one.contradiction.startswith(
         "cluster.yaml names the nodes n1, n2, n3, and the members of this cluster are n1 (epoch 2"
     )
-
-
-@pytest.mark.parametrize("names", [("n1",), ("n1", "n2", "n4"), ("n1", "n2", "n3", "n4", "n5")])
-def test_data_of_before_members_is_taken_over_with_the_nodes_that_it_knows_and_no_others(
-    names: tuple[str, ...],
-) -> None:
-    def one(*, took_part: bool, heard: Members | None = None) -> Identities:
-        file = {NodeName(name): Place(number, "", "") for number, name in enumerate(names, 1)}
-        known = {"n2": ONE, "n3": OTHER}
-        return Identities(OWN, N1, file, known, None, heard, took_part=took_part, on_change=lambda: None)
-
-    assert "this node's data is of a cluster of n1, n2, n3" in one(took_part=True).contradiction
-    assert one(took_part=False).contradiction == ""
-    assert "epoch 2" in one(took_part=True, heard=CONFIRMED).contradiction
 
 
 def test_a_file_of_before_the_last_changes_is_old_and_no_contradiction() -> None:
