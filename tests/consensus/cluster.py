@@ -149,7 +149,9 @@ class Cluster:
             leader = await self.leader_but(name)
             answer: asyncio.Future[Any] = loop.create_future()
             change(self.nodes[leader], leader, step, name, end, answer.set_result)
-            if not isinstance(await answer, Unavailable) or loop.time() > end:
+            async with asyncio.timeout_at(end + 5):  # a node that halts may owe it for ever
+                await answer
+            if not isinstance(answer.result(), Unavailable) or loop.time() > end:
                 return answer.result()
             await asyncio.sleep(0.02)
 
