@@ -155,8 +155,9 @@ async def _as_nobody(port: int, host: str, rng: random.Random) -> None:
 
 async def _as_a_peer(world: World, name: str, rng: random.Random) -> None:
     others = [other for other in world.nodes if other != name and world.machines[other].consensus is not None]
-    consensus = world.machines[rng.choice(others)].consensus if others else None
-    if consensus is None:
+    machine = world.machines[rng.choice(others)] if others else None
+    consensus = None if machine is None else machine.consensus
+    if machine is None or consensus is None:
         return
     node = world.config.node(name)
     conn, _ = await dial.connect(
@@ -170,7 +171,7 @@ async def _as_a_peer(world: World, name: str, rng: random.Random) -> None:
         timeout=1.0,
     )
     for _ in range(rng.randint(1, 3)):  # the first that is refused ends it
-        wall_ms = world.env(world.machines[name]).wall_ms()
+        wall_ms = world.env(machine).wall_ms()  # a member that lies about its clock is none of the promises
         rows = (
             _rows(rng)
             if rng.random() < 0.5
