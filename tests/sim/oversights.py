@@ -13,7 +13,6 @@ from plants import Plant, replacing  # tests/consensus/plants.py
 
 from raftcoord import limits
 from raftcoord.consensus.guard import Guarded
-from raftcoord.consensus.identity import Identities
 from raftcoord.consensus.peers import Peers
 from raftcoord.consensus.replica import Replica
 from raftcoord.core import coordinator
@@ -71,14 +70,6 @@ def _installed_and_waited(self: Any, ledger: Any, index: int, term: int) -> None
 
 _installed = Replica.installed
 plant("nothing is proposed again after a copy", (Replica, "installed", _installed_and_waited))
-
-
-def _met_most(self: Any) -> bool:
-    everybody = len(self._peers) + 1
-    return self._took_part or 2 * (len(self._met) + 1) > everybody
-
-
-plant("admitted by a majority instead of all", (Identities, "admitted", property(_met_most)))
 
 
 def _measured(self: Any, node: int, rows: Any, wall_ms: int) -> None:

@@ -62,7 +62,6 @@ SEEDS: dict[str, int] = {
     "a sync that is left out after one that was not needed": 1,
     "a peer's term is believed, however far ahead": 1000017,
     "nothing is proposed again after a copy": 2,
-    "admitted by a majority instead of all": 4,
     "a clock's offset outlives its measurement": 5,
     "the ledger is shed before it is stored": 1,
     "FORGOTTEN is told 50 ms early": 1,
