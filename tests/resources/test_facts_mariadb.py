@@ -101,9 +101,10 @@ def test_an_ok_without_the_mark_is_not_taken_for_done(bank: MariaDbBank) -> None
 
 def test_the_mark_is_in_the_branch_and_nowhere_before_its_commit(bank: MariaDbBank) -> None:
     made, session = prepare(bank)
-    assert not bank.sql("SELECT 1 FROM raftcoord_marks")
+    mark = f"SELECT 1 FROM raftcoord_marks WHERE gid = '{made}'"  # the table also says since when it is there, and whose it is
+    assert not bank.sql(mark)
     session.run(MY.rollback_prepared(made))
-    assert not bank.sql("SELECT 1 FROM raftcoord_marks")
+    assert not bank.sql(mark)
     session.close()
 
 
