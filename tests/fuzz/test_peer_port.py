@@ -36,18 +36,23 @@ from .test_consensus_messages import DOCUMENTED, checked, datas
 from .test_frames import framed
 from .test_node_db import copy_steps, whole
 
-IDENTITY = "0123456789abcdef" * 2
+IDENTITIES = {"n2": "0123456789abcdef" * 2, "n3": "fedcba9876543210" * 2}
 
-hello = st.fixed_dictionaries(
-    {
-        "node": st.sampled_from(["n2", "n3"]),
-        "identity": st.just(IDENTITY),
-        "knows": st.just(...),
-        "cluster_name": st.just("demo"),
-        "cluster": st.just(""),
-        "nodes": st.just(3),
+
+def hello_of(node: str) -> dict[str, Any]:
+    return {
+        "node": node,
+        "identity": IDENTITIES[node],
+        "knows": ...,
+        "cluster_name": "demo",
+        "cluster": "",
+        "nodes": ["n1", "n2", "n3"],
+        "addresses": ["127.0.0.1:9", "127.0.0.1:19"],
+        "members": None,
     }
-)
+
+
+hello = st.sampled_from(["n2", "n3"]).map(hello_of)
 """What a peer says; ``...`` stands for the identity of the node under test, which is another one each time."""
 
 strange = altered(hello, ints | values, 1).map(lambda said: said if isinstance(said, dict) else {"node": said})
@@ -165,7 +170,9 @@ def test_whatever_a_peer_says_the_node_goes_on_or_halts_for_a_documented_reason(
             ours = db.identity.uuid.hex()
             ports = []
             for number, answer in enumerate(answers, 2):
-                peer = Peer(told(answer, ours) | ({"node": f"n{number}"} if answer.get("node") in ("n2", "n3") else {}))
+                name = f"n{number}"
+                own = {"node": name, "identity": IDENTITIES[name]} if answer in map(hello_of, IDENTITIES) else {}
+                peer = Peer(told(answer | own, ours))
                 ports.append(await listening(number, peer))
             node = Consensus(
                 config_in(Path(place)), NodeName("n1"), db, Env(lambda: NOW_MS, random.Random(1)),
@@ -191,7 +198,7 @@ def test_whatever_a_peer_says_the_node_goes_on_or_halts_for_a_documented_reason(
     memory.run(work)
 
 
-GOOD = {"node": "n2", "identity": IDENTITY, "knows": ..., "cluster_name": "demo", "nodes": 3}
+GOOD = hello_of("n2")
 
 
 def told(details: dict[str, Any], ours: str) -> dict[str, Any]:
