@@ -97,7 +97,7 @@ def test_the_kinds_of_command_come_through() -> None:
     """The claims above are about something: every kind is drawn, and read, often."""
     seen: set[int] = set()
 
-    @examples(300)
+    @examples(1000)
     @given(written)
     def collect(data: bytes) -> None:
         if read(data) is not None:
