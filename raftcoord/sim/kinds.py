@@ -38,8 +38,8 @@ SUMMARIES: Final[dict[str, str]] = {
     "moved-horizon": "the horizon is moved into the future by up to two days, and an operator lowers it",
     "silent": "a minority stands still with its links up, while the leader's clock is up to two days ahead",
     "twin": "another state is started under the name of a participant: no node may admit it",
+    "close": "an operator gives up what waits for a participant, which comes back all the same",
     "node-remove": "a node is removed from the members, and added again as a new one with an empty disk",
     "other-file": "a node is started again with a cluster.yaml that names others: it must refuse",
-    "close": "an operator gives up what waits for a participant, which comes back all the same",
 }
 """One line for each of ``faults.KINDS``."""
