@@ -77,9 +77,9 @@ SEEDS: dict[str, int] = {
     "H15 admin messages pass": 1000017,
     "H7 no checksum": 1000007,
     "every life numbers its proposals alike": 1000011,
-    "a copy replaces an acknowledged tail": 1000023,
+    "a copy replaces an acknowledged tail": 4000007,
     "H11 reconnecting waits 5 s": 1000016,
-    "the whole log is acknowledged, an unverified tail included": 2000011,
+    "the whole log is acknowledged, an unverified tail included": 3000037,
 }
 """A seed that finds the bug, for those whose simulation is short."""
 
