@@ -252,6 +252,8 @@ class Nemesis:
         if self._world.machines[name].runs:  # somebody started it meanwhile
             return
         shutil.rmtree(self._world.next_directory(name), ignore_errors=True)
+        # An empty node with a file of other nodes would found a cluster of its own.
+        self._world.machines[name].names = None
         self._world.wiped(name)
         self._world.start(name)
         self._at(self._world.loop.now + _REPLACE_AFTER_S + self._rng.random(), membership.replace, self._world, name)
