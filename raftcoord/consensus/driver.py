@@ -208,7 +208,7 @@ class Consensus(View):
         self._wake()
 
     def change_members(self, step: str, name: NodeName, deadline: float, done: MembersDone) -> None:
-        """Make ``step`` (membership.ADD, REMOVE, REPLACE) with node ``name``, at the leader.
+        """Make ``step`` ("add", "remove" or "replace") with node ``name``, at the leader.
 
         ``done`` is called once: with the new set when it is committed, with LocalProtocolError or Unavailable when nothing was
         attempted, or with NotKnown. ``deadline``: loop time (s).

@@ -7,16 +7,12 @@ linked to the leader: the cluster would stop with it. Pure: the driver proposes 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from raftcoord.consensus.identity import Stranger
 from raftcoord.core.members import Member, Members
 from raftcoord.errors import LocalProtocolError, Unavailable, broken
 from raftcoord.types import NodeName
-
-ADD: Final = "add"
-REMOVE: Final = "remove"
-REPLACE: Final = "replace"
 
 
 class Seen(NamedTuple):
@@ -28,7 +24,7 @@ class Seen(NamedTuple):
 
 
 def planned(step: str, name: NodeName, members: Members, seen: Seen) -> Members:
-    """The set after ``step`` (ADD, REMOVE, REPLACE) of the node ``name``; ``members`` itself if that has been done.
+    """The set after ``step`` ("add", "remove" or "replace") of the node ``name``; ``members`` itself if that has been done.
 
     Raises LocalProtocolError for a step that makes no sense, Unavailable for one that cannot be made yet.
     """
