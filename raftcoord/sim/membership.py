@@ -74,6 +74,7 @@ async def _leave(world: World, name: str, client: AsyncClient, value: float) -> 
     world.kill(name)
     shutil.rmtree(world.next_directory(name), ignore_errors=True)
     world.wiped(name, removed=True)
+    world.machines[name].names = None  # an empty node with a file of other nodes would found a cluster of its own
     world.start(name)
     await asyncio.sleep(rng.random() * 0.5)
     await _until_done(world, client, "add", name)
