@@ -11,7 +11,7 @@ from raftcoord.resources import gid
 from raftcoord.resources.gid import POSTGRESQL_BYTES_MAX, XA_PART_BYTES_MAX
 
 CLUSTER = "0123456789abcdef"
-TXID = TxId.new()
+TXID = TxId.parse("01a1ffb8d82170638f1d83752131d4de")
 
 
 def test_it_is_written_as_designed_and_read_back() -> None:
