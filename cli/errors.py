@@ -96,7 +96,9 @@ def _usage(error: click.ClickException) -> str:
         known = [name for parameter in context.command.get_params(context) for name in parameter.opts]
         return f"there is no option {error.option_name!r}{did_you_mean(error.option_name, known)}"
     words = _one_line(error.format_message()).removesuffix(".").split(" ")
-    text = " ".join(word if len(word) <= _WORD_MAX else f"{word[:_WORD_MAX]}..." for word in words)
+    text = " ".join(
+        word if len(word) <= _WORD_MAX else f"{word[: _WORD_MAX // 2]}...{word[-_WORD_MAX // 2 :]}" for word in words
+    )
     return text[:1].lower() + text[1:]
 
 

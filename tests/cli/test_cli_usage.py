@@ -134,9 +134,9 @@ def test_a_transaction_file_is_named_in_its_error(config: str, tmp_path: Path) -
     file = tmp_path / "pay.json"
     file.write_text("{")
     assert refusal("submit", str(file), "-c", config).startswith(f"{file}:1:2: not JSON")
-    result = run("submit", str(tmp_path / "absent.json"), "-c", config)
+    result = run("submit", str(tmp_path / ("deep" * 30) / "absent.json"), "-c", config)
     assert result.exit_code == 2
-    assert "absent.json" in result.stderr
+    assert "/absent.json'" in result.stderr, "a long path is cut in the middle"
 
 
 @pytest.mark.parametrize("txid", ["x", "0" * 32, "z" * 32])
