@@ -242,6 +242,11 @@ class Consensus(View):
         self._inbox.append(lambda now: self._receive(replica, node, message, now))
         self._wake()
 
+    def after_messages(self, then: Callable[[], None]) -> None:
+        """Call ``then`` when the messages so far have been judged."""
+        self._inbox.append(lambda now: then())
+        self._wake()
+
     def _receive(self, replica: Replica, node: int, message: Message, now: float) -> None:
         if (
             replica is not self._replica

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from raftcoord import limits
 from raftcoord.consensus.identity import Said
 from raftcoord.errors import ConfigError, RaftcoordError, RemoteProtocolError
 from raftcoord.rpc.connection import Connection
@@ -64,6 +65,11 @@ class Inbound:
         self.name, self.identity, self._conn = said.name, said.identity, conn
         return self._peers.introduce(said.name, said.identity)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing has closed this connection."""
+        return self._conn is not None and not self._conn.closed
+
     def fault(self, why: str) -> None:
         """The dialing side broke the rules."""
         if self._conn is not None:
@@ -96,7 +102,7 @@ class Inbound:
         """Raft messages."""
         self._must_be_heard()
         match method, params:
-            case "raft", [list(rows), int(wall_ms)]:
+            case "raft", [list(rows), int(wall_ms)] if type(wall_ms) is int and abs(wall_ms) <= limits.TIME_MS_MAX:
                 self._peers.heard(self, rows, wall_ms)
             case _:
                 raise RemoteProtocolError(f"a malformed notification {method[:60]!r} on the peer port")

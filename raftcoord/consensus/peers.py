@@ -48,7 +48,10 @@ class Listener(Protocol):
     """Who hears what the peers say."""
 
     def on_message(self, node: int, message: Message) -> None:
-        """A checked message of that peer."""
+        """A message of that peer, in the right form; whether it makes sense is judged later."""
+
+    def after_messages(self, then: Callable[[], None]) -> None:
+        """Call ``then`` when the messages so far have been judged."""
 
     def on_link(self, node: int, up: bool) -> None:
         """The link over which we send to that peer came up or went down."""
@@ -376,10 +379,16 @@ class Peers:
         if node is None:
             inbound.hang_up("this node was replaced or removed")
             return
-        if any(message["type"] in _HEARTBEATS for message in messages):
-            self._clocks[inbound.name] = (self._loop.time(), wall_ms)
         for message in messages:
             self._listener.on_message(node, message)
+        if any(message["type"] in _HEARTBEATS for message in messages):
+            at = self._loop.time()
+            self._listener.after_messages(lambda: self._believe_clock(inbound, at, wall_ms))
+
+    def _believe_clock(self, inbound: Inbound, at: float, wall_ms: int) -> None:
+        """Its messages were in order: what came with one that was not is worth nothing, and its connection was closed."""
+        if inbound.is_open:
+            self._clocks[inbound.name] = (at, wall_ms)
 
     def copy_step(self, inbound: Inbound, step: str, params: list[Any], reply: Callable[[Any], None]) -> None:
         """A step of a ledger copy."""

@@ -40,6 +40,9 @@ UNKNOWN_COMMAND: Final = 99
 
 _BEFORE_LEAVING_S: Final = 0.1
 
+_LIE_MS: Final = 172_800_000
+"""How far ahead of the member that it pretends to be a stranger's clock may be: two days."""
+
 
 def note(what: str) -> bytes:
     """Somebody has unpickled what a stranger sent."""
@@ -171,12 +174,13 @@ async def _as_a_peer(world: World, name: str, rng: random.Random) -> None:
         timeout=1.0,
     )
     for _ in range(rng.randint(1, 3)):  # the first that is refused ends it
-        wall_ms = world.env(machine).wall_ms()  # a member that lies about its clock is none of the promises
+        wall_ms = world.env(machine).wall_ms()
         rows = (
             _rows(rng)
             if rng.random() < 0.5
             else _wrong_numbers(rng, consensus.term, consensus.applied_index, consensus.applied_term)
         )
-        conn.notify("raft", [rows, rng.choice((wall_ms, wall_ms, 0, "now"))])
+        clock = rng.choice((wall_ms, wall_ms + _LIE_MS, 0, "now"))  # worth nothing with messages that are refused
+        conn.notify("raft", [rows, clock])
     await asyncio.sleep(_BEFORE_LEAVING_S)
     conn.close("enough")

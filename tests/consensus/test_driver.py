@@ -699,6 +699,20 @@ def test_a_copy_out_of_order_is_refused_and_leaves_nothing(steps: list[tuple[str
 # -- what comes over the peer port ------------------------------------------------------------------------------------
 
 
+async def say_as(cluster: Cluster, sender: str, receiver: str, said: list[Any]) -> bytes:
+    """Say this to ``receiver`` under the identity of ``sender``; what it answers until it hangs up."""
+    details = cluster.nodes[sender]._peers.introduce(NodeName(receiver))
+    address = cluster.config.node(receiver).peer
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    for message in ([0, 1, "hello", [1, "peer", details]], said):
+        body = msgpack.packb(message)
+        writer.write(len(body).to_bytes(4, "big") + body)
+    answer = await asyncio.wait_for(reader.read(), 30)
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
 @pytest.mark.parametrize(
     ("said", "why"),
     [
@@ -715,19 +729,44 @@ def test_what_is_no_message_ends_that_connection_alone(
     async def test(cluster: Cluster) -> None:
         leader = await cluster.leader()
         follower = (await cluster.followers())[0]
-        details = cluster.nodes[leader]._peers.introduce(NodeName(follower))
-        address = cluster.config.node(follower).peer
-        reader, writer = await asyncio.open_connection(address.host, address.port)
-        for message in ([0, 1, "hello", [1, "peer", details]], said):
-            body = msgpack.packb(message)
-            writer.write(len(body).to_bytes(4, "big") + body)
-        await asyncio.wait_for(reader.read(), 30)  # the answer to the hello, and then the end
-        writer.close()
-        await writer.wait_closed()
+        await say_as(cluster, leader, follower, said)
         await until(lambda: why in caplog.text, "the line in the log")
         assert isinstance(await cluster.decide(follower), Standing)
         assert cluster.nodes[follower].peers_status()[leader]["up"]
         assert cluster.halted == []
+
+    run(tmp_path, test)
+
+
+def test_the_clock_that_comes_with_a_message_out_of_order_is_not_believed(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        leader, follower = await cluster.leader(), (await cluster.followers())[0]
+        believed: list[int] = []
+
+        class Clocks(dict[NodeName, tuple[float, int]]):
+            def __setitem__(self, name: NodeName, clock: tuple[float, int]) -> None:
+                believed.append(clock[1])
+                super().__setitem__(name, clock)
+
+        cluster.nodes[follower]._peers._clocks = Clocks()
+        lie_ms = time.time_ns() // 1_000_000 + 172_800_000
+        of_no_election = [2, 1 << 60, 1, False, True]  # in the right form, of a term that no election can have reached
+        await say_as(cluster, leader, follower, [2, "raft", [[of_no_election], lie_ms]])
+        await until(lambda: believed, "the clock of the leader to be heard")
+        assert lie_ms not in believed
+        assert cluster.halted == []
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("wall_ms", [limits.TIME_MS_MAX + 1, -limits.TIME_MS_MAX - 1, True], ids=str)
+def test_a_clock_that_shows_no_date_ends_that_connection(
+    wall_ms: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(cluster: Cluster) -> None:
+        leader, follower = await cluster.leader(), (await cluster.followers())[0]
+        await say_as(cluster, leader, follower, [2, "raft", [[], wall_ms]])
+        await until(lambda: "a malformed notification" in caplog.text, "the line in the log")
 
     run(tmp_path, test)
 
