@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from raftcoord.core.members import Members
 from raftcoord.errors import ConfigError, CorruptionError
 from raftcoord.storage.reading import Reading
 from raftcoord.storage.records import (
@@ -25,6 +26,7 @@ from raftcoord.storage.records import (
     meta_crc,
     read_binding,
     read_damage,
+    read_members,
 )
 from raftcoord.storage.schema import FORMAT, NODE_DB_ID, OLDER_FORMATS, PAGE_BYTES, schema
 
@@ -119,11 +121,20 @@ class Examination:
             pass
         raise self._refuse(f"the row '{key}' of its table meta is missing or has a wrong checksum")
 
-    def optional_meta(self, key: str, read: Callable[[bytes], T]) -> T | None:
-        """As ``meta``; None if there is no such row."""
-        if not self._connection.execute("SELECT 1 FROM meta WHERE key = ?", (key,)).fetchall():
+    def members(self, key: str, epoch: int) -> Members | None:
+        """The set in the row ``key`` of meta, or None if there is no such row.
+
+        ``epoch``: of that set, by the row 'state'; 0: it knows of none, or an earlier release wrote it.
+        """
+        if not epoch and not self._connection.execute("SELECT 1 FROM meta WHERE key = ?", (key,)).fetchall():
             return None
-        return self.meta(key, read)
+        members = self.meta(key, read_members)
+        if epoch and members.epoch != epoch:
+            raise self._refuse(
+                f"the row '{key}' of its table meta has the members of epoch {members.epoch}, and those of epoch {epoch} "
+                "were stored"
+            )
+        return members
 
     def log(self) -> tuple[int, int]:
         """The first and the last index of the log, every row of which is right and none of which is missing."""

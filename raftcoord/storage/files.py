@@ -31,7 +31,6 @@ from raftcoord.storage.records import (
     log_crc,
     meta_row,
     read_identity,
-    read_members,
     read_state,
 )
 from raftcoord.storage.schema import FORMAT, NODE_DB_ID, PAGE_BYTES, bring_up, connect, create_tables, sync_file
@@ -133,8 +132,9 @@ def judge(directory: Path, reading: Reading) -> Judged:
         examination.damages()
         if examination.schema() > 1:
             examination.participants()
-        members = examination.optional_meta(MEMBERS, read_members)
-        joined = examination.optional_meta(JOINED, read_members)
+        members = examination.members(MEMBERS, state.members_epoch)
+        joined = examination.members(JOINED, state.joined_epoch)
+    state = state._replace(members_epoch=members.epoch if members else 0, joined_epoch=joined.epoch if joined else 0)
     return Judged(state, Extent(first, last), members, joined)
 
 

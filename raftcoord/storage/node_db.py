@@ -59,7 +59,7 @@ from raftcoord.storage.room import check_room
 from raftcoord.storage.schema import connect, sync_file, uri
 from raftcoord.storage.snapshot import SnapshotInfo, check_snapshot, write_snapshot
 from raftcoord.storage.wal import lengthen
-from raftcoord.storage.write import Extent, Write, extent_after, state_after
+from raftcoord.storage.write import Extent, Write, extent_after, members_in, state_after
 from raftcoord.types import TxId, first_txid_of
 
 __all__ = ["LogRow", "NodeDb", "SnapshotInfo", "Stored", "Write"]
@@ -227,8 +227,7 @@ class NodeDb:
         extent = extent_after(w, self._extent, self._state.applied_index)
         with self._committing(state_after(w, self._state, extent.last), extent, synced=w.synced):
             self._store(w)
-        earlier = w.changes.before.members if w.changes.before is not None else None
-        self._members = w.changes.members or earlier or self._members
+        self._members = members_in(w) or self._members
         self._joined = w.joined or self._joined
 
     def install(self, path: Path, info: SnapshotInfo) -> None:
@@ -240,6 +239,7 @@ class NodeDb:
         """
         self._must_live()
         head = check_snapshot(path, info, cluster_name=self.identity.cluster_name, cluster=self._state.cluster)
+        members = None if head.members is None else members_of(head.members)
         check(head.index >= self._state.applied_index, "a snapshot older than the ledger would be installed")
         state = self._state._replace(
             writes=self._state.writes + 1,
@@ -248,6 +248,7 @@ class NodeDb:
             cluster=head.cluster,
             horizon_ms=head.horizon_ms,
             enrolled=head.enrolled,
+            members_epoch=self._state.members_epoch if members is None else members.epoch,
         )
         execute = self._writer.execute
         with self._dying_of_errors():
@@ -259,7 +260,6 @@ class NodeDb:
                     execute(f"INSERT INTO main.{table} SELECT * FROM snapshot.{table}")
             execute("DELETE FROM log")
             self._append([LogRow(head.index, head.term, files.ANCHOR.data)])
-            members = None if head.members is None else members_of(head.members)
             self._put_members(MEMBERS, members)
         self._members = members or self._members
         with self._dying_of_errors():

@@ -55,6 +55,8 @@ class NodeState(NamedTuple):
     """What a commit may change. ``writes`` counts the synced commits that changed it; ``cluster``: "" until it is founded.
 
     ``peers``: the identity (hex) of each peer, by its name, as this node knows it; ``enrolled``: as the ledger has it.
+    ``members_epoch``, ``joined_epoch``: of the set in the row MEMBERS or JOINED; 0: there is no such row. Data from before
+    members were stored has neither: without these numbers, a row that was lost would look like that.
     """
 
     writes: int
@@ -66,6 +68,8 @@ class NodeState(NamedTuple):
     horizon_ms: int
     peers: Mapping[str, str] = _NOBODY
     enrolled: Mapping[str, str] = _NOBODY
+    members_epoch: int = 0
+    joined_epoch: int = 0
 
 
 class SnapshotHead(NamedTuple):

@@ -91,6 +91,23 @@ def state_after(w: Write, old: NodeState, last: int) -> NodeState:
     check(old.cluster in ("", cluster), f"the cluster's id would change from {old.cluster} to {cluster}")
     peers = old.peers if w.peers is None else {**old.peers, **w.peers}
     enrolled = old.enrolled if w.changes.enrolled is None else w.changes.enrolled
+    joined_epoch = old.joined_epoch if w.joined is None else w.joined.epoch
     return NodeState(
-        old.writes + w.synced, term, vote, applied_index, applied_term, cluster, horizon_ms, peers, enrolled
+        old.writes + w.synced,
+        term,
+        vote,
+        applied_index,
+        applied_term,
+        cluster,
+        horizon_ms,
+        peers,
+        enrolled,
+        old.members_epoch if (members := members_in(w)) is None else members.epoch,
+        joined_epoch,
     )
+
+
+def members_in(w: Write) -> Members | None:
+    """The newest set that ``w`` stores as the ledger's, or None."""
+    earlier = None if w.changes.before is None else w.changes.before.members
+    return w.changes.members or earlier

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sqlite3
 from collections.abc import Callable, Coroutine
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,9 @@ from raftcoord.consensus.identity import Stranger
 from raftcoord.consensus.membership import CatchingUp, Seen, planned
 from raftcoord.core.commands import Found
 from raftcoord.core.members import Member, founded
-from raftcoord.errors import ConfigError, LocalProtocolError, Unavailable
+from raftcoord.errors import ConfigError, CorruptionError, LocalProtocolError, Unavailable
 from raftcoord.storage.node_db import NodeDb
-from raftcoord.storage.records import log_crc
+from raftcoord.storage.records import log_crc, meta_row
 from raftcoord.types import NodeName, State, Verdict
 
 N1, N2, N3, N4 = (NodeName(f"n{number}") for number in (1, 2, 3, 4))
@@ -289,10 +291,26 @@ def test_data_from_before_is_not_taken_over_with_a_file_of_other_nodes(file: tup
     run(tmp_path, test)
 
 
+def test_a_node_whose_members_were_lost_does_not_found_a_set_from_its_file(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        await found(cluster, "n1", "n2", "n3")
+        await cluster.decided("n1")
+        await until(lambda: cluster.dbs["n1"].load().members, "the members to be stored")
+        await cluster.stop("n1")
+        with closing(sqlite3.connect(tmp_path / "n1" / "node.db")) as db, db:
+            db.execute("DELETE FROM meta WHERE key = 'members'")
+        with pytest.raises(CorruptionError, match="the row 'members' of its table meta is missing"):
+            await cluster.start("n1")
+
+    run(tmp_path, test, nodes=3)
+
+
 def as_before(directory: Path, cluster: str, name: str) -> None:
     """Make of a node.db what it was before it held members."""
     db = NodeDb.open(directory, cluster_name=cluster, node=name)
     db._writer.execute("DELETE FROM meta WHERE key = 'members'")
+    _, state, crc = meta_row("state", db._state._replace(members_epoch=0))
+    db._writer.execute("UPDATE meta SET value = ?, crc = ? WHERE key = 'state'", (state, crc))
     for row in db.load().log:
         if row.data[:1] == engine.MEMBERS:
             crc = log_crc(row.index, row.term, engine.NO_OP)

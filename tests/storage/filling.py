@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from raftcoord.core.decisions import Binding, Changes, Closing, Damage, Decision
+from raftcoord.core.members import Member, Members
 from raftcoord.storage.node_db import LogRow, NodeDb, Stored, Write
-from raftcoord.types import TxId, Verdict
+from raftcoord.types import NodeName, TxId, Verdict
 
 NOTHING = Changes(None, None, {}, {})
 START_MS = 1_700_000_000_000
@@ -15,6 +16,10 @@ BINDINGS = [
     Binding("bank-a", "aa" * 16, "", START_MS, ""),
     Binding("bank-b", "bb" * 16, "ops@example", START_MS + 7, "b0" * 16),
 ]
+
+MEMBERS = Members(
+    3, 3, (Member(1, NodeName("n1"), "11" * 16, True, "a:1", "a:2"), Member(2, NodeName("n2"), "22" * 16, True, "", ""))
+)
 
 
 def txid(number: int, ms: int = START_MS) -> TxId:
@@ -54,7 +59,7 @@ def fill(db: NodeDb, decisions: int = 60) -> None:
     db.write(write(append=rows(2, 12), hard_state=(2, 3), peers={"n2": "22" * 16, "n3": "33" * 16}))
     half = len(made) // 2
     founded = puts(*made[:half])._replace(cluster="0123456789abcdef", retire_before_ms=START_MS - 5)
-    founded = founded._replace(enrolled={"n3": "33" * 16})
+    founded = founded._replace(enrolled={"n3": "33" * 16}, members=MEMBERS)
     db.write(write(changes=founded, applied=(6, 1)))
     given_up = Closing("bank-a", "ops", "the machine is gone: künftig ohne", START_MS + 9)
     made[-1] = made[-1]._replace(outstanding=(), closed=(given_up,))

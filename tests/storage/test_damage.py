@@ -13,11 +13,11 @@ import pytest
 
 from raftcoord.errors import ConfigError, CorruptionError, Halt, RaftcoordError
 from raftcoord.storage.node_db import NodeDb
-from raftcoord.storage.records import damage_row, decision_row, log_crc
+from raftcoord.storage.records import damage_row, decision_row, log_crc, members_row, meta_row, read_state
 from raftcoord.storage.schema import FORMAT
 from raftcoord.types import Verdict
 
-from .filling import contents, decision, files_of, fill, opened, puts, rows, txid, write
+from .filling import MEMBERS, contents, decision, files_of, fill, opened, puts, rows, txid, write
 
 WAY_OUT = "it then copies the ledger from the others"
 
@@ -28,6 +28,7 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("closed")
     db = opened(directory)
     fill(db)
+    db.write(write(joined=MEMBERS._replace(epoch=4)))
     db.close()
     return directory
 
@@ -233,6 +234,8 @@ def test_a_newer_format_asks_for_a_newer_release(closed: Path, place: Path) -> N
 
 _VICTIM = txid(7)
 _LONGER = b"\x98\x01" + b"x" * 30
+_BEFORE = members_row("members", MEMBERS._replace(epoch=2))
+
 EDITS: dict[str, tuple[str, str, tuple[Any, ...]]] = {
     "log data": ("log entry 7 ", "UPDATE log SET data = ? WHERE idx = 7", (b"forged",)),
     "log term": ("log entry 7 ", "UPDATE log SET term = term + 1 WHERE idx = 7", ()),
@@ -272,6 +275,10 @@ EDITS: dict[str, tuple[str, str, tuple[Any, ...]]] = {
     "state": ("'state'", "UPDATE meta SET value = replace(value, ' 3', ' 4') WHERE key = 'state'", ()),
     "state checksum": ("'state'", "UPDATE meta SET crc = crc + 1 WHERE key = 'state'", ()),
     "state missing": ("'state'", "DELETE FROM meta WHERE key = 'state'", ()),
+    "members missing": ("'members'", "DELETE FROM meta WHERE key = 'members'", ()),
+    "joined missing": ("'joined'", "DELETE FROM meta WHERE key = 'joined'", ()),
+    "members": ("'members'", "UPDATE meta SET value = replace(value, 'n1', 'n2') WHERE key = 'members'", ()),
+    "members of before": ("of epoch 2", "UPDATE meta SET value = ?, crc = ? WHERE key = 'members'", _BEFORE[1:]),
     "identity": ("'identity'", "UPDATE meta SET value = replace(value, 'n1', 'n2') WHERE key = 'identity'", ()),
     "a table more": ("its tables", "CREATE TABLE more(a)", ()),
     "no index": ("its tables", "DROP INDEX decisions_by_flags", ()),
@@ -288,6 +295,19 @@ def test_a_row_that_was_changed_behind_our_back_is_named(closed: Path, place: Pa
     assert isinstance(error, CorruptionError), f"{edit} was not noticed"
     assert named in str(error)
     assert WAY_OUT in str(error)
+
+
+def test_data_of_a_release_that_did_not_count_its_members_is_taken_as_it_is(closed: Path, place: Path) -> None:
+    shutil.copytree(closed, place)
+    with closing(sqlite3.connect(place / "node.db")) as db:
+        [(value,)] = db.execute("SELECT value FROM meta WHERE key = 'state'").fetchall()
+    _, uncounted, crc = meta_row("state", read_state(value)._replace(members_epoch=0, joined_epoch=0))
+    edited(place, ("UPDATE meta SET value = ?, crc = ? WHERE key = 'state'", (uncounted, crc)))
+    with closing(opened(place)) as db:
+        assert db.load().members == MEMBERS
+        db.write(write(hard_state=(9, None)))
+    edited(place, ("DELETE FROM meta WHERE key = 'members'", ()))
+    assert isinstance(refused(place), CorruptionError)  # counted from its first write on
 
 
 def test_an_index_that_disagrees_with_its_table_is_refused(closed: Path, place: Path) -> None:
