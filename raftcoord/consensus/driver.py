@@ -14,7 +14,6 @@ retried, because what the disk kept of it is not known.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, Final
@@ -23,13 +22,13 @@ from raftcoord import limits
 from raftcoord.config import Config
 from raftcoord.consensus.batches import BarrierDone, Done
 from raftcoord.consensus.copies import Incoming, Outgoing
-from raftcoord.consensus.identity import CONFIRMED, Identities, Place
+from raftcoord.consensus.identity import Identities, Place
 from raftcoord.consensus.leaps import check_copy
 from raftcoord.consensus.log import RaftLog
-from raftcoord.consensus.membership import CatchingUp, Seen, not_leading, planned
 from raftcoord.consensus.peers import Peers
 from raftcoord.consensus.raft import Message, Timing
 from raftcoord.consensus.replica import MembersDone, Ready, Replica, Store
+from raftcoord.consensus.steering import Asked, Steering
 from raftcoord.consensus.stored import (
     ledger_of,
     log_of,
@@ -48,7 +47,6 @@ from raftcoord.errors import (
     ConfigError,
     CorruptionError,
     Halt,
-    LocalProtocolError,
     RaftcoordError,
     RemoteProtocolError,
     Unavailable,
@@ -61,9 +59,6 @@ log: Final = logging.getLogger("raftcoord.consensus")
 
 ASK_MEMBERS_S: Final = 3.0
 """Seconds that a node whose cluster.yaml contradicts its stored members waits for another member to say that they changed."""
-
-STEER_S: Final = 5.0
-"""Seconds after which a leader may propose a step of its own again."""
 
 
 class Consensus(View):
@@ -105,7 +100,7 @@ class Consensus(View):
         timing = config.timing
         self._timing = Timing(timing.heartbeat_ms / 1000, timing.election_ms_min / 1000, timing.election_ms_max / 1000)
         self._replica = self._replica_of(stored, raft_log)
-        self._catching_up = CatchingUp(self._timing.election_min)
+        self._steering = Steering(name, lambda: self._replica, self._peers, self._identities, self._timing.election_min)
         self._inbox: list[Callable[[float], None]] = []
         self._scheduled = False
         self._busy = False
@@ -186,7 +181,7 @@ class Consensus(View):
             self._idle.clear()
             await self._idle.wait()
         if was_running:
-            self._replica.fail_all(Unavailable("this node stops; ask another one"))
+            self._answer_all(Unavailable("this node stops; ask another one"))
         if self._own_thread is not None:
             self._own_thread.close()
 
@@ -215,24 +210,8 @@ class Consensus(View):
         """
         if not self._running:
             raise Unavailable("this node has stopped; ask another one")
-        self._inbox.append(lambda now: self._change(step, name, deadline, done))
+        self._steering.ask(Asked(step, name, deadline, done))
         self._wake()
-
-    def _change(self, step: str, name: NodeName, deadline: float, done: MembersDone) -> None:
-        try:
-            members = self._replica.log.members
-            if not self.is_leader or members is None:
-                raise not_leading(self._name, self.leader)
-            if members.epoch < CONFIRMED:
-                raise Unavailable("the founding of this cluster is not confirmed yet; try again in a moment")
-            seen = Seen(self._replica.node, frozenset(self._peers.up), self._identities.strangers)
-            after = planned(step, name, members, seen)
-            if after is members:
-                done(members)
-            else:
-                self._replica.change_members(after, deadline, done)
-        except (LocalProtocolError, Unavailable) as error:
-            done(error)
 
     # -- what the peers say ---------------------------------------------------------------------------------------
 
@@ -292,6 +271,7 @@ class Consensus(View):
         if self._busy:  # a step would have to wait for the disk; those whose time is up need not
             try:
                 self._replica.expire(self._loop.time())
+                self._steering.expire(self._loop.time())
             except Exception as error:
                 self._halt(error)
         self._wake()
@@ -327,7 +307,7 @@ class Consensus(View):
                 self._store_ledger(now)
                 return
             self._drain(now)
-            self._steer(now)
+            self._steering.turn(now)
             ready = self._replica.step(now)
             self._follow_members()
             self._peers.send(ready.at_once)
@@ -435,21 +415,6 @@ class Consensus(View):
         if new:
             log.info("%s: members (epoch %d): %s", self._name, members.epoch, described(members))
 
-    def _steer(self, now: float) -> None:
-        """What a leader does by itself: it confirms the founding set, and lets a learner that has caught up vote."""
-        members, raft = self._replica.log.members, self._replica.raft
-        if members is None or not raft.may_change_members:
-            return
-        learner = members.learner
-        if members.epoch == 1:
-            step = members.confirmed()
-        elif learner is not None and self._catching_up.is_done(learner, raft.match_index, self.log_last, now):
-            step = members.promoted()
-        else:
-            return
-        with contextlib.suppress(Unavailable):  # an operator's step is under way
-            self._replica.change_members(step, now + STEER_S, lambda _: None)
-
     def _drain(self, now: float) -> None:
         inbox, self._inbox = self._inbox, []
         for event in inbox:
@@ -464,7 +429,13 @@ class Consensus(View):
             if error is not None:
                 raise error
             self._flush(ready, store, apply)
-            if self._inbox or self._install is not None or self._replica.has_work or self._identities.has_news:
+            if (
+                self._inbox
+                or self._steering.has_work
+                or self._install is not None
+                or self._replica.has_work
+                or self._identities.has_news
+            ):
                 self._turn()
             else:
                 self._store_ledger(self._loop.time())
@@ -497,10 +468,15 @@ class Consensus(View):
         if self._timer is not None:
             self._timer.cancel()
         log.critical("%s: halted: %s", self._name, error, exc_info=not isinstance(error, RaftcoordError))
-        self._replica.fail_all(Unavailable("this node has halted; ask another one"))
+        self._answer_all(Unavailable("this node has halted; ask another one"))
         self._on_halt(
             error if isinstance(error, RaftcoordError) else Halt(f"an error that raftcoord does not handle: {error!r}")
         )
+
+    def _answer_all(self, error: Unavailable) -> None:
+        """``error`` to those whose request was never attempted, NotKnown to the others."""
+        self._replica.fail_all(error)
+        self._steering.refuse_all(error)
 
     # -- copies of the ledger -------------------------------------------------------------------------------------
 

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from raftcoord import limits
 from raftcoord.config import Address, Config
 from raftcoord.consensus import wire
+from raftcoord.consensus.clocks import Clocks
 from raftcoord.consensus.ends import ROLE, Inbound, Outbound
 from raftcoord.consensus.identity import Identities, Said, said_in
 from raftcoord.consensus.raft import Message
@@ -85,16 +85,15 @@ class Peers:
         self._inbound: dict[Inbound, None] = {}  # in the order in which they came, as every run must be repeatable
         self._why: dict[NodeName, str] = {}  # why a peer was refused, as last logged
         self._loop = asyncio.get_running_loop()
-        self._clocks: dict[
-            NodeName, tuple[float, int]
-        ] = {}  # when a peer was heard last, and what its clock showed (ms)
+        silence_s = config.timing.election_ms_max / 1000
+        self._clocks = Clocks(self._loop.time, lambda: self._env.wall_ms(), silence_s)
         self._server: Server | None = None
         self._silent_ms = max(limits.LINK_SILENT_MS_MIN, 3 * config.timing.election_ms_max)
         self._dialers: dict[NodeName, Dialer] = {}
         self._found_at: dict[NodeName, str] = {}  # where each dialer dials
         self._working: dict[asyncio.Task[None], None] = {}
         self._started = False
-        self._silence_s = config.timing.election_ms_max / 1000
+        self._silence_s = silence_s
 
     @property
     def has_others(self) -> bool:
@@ -213,19 +212,8 @@ class Peers:
         return None if dialer is None else dialer.conn
 
     def clock_offsets(self) -> dict[NodeName, int | None]:
-        """How far each peer's clock is ahead of ours (ms); None: it has not been heard for an election timeout.
-
-        What a clock showed is carried on by the time that has passed since, so that ours, when it is set, agrees with nobody.
-        A message that was long on its way makes a peer's clock look late, never early.
-        """
-        now, wall_ms = self._loop.time(), self._env.wall_ms()
-        found: dict[NodeName, int | None] = {}
-        for name in self._dialers:
-            at, showed_ms = self._clocks.get(name, (-math.inf, 0))
-            age_s = now - at
-            fresh = age_s <= self._silence_s
-            found[name] = showed_ms + int(age_s * 1000) - wall_ms if fresh else None
-        return found
+        """How far each peer's clock is ahead of ours (ms); None: it has not been heard for an election timeout."""
+        return {name: self._clocks.offset_ms(name) for name in self._dialers}
 
     def links(self) -> dict[NodeName, str]:
         """For each peer, "" if the link is up, else why it is not."""
@@ -366,7 +354,7 @@ class Peers:
         self._listener.on_link(number, True)
 
     def _down(self, name: NodeName) -> None:
-        self._clocks.pop(name, None)
+        self._clocks.forget(name)
         self._identity.pop(name, None)
         for number in [number for number, up in self._up.items() if up == name]:
             del self._up[number]
@@ -388,7 +376,7 @@ class Peers:
     def _believe_clock(self, inbound: Inbound, at: float, wall_ms: int) -> None:
         """Its messages were in order: what came with one that was not is worth nothing, and its connection was closed."""
         if inbound.is_open:
-            self._clocks[inbound.name] = (at, wall_ms)
+            self._clocks.believe(inbound.name, at, wall_ms)
 
     def copy_step(self, inbound: Inbound, step: str, params: list[Any], reply: Callable[[Any], None]) -> None:
         """A step of a ledger copy."""

@@ -478,6 +478,45 @@ def test_stopping_answers_every_proposal_truly(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
+def asked_to_remove(cluster: Cluster, node: str, name: str, within_s: float) -> asyncio.Future[Any]:
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Any] = loop.create_future()
+    cluster.nodes[node].change_members("remove", NodeName(name), loop.time() + within_s, answer.set_result)
+    return answer
+
+
+@pytest.mark.parametrize("end", ["stop", "halt"])
+def test_a_change_of_the_members_that_had_no_turn_is_answered_when_the_node_ends(end: str, tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        leader, follower = await cluster.leader(), (await cluster.followers())[0]
+        node = cluster.nodes[leader]
+        answer = asked_to_remove(cluster, leader, follower, PATIENCE_S)
+        if end == "halt":
+            node._halt(Halt("something cannot be handled"))
+        else:
+            await cluster.stop(leader)
+        assert "ask another one" in str(await asyncio.wait_for(answer, PATIENCE_S))
+        assert isinstance(answer.result(), Unavailable)
+
+    run(tmp_path, test)
+
+
+def test_a_change_of_the_members_is_answered_in_time_when_the_disk_hangs(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        runner = HeldRunner()
+        await cluster.start("n1", runner=runner)
+        await cluster.start("n2", "n3")
+        await cluster.leader()
+        runner.held = True
+        cluster.decide("n2")
+        await until(lambda: runner.waiting, "a sync that hangs")
+        answer = await asyncio.wait_for(asked_to_remove(cluster, "n1", "n2", 0.05), PATIENCE_S)
+        assert isinstance(answer, Unavailable)
+        assert "were not changed" in str(answer)
+
+    run(tmp_path, test, start=False)
+
+
 # -- who may come in --------------------------------------------------------------------------------------------------
 
 
@@ -743,12 +782,10 @@ def test_the_clock_that_comes_with_a_message_out_of_order_is_not_believed(tmp_pa
         leader, follower = await cluster.leader(), (await cluster.followers())[0]
         believed: list[int] = []
 
-        class Clocks(dict[NodeName, tuple[float, int]]):
-            def __setitem__(self, name: NodeName, clock: tuple[float, int]) -> None:
-                believed.append(clock[1])
-                super().__setitem__(name, clock)
+        def believe(name: NodeName, at: float, showed_ms: int) -> None:
+            believed.append(showed_ms)
 
-        cluster.nodes[follower]._peers._clocks = Clocks()
+        cluster.nodes[follower]._peers._clocks.believe = believe  # type: ignore[method-assign]
         lie_ms = time.time_ns() // 1_000_000 + 172_800_000
         of_no_election = [2, 1 << 60, 1, False, True]  # in the right form, of a term that no election can have reached
         await say_as(cluster, leader, follower, [2, "raft", [[of_no_election], lie_ms]])

@@ -13,6 +13,7 @@ import sys
 
 from raftcoord.consensus.driver import Consensus
 from raftcoord.consensus.identity import Identities
+from raftcoord.consensus.steering import Steering
 from raftcoord.core.commands import Command, Decide
 from raftcoord.core.decisions import Decision, Standing
 from raftcoord.core.members import Members, founded
@@ -47,7 +48,7 @@ def believe_any_identity() -> None:
     Identities.acquainted = lambda self, said, told: True  # type: ignore[method-assign]
     Identities.id_of = lambda self, name, identity: self._file[name].id  # type: ignore[method-assign]
     Identities.founding = property(_founded_by_the_file)  # type: ignore[assignment]
-    Consensus._steer = lambda self, now: None  # type: ignore[method-assign]
+    Steering.turn = lambda self, now: None  # type: ignore[method-assign]
 
 
 def _founded_by_the_file(self: Identities) -> Members | None:
