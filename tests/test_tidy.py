@@ -33,7 +33,8 @@ LEVELS = (
     ("history", "resources", "rpc", "storage"),
     ("consensus",),
     ("client", "node", "participants"),
-    ("drills", "integrations", "resolver", "sim"),
+    ("drills", "integrations", "resolver"),
+    ("sim",),
     ("doctor",),
     ("raftcoord_cli",),
 )

@@ -21,7 +21,7 @@ from raftcoord.client.moves import Clean, Close, Complete, Decide, Enter, Move, 
 from raftcoord.errors import Unavailable
 from raftcoord.resources import drivers
 from raftcoord.resources.patience import within_loop
-from raftcoord.resources.session import AsyncSession, Base
+from raftcoord.resources.session import AsyncSession, Base, Session
 from raftcoord.types import Outcome, TxId, Verdict
 
 if TYPE_CHECKING:
@@ -62,13 +62,22 @@ class AsyncTransaction:
         blocks.check_entered(self._entered)
         name = self._committing.check_enlistment(connection, branch)
         session = drivers.async_session(connection, name)
-        session.check_fit()
-        cluster = await self._client.admit(self._committing.minted, self._committing.left())
-        is_fit = blocks.is_fit(connection, cluster, name)
-        if await self._drive(self._committing.enlist(session, cluster, is_fit)):
-            blocks.remember(connection, cluster, name)
+        await self._begin(session)
         given: _T = session.given
         return given
+
+    async def enlist_session(self, session: AsyncSession) -> None:
+        """See Transaction.enlist_session."""
+        blocks.check_entered(self._entered)
+        self._committing.check_enlistment(session.connection, session.branch)
+        await self._begin(session)
+
+    async def _begin(self, session: AsyncSession | Session) -> None:
+        session.check_fit()
+        cluster = await self._client.admit(self._committing.minted, self._committing.left())
+        is_fit = blocks.is_fit(session.connection, cluster, session.branch)
+        if await self._drive(self._committing.enlist(session, cluster, is_fit)):
+            blocks.remember(session.connection, cluster, session.branch)
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         await self._drive(self._committing.commit() if kind is None else self._committing.abandon())

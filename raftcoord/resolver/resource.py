@@ -23,12 +23,15 @@ from raftcoord.resolver.rules import Paces
 from raftcoord.resolver.seen import Left, Seen, by_reason
 from raftcoord.resolver.sweep import Ledger, Sweep
 from raftcoord.resource_config import ResourceConfig
-from raftcoord.resources.drivers import connect
+from raftcoord.resources import drivers
 from raftcoord.resources.owners import Owner
 from raftcoord.resources.session import Session
 from raftcoord.resources.steps import ConnectionLost, LoginRefused, SqlError
 
 log: Final = logging.getLogger("raftcoord.resolver")
+
+
+_CHANCE: Final = random.SystemRandom().random
 
 
 class Nodes(Ledger, Protocol):
@@ -43,6 +46,8 @@ class Resource:
 
     ``elsewhere``: the names of those whose url leads to another place.
 
+    ``connect``, ``now`` (s) and ``chance`` (from 0 to 1): how a url is connected to, and where time and jitter come from.
+
     Use it from one thread at a time. Raises ConfigError if its URL cannot be used.
     """
 
@@ -54,7 +59,9 @@ class Resource:
         *,
         safety_s: float,
         elsewhere: frozenset[str] = frozenset(),
+        connect: Callable[[str], Session] = drivers.connect,
         now: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = _CHANCE,
     ) -> None:
         self.name = config.name
         self.where = config.shown()
@@ -69,7 +76,8 @@ class Resource:
         self._nodes = nodes
         self._safety_s = safety_s
         self._now = now
-        self._chance = random.SystemRandom().random
+        self._connect = connect
+        self._chance = chance
         self._paces = Paces()
         self._session: Session | None = None
         self._sweep: Sweep | None = None
@@ -139,7 +147,7 @@ class Resource:
 
     def _connected(self) -> Sweep:
         if self._session is None:
-            self._session = connect(self._url)
+            self._session = self._connect(self._url)
             self._sweep = None
             self._paces.hurry(self._now())
         if self._sweep is None:

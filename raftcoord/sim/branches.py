@@ -38,6 +38,11 @@ class Branches(Synced):
         self.reused: set[TxId] = set()
         """Those that a careless client submitted twice, with other payloads: a later vote is not the one that counted."""
         self.on_decided: Callable[[TxId, Decided], None] = lambda txid, decided: None
+        self.on_command: Callable[[Command], None] = lambda command: None
+        """Called with each command that is committed."""
+        self.databases: frozenset[str] = frozenset()
+        """Names of branches in databases; ``is_carried_out(txid, name)``: whether such a one is committed there."""
+        self.is_carried_out: Callable[[TxId, str], bool] = lambda txid, name: False
         self._participants = frozenset(participants)
         self._asked: dict[TxId, set[str]] = {}
         self._votes: dict[tuple[TxId, str], VoteKind] = {}
@@ -72,6 +77,7 @@ class Branches(Synced):
             known = self.model.decided.get(txid)
             for name in branches if known is not None and known.verdict is Verdict.COMMIT else ():
                 done = (txid, name) in (self._ended if name in self._participants else self.completed_by_caller)
+                done = done or (name in self.databases and self.is_carried_out(txid, name))
                 mine = known is not None and name in known.branches
                 self.must(done or not mine, "complete", f"{name} is called complete and has not committed", txid)
 

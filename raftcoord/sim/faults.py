@@ -12,6 +12,7 @@ that fails can be shrunk (hunt.py).
     strangers    stranger
     operators    twin, close
     members      node-remove, other-file
+    databases    program-crash, program-pause, program-jump, resolver-kill, resolver-pause, database-kill, database-silent
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ POINTS: Final = (
     *("before-send-peer", "after-send-peer", "before-send-participant", "after-send-participant"),
     *("before-send-reply", "after-send-reply"),
 )
+SERVERS: Final = ("ledger", "orders")
+PROGRAMS: Final = ("p1", "p2")
+RESOLVERS: Final = ("r1", "r2")
+"""Databases, the programs that commit over them, and resolvers: one or both."""
+
+PROGRAM_POINTS: Final = ("before-statement", "after-statement", "before-send-reply", "after-send-reply")
 PARTICIPANT_POINTS: Final = ("before-prepare", "after-prepare", "before-commit", "after-commit", "before-send-reply")
 
 
@@ -48,6 +55,7 @@ class _Stage(NamedTuple):
     nodes: Sequence[str]
     banks: Sequence[str]
     end: float
+    resolvers: Sequence[str] = ()
 
     def span(self, longest: float) -> tuple[float, float]:
         """A time in the simulation, and one a little later."""
@@ -79,6 +87,16 @@ def _crash_at(stage: _Stage) -> Fault:
 def _wrong_by_ms(rng: random.Random) -> float:
     """A minute or an hour: some are refused for it, some are not."""
     return float(rng.uniform(-1.0, 1.0) ** 3 * 7.2e6)
+
+
+def _statements(rng: random.Random) -> float:
+    """How many statements a program says before something happens to it: two to four transactions."""
+    return float(rng.randrange(24))
+
+
+def _program_crash(stage: _Stage) -> Fault:
+    who, label = stage.rng.choice(PROGRAMS), stage.rng.choice(PROGRAM_POINTS)
+    return stage.fault("program-crash", 1.5, (who,), _statements(stage.rng), label)
 
 
 def _storm(stage: _Stage) -> Fault:
@@ -137,8 +155,34 @@ KINDS: Final[dict[str, tuple[int, Callable[[_Stage], Fault]]]] = {
         lambda stage: stage.fault("node-remove", 0.5, (stage.rng.choice(stage.nodes),), stage.rng.random()),
     ),
     "other-file": (2, lambda stage: stage.fault("other-file", 1.0, (stage.rng.choice(stage.nodes),))),
+    "program-crash": (10, _program_crash),
+    "program-pause": (
+        5,
+        lambda stage: stage.fault("program-pause", 5.0, (stage.rng.choice(PROGRAMS),), _statements(stage.rng)),
+    ),
+    "program-jump": (
+        2,
+        lambda stage: stage.fault(
+            "program-jump", 4.0, (stage.rng.choice([*PROGRAMS, *stage.resolvers]),), _wrong_by_ms(stage.rng)
+        ),
+    ),
+    "resolver-kill": (3, lambda stage: stage.fault("resolver-kill", 1.5, (stage.rng.choice(stage.resolvers),))),
+    "resolver-pause": (3, lambda stage: stage.fault("resolver-pause", 2.0, (stage.rng.choice(stage.resolvers),))),
+    "database-kill": (4, lambda stage: stage.fault("database-kill", 1.5, (stage.rng.choice(SERVERS),))),
+    "database-silent": (3, lambda stage: stage.fault("database-silent", 2.5, (stage.rng.choice(SERVERS),))),
 }
 """Kind -> (how many of them at most in one plan, how to draw one)."""
+
+OF_DATABASES: Final = {
+    "program-crash": PROGRAMS,
+    "program-pause": PROGRAMS,
+    "program-jump": (*PROGRAMS, *RESOLVERS),
+    "resolver-kill": RESOLVERS,
+    "resolver-pause": RESOLVERS,
+    "database-kill": SERVERS,
+    "database-silent": SERVERS,
+}
+"""Kinds that happen to databases and to those who work on them, only in seeds that have some; and to whom."""
 
 _OF_MANY: Final = frozenset(
     {
@@ -160,6 +204,9 @@ _OF_MANY: Final = frozenset(
 SWARM_RATE: Final = 0.3
 """How likely a kind is in a plan."""
 
+DATABASES_RATE: Final = 0.5
+"""The same for OF_DATABASES, in a seed that has databases."""
+
 
 def draw(
     rng: random.Random, nodes: Sequence[str], banks: Sequence[str], end: float, kinds: Sequence[str]
@@ -168,7 +215,7 @@ def draw(
     stage = _Stage(rng, nodes, banks, end)
     plan: list[Fault] = []
     for kind in KINDS:
-        if len(nodes) == 1 and kind in _OF_MANY:
+        if kind in OF_DATABASES or (len(nodes) == 1 and kind in _OF_MANY):
             continue
         most, one = KINDS[kind]
         wanted = rng.random() < SWARM_RATE
@@ -176,6 +223,21 @@ def draw(
         if wanted and kind in kinds:
             plan += drawn
     return sorted(_bounded(plan))
+
+
+def draw_for_databases(rng: random.Random, resolvers: Sequence[str], end: float, kinds: Sequence[str]) -> list[Fault]:
+    """What happens to the databases of one seed, in the order of time."""
+    stage = _Stage(rng, (), (), end, resolvers)
+    plan: list[Fault] = []
+    for kind in KINDS:
+        if kind not in OF_DATABASES:
+            continue
+        most, one = KINDS[kind]
+        wanted = rng.random() < DATABASES_RATE
+        drawn = [one(stage) for _ in range(rng.randint(1, most))]
+        if wanted and kind in kinds:
+            plan += drawn
+    return sorted(plan)
 
 
 def _bounded(plan: list[Fault]) -> list[Fault]:

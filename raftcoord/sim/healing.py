@@ -14,6 +14,7 @@ from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.errors import RaftcoordError
 from raftcoord.history.checker import judge
 from raftcoord.sim import strangers
+from raftcoord.sim.estate import Estate
 from raftcoord.sim.invariants import Invariants
 from raftcoord.sim.workload import Workload
 from raftcoord.sim.world import EPOCH_MS, World
@@ -31,11 +32,14 @@ _PROBES: Final = 5
 class Healing:
     """Of one world whose faults have stopped at ``since`` (virtual s)."""
 
-    def __init__(self, world: World, invariants: Invariants, workload: Workload, since: float) -> None:
+    def __init__(
+        self, world: World, invariants: Invariants, workload: Workload, since: float, estate: Estate | None
+    ) -> None:
         self._world = world
         self._invariants = invariants
         self._workload = workload
         self._since = since
+        self._estate = estate
 
     def settle(self) -> float:
         """Wait until everything is settled; how long it took (virtual s). A violation if it takes longer than LIVENESS_S."""
@@ -89,6 +93,8 @@ class Healing:
         opened = [txid for txid in opened if txid not in self._invariants.careless]
         if opened:
             return f"{min(opened)} is decided and not complete"
+        if self._estate is not None and (left := self._estate.unsettled()):
+            return left
         last = len(self._invariants.log) - 1
         for name in world.nodes:
             consensus = world.machines[name].consensus
@@ -112,6 +118,8 @@ class Healing:
         participants = {name: made for name in world.banks if (made := world.machines[name].participant) is not None}
         complaint = self._workload.audit(participants)
         invariants.must(not complaint, "together", complaint)
+        if self._estate is not None:
+            self._estate.audit()
         if invariants.violation is None:
             self._probe()
 

@@ -225,6 +225,7 @@ class Invariants(Branches):
             self.violate("nothing unknown", f"entry {index} is committed with a command that no release writes")
         for command in sealed.commands():
             self.check_complete(command)
+            self.on_command(command)
             self.touched(command)
             made = self.model.apply(command, term, index)
             if made is not None and isinstance(command, Decide):

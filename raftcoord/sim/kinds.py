@@ -41,5 +41,12 @@ SUMMARIES: Final[dict[str, str]] = {
     "close": "an operator gives up what waits for a participant, which comes back all the same",
     "node-remove": "a node is removed from the members, and added again as a new one with an empty disk",
     "other-file": "a node is started again with a cluster.yaml that names others: it must refuse",
+    "program-crash": "a program that commits over two databases ends before or after one of its steps, and starts again",
+    "program-pause": "such a program stands still between two of its steps (SIGSTOP), and then goes on",
+    "program-jump": "the wall clock of such a program, or of a resolver, is wrong by up to 2 hours, and then right again",
+    "resolver-kill": "a resolver is killed, and starts again",
+    "resolver-pause": "a resolver stands still (SIGSTOP), and then goes on",
+    "database-kill": "a database server is killed, and starts again with what is prepared",
+    "database-silent": "a database server answers nobody for a while",
 }
 """One line for each of ``faults.KINDS``."""

@@ -68,6 +68,14 @@ def knobs(seed: int) -> Iterator[Knobs]:
         turned += [(limits, "FUTURE_MS_MAX", 400), (limits, "CLOCK_SPREAD_MS_MAX", 300)]
     turned.append((limits, "APPENDS_PER_PASS_MAX", rng.choice((1, 4))))
     turned.append((driver, "ASK_MEMBERS_S", rng.choice((0.3, 3.0))))
+    turned += [
+        (limits, "RESOLVER_SETTLE_MS", rng.choice((10, 250))),
+        (limits, "RESOLVER_OPEN_MS", rng.choice((700, 5_000))),
+        (limits, "RESOLVER_ABORTED_MS", rng.choice((1_000, 10_000))),
+        (limits, "RESOLVER_DAMAGE_MS", rng.choice((1_500, 10_000))),
+        (limits, "RESOLVER_RETRY_MS_MAX", 2_000),  # no person looks
+        (limits, "RESOLVER_FORGET_MS", rng.choice((1_500, 60_000))),
+    ]
     with ExitStack() as stack:
         for where, name, value in turned:
             stack.callback(setattr, where, name, getattr(where, name))

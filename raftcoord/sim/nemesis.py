@@ -11,7 +11,8 @@ from typing import Final
 
 from raftcoord.sim import membership, operator, strangers, twins
 from raftcoord.sim.disk import SimNodeDb, fail_participant, flip_a_stored_bit
-from raftcoord.sim.faults import Fault
+from raftcoord.sim.estate import Estate
+from raftcoord.sim.faults import OF_DATABASES, Fault
 from raftcoord.sim.late_copy import LateCopy
 from raftcoord.sim.network import End
 from raftcoord.sim.world import World
@@ -27,9 +28,10 @@ _CODES: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR | (4 << 8), sqlite3.S
 class Nemesis:
     """See the module's head. ``injected`` counts what was really done, by kind."""
 
-    def __init__(self, world: World, plan: Sequence[Fault]) -> None:
+    def __init__(self, world: World, plan: Sequence[Fault], estate: Estate | None = None) -> None:
         self.injected: Counter[str] = Counter()
         self._world = world
+        self._estate = estate
         self._network = world.network
         self._rng: random.Random
         self._latency_s = (world.network.latency_s, world.network.jitter_s)
@@ -45,10 +47,13 @@ class Nemesis:
         self._world.loop.at(when, self._world.loop.world, what, *args)
 
     def _begin(self, fault: Fault) -> None:
-        if self._healed:
+        if self._healed or (fault.kind in OF_DATABASES and self._estate is None):
             return
         self.injected[fault.kind] += 1
         self._world.log("fault", str(fault))
+        if self._estate is not None and fault.kind in OF_DATABASES:
+            self._estate.begin(fault)
+            return
         self._rng = self._world.rng(f"nemesis {fault}")  # of its own: a plan without another fault does the same here
         self._KINDS[fault.kind](self, fault)
 
@@ -342,6 +347,8 @@ class Nemesis:
             world.resume(name)
             self._right_file(name)
             world.start(name)
+        if self._estate is not None:
+            self._estate.heal()
 
     _KINDS: Final[dict[str, Callable[[Nemesis, Fault], None]]] = {
         "clog-one-way": _one_way,

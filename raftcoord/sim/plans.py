@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from raftcoord.errors import ConfigError
-from raftcoord.sim.faults import PARTICIPANT_POINTS, POINTS, Fault
+from raftcoord.sim.faults import OF_DATABASES, PARTICIPANT_POINTS, POINTS, PROGRAM_POINTS, Fault
 from raftcoord.sim.recipe import check_kinds
 from raftcoord.sim.simulation import Settings
 
@@ -110,20 +110,22 @@ def check(faults: Sequence[Fault], settings: Settings) -> None:
             )
         known = nodes if fault.kind in _ONE_NODE else [*nodes, *settings.machines]
         known = settings.machines if fault.kind in _ONE_PARTICIPANT else known
+        known = list(OF_DATABASES.get(fault.kind, known))
         strange = [name for name in fault.who if name not in known]
         if strange:
             raise ConfigError(f"{where} names {strange[0]!r}; there are {', '.join(known)}")
-        wanted = 1 if fault.kind in _ONE else 2 if fault.kind in _TWO else None
+        wanted = 1 if fault.kind in (*_ONE, *OF_DATABASES) else 2 if fault.kind in _TWO else None
         if wanted is not None and len(fault.who) != wanted:
             raise ConfigError(f"{where} names {len(fault.who)} machines; it happens to {wanted}")
         _check_value(where, fault)
-        points = PARTICIPANT_POINTS if set(fault.who) <= set(settings.machines) else POINTS
-        if fault.kind == "crash-at" and fault.label not in points:
+        points: tuple[str, ...] = PARTICIPANT_POINTS if set(fault.who) <= set(settings.machines) else POINTS
+        points = PROGRAM_POINTS if fault.kind == "program-crash" else points
+        if fault.kind in ("crash-at", "program-crash") and fault.label not in points:
             raise ConfigError(f"{where} has no point {fault.label!r}; choose from: {', '.join(points)}")
 
 
 def _check_value(where: str, fault: Fault) -> None:
-    lowest = -_VALUE_MAX if fault.kind in ("jump", "client-jump") else 0.0
+    lowest = -_VALUE_MAX if fault.kind in ("jump", "client-jump", "program-jump") else 0.0
     good = math.isfinite(fault.value) and lowest <= fault.value <= _VALUE_MAX
     if not good or (fault.kind in _SHARES and fault.value >= 1.0) or (fault.kind == "drift" and fault.value > 0.5):
         raise ConfigError(f"{where} cannot have the value {fault.value}")

@@ -19,7 +19,8 @@ from typing import Final
 
 from raftcoord.sim import strangers
 from raftcoord.sim.conduct import Conduct
-from raftcoord.sim.faults import KINDS, Fault, draw
+from raftcoord.sim.estate import Estate
+from raftcoord.sim.faults import KINDS, Fault, draw, draw_for_databases
 from raftcoord.sim.healing import Healing
 from raftcoord.sim.invariants import CLOCKS_WITHIN_S, Invariants
 from raftcoord.sim.knobs import knobs
@@ -51,6 +52,8 @@ class Settings:
     audit: Audit = conserved
     instances: Mapping[str, int] = field(default_factory=lambda: dict(INSTANCES))
     """How many instances of a participant run, if not one: they are given one directory, which no crash touches."""
+    databases: float = 0.25
+    """The share of seeds that have databases (estate.py)."""
 
     @property
     def machines(self) -> list[str]:
@@ -143,34 +146,49 @@ class Simulation:
         invariants.conduct = Conduct(names, invariants.must, lambda: world.loop.now, election)
         if self._trace:
             world.log = lambda who, what: report.timeline.append(f"{world.loop.now:9.4f} {who:8} {what}")
+        has_databases = world.rng("databases").random() < settings.databases
+        estate = Estate(world, invariants) if has_databases else None
         plan = self._plan
         if plan is None:
             plan = draw(world.rng("plan"), names, list(world.serves), settings.duration_s, settings.kinds)
+            if estate is not None:
+                rng = world.rng("plan of databases")
+                plan = sorted([*plan, *draw_for_databases(rng, estate.resolvers, settings.duration_s, settings.kinds)])
         report.plan = list(plan)
-        nemesis = Nemesis(world, plan)
+        nemesis = Nemesis(world, plan, estate)
         workload = Workload(world, invariants, settings.payloads, settings.audit, settings.clients, settings.gap_s)
         try:
-            self._live(world, invariants, nemesis, workload, report)
+            self._live(world, invariants, nemesis, workload, report, estate)
         finally:
             report.injected = dict(nemesis.injected)
-            report.outcomes = workload.outcomes
-            report.states = _states(world, invariants)
+            report.outcomes = workload.outcomes | ({} if estate is None else estate.outcomes)
+            report.states = _states(world, invariants) | ({} if estate is None else estate.states)
             report.virtual_s = world.loop.now
             report.digest = world.network.digest
             world.close()
         return report
 
-    def _live(self, world: World, invariants: Invariants, nemesis: Nemesis, workload: Workload, report: Report) -> None:
+    def _live(
+        self,
+        world: World,
+        invariants: Invariants,
+        nemesis: Nemesis,
+        workload: Workload,
+        report: Report,
+        estate: Estate | None,
+    ) -> None:
         end = self._settings.duration_s
         world.run(world.start_all)
         world.run(workload.start)
+        if estate is not None:
+            world.run(estate.start)
         world.loop.run_until(end)
         if report.violation is not None:
             return
         world.log("world", "the faults stop")
         world.run(nemesis.heal)
         workload.stop()
-        healing = Healing(world, invariants, workload, end)
+        healing = Healing(world, invariants, workload, end, estate)
         report.settled_s = healing.settle()
         if report.violation is None:
             healing.audit()

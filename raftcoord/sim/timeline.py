@@ -23,6 +23,7 @@ from raftcoord.consensus.replica import Replica
 from raftcoord.core.commands import Command, Complete, Decide, Found, Retire, open_entry
 from raftcoord.errors import RaftcoordError
 from raftcoord.participants.interface import Abort, Commit, Prepare, Reply, Request
+from raftcoord.sim.estate import Estate
 from raftcoord.sim.faults import Fault
 from raftcoord.sim.invariants import Invariants
 from raftcoord.sim.nemesis import Nemesis
@@ -122,7 +123,15 @@ class _Traced(Simulation):
             self.lines.append(Line(report.virtual_s, "BROKEN", str(broken), broken.txid, True))
         report.timeline = [line.text(named=True) for line in self.lines]
 
-    def _live(self, world: World, invariants: Invariants, nemesis: Nemesis, workload: Workload, report: Report) -> None:
+    def _live(
+        self,
+        world: World,
+        invariants: Invariants,
+        nemesis: Nemesis,
+        workload: Workload,
+        report: Report,
+        estate: Estate | None,
+    ) -> None:
         self._world, self._root = world, f"{world.machines[world.nodes[0]].directory}/"
         for fault in report.plan:
             if fault.at == 0.0:  # carried out before anybody could look
@@ -131,8 +140,10 @@ class _Traced(Simulation):
         self._watch_log(world, invariants)
         self._watch_participants(invariants)
         self._watch_clients(workload)
+        if estate is not None:
+            estate.effects.log = self.add
         try:
-            super()._live(world, invariants, nemesis, workload, report)
+            super()._live(world, invariants, nemesis, workload, report, estate)
         finally:
             self._applied.clear()
 

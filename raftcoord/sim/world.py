@@ -232,7 +232,7 @@ class World:
         """A client process with the real client in it. ``at``: the one node that it knows, else all."""
         machine = self.machines.setdefault(name, Machine(name, self._root))
         machine.lives += 1
-        machine.process = Process(self.loop, name)
+        machine.process = Process(self.loop, name, clock_offset_s=machine.clock_offset_s, clock_rate=machine.clock_rate)
         nodes = [node for node in self.config.nodes if at in ("", node.name)]
         endpoints = [Endpoint(node.client.host, node.client.port, node.name) for node in nodes]
         return machine.process, AsyncClient(endpoints, cluster_name=CLUSTER, name=name, env=self.env(machine))

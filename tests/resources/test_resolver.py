@@ -752,7 +752,7 @@ def test_a_resolver_killed_at_any_step_loses_nothing(
         mortal = Mortal(at, after=after)
         first = looking(bank, gid.branch, nodes=MortalNodes(nodes, mortal))
         with monkeypatch.context() as patch:
-            patch.setattr("raftcoord.resolver.resource.connect", lambda url: mortal_session(url, mortal))  # noqa: B023
+            patch.setattr(first.resource, "_connect", lambda url: mortal_session(url, mortal))  # noqa: B023
             with contextlib.suppress(Killed):
                 for _ in range(4):
                     first.resource.look(thorough=True)

@@ -13,7 +13,7 @@ from raftcoord.sim.simulation import Report, Settings, Simulation
 PROGRAM = """
 import sys
 from raftcoord.sim.simulation import Settings, Simulation
-report = Simulation(int(sys.argv[1]), Settings(nodes=int(sys.argv[2]), duration_s=4.0)).run()
+report = Simulation(int(sys.argv[1]), Settings(nodes=int(sys.argv[2]), duration_s=4.0, databases=float(sys.argv[3]))).run()
 print(report.digest, report.settled_s, report.virtual_s, report.outcomes, report.states, report.violation)
 """
 
@@ -23,9 +23,9 @@ def told(report: Report) -> str:
     return " ".join(map(str, parts))
 
 
-def in_another_process(seed: int, nodes: int, hash_seed: str) -> str:
+def in_another_process(seed: int, nodes: int, databases: float, hash_seed: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(seed), str(nodes)],
+        [sys.executable, "-c", PROGRAM, str(seed), str(nodes), str(databases)],
         capture_output=True,
         text=True,
         check=True,
@@ -34,12 +34,14 @@ def in_another_process(seed: int, nodes: int, hash_seed: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize(("seed", "nodes"), [(11, 3), (20, 3), (12, 5)])
+@pytest.mark.parametrize(
+    ("seed", "nodes", "databases"), [(11, 3, 0.0), (20, 3, 0.0), (12, 5, 0.0), (11, 3, 1.0), (12, 5, 1.0)]
+)
 def test_the_same_seed_gives_the_same_trace_in_another_process_and_under_another_hash_seed(
-    seed: int, nodes: int
+    seed: int, nodes: int, databases: float
 ) -> None:
-    here = told(Simulation(seed, Settings(nodes=nodes, duration_s=4.0)).run())
-    assert [in_another_process(seed, nodes, hash_seed) for hash_seed in ("1", "2")] == [here, here]
+    here = told(Simulation(seed, Settings(nodes=nodes, duration_s=4.0, databases=databases)).run())
+    assert [in_another_process(seed, nodes, databases, hash_seed) for hash_seed in ("1", "2")] == [here, here]
 
 
 def test_a_simulation_leaves_nothing_that_changes_the_next() -> None:

@@ -13,7 +13,7 @@ import pytest
 from raftcoord.errors import ConfigError, RaftcoordError
 from raftcoord.sim import plans
 from raftcoord.sim.case import Case, explain
-from raftcoord.sim.faults import KINDS, Fault, draw
+from raftcoord.sim.faults import KINDS, RESOLVERS, Fault, draw, draw_for_databases
 from raftcoord.sim.hunt import run_one
 from raftcoord.sim.recipe import Recipe
 from raftcoord.sim.shrink import shrink
@@ -161,6 +161,7 @@ def test_every_plan_that_is_drawn_can_be_carried_out_as_a_file() -> None:
     kinds = set()
     for seed in range(60):
         plan = draw(random.Random(seed), ["n1", "n2", "n3", "n4", "n5"], list(BANKS), 8.0, tuple(KINDS))
+        plan += draw_for_databases(random.Random(seed), RESOLVERS, 8.0, tuple(KINDS))
         plans.check(plan, settings)
         kinds |= {fault.kind for fault in plan}
     assert kinds == set(KINDS)
