@@ -58,7 +58,7 @@ class Arrival:
 class Owner(Protocol):
     """What a link tells its worker."""
 
-    def connected(self, link: Link, conn: Connection, cluster: str) -> None:
+    def connected(self, link: Link, conn: Connection, cluster: str, cluster_name: str) -> None:
         """A hello was answered on ``conn``; ``link.admit(conn)`` or ``link.refuse(conn, why)`` must follow."""
 
     def disconnected(self, link: Link, conn: Connection) -> None:
@@ -138,7 +138,7 @@ class Link:
         self._admitted = False
         self._held.clear()
         self.node = str(hello.get("node") or self.address)
-        self._owner.connected(self, conn, str(hello.get("cluster", "")))
+        self._owner.connected(self, conn, str(hello.get("cluster", "")), str(hello.get("cluster_name", "")))
 
     def on_open(self, conn: Connection) -> None:
         """Nothing is due before the hello."""

@@ -88,7 +88,8 @@ def _account(text: str) -> tuple[str, int]:
 
 
 async def _serve(participant: Participant, name: str, config: Config, on_ready: Callable[[str], None]) -> None:
-    worker = Worker(participant, name, [node.client for node in config.nodes], Env.real())
+    addresses = [node.client for node in config.nodes]
+    worker = Worker(participant, name, addresses, Env.real(), cluster_name=config.cluster)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)

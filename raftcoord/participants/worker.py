@@ -62,8 +62,8 @@ _DUE_S_MAX: Final = 1.0
 class Worker:
     """Serves ``participant`` under ``name`` to the nodes at ``addresses`` (their client ports).
 
-    ``executor``: where the participant runs, one call at a time; a thread of its own by default. ``run`` serves until
-    ``stop``; ``ready`` is set while at least one node is connected and admitted.
+    ``cluster_name``: refuse nodes of any other. ``executor``: where the participant runs, one call at a time; a thread of
+    its own by default. ``run`` serves until ``stop``; ``ready`` is set while at least one node is connected and admitted.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class Worker:
         addresses: Collection[Address],
         env: Env,
         *,
+        cluster_name: str = "",
         executor: Executor | None = None,
     ) -> None:
         self.ready = asyncio.Event()
@@ -81,9 +82,12 @@ class Worker:
         self._env = env
         self._executor = executor
         self._hello = {"name": self._name, "instance": f"{env.rng.getrandbits(64):016x}"}
+        if cluster_name:
+            self._hello["cluster_name"] = cluster_name
         self._links = [Link(address, self._name, lambda: self._hello, env, self) for address in addresses]
+        self._cluster_name = cluster_name
         self._cluster = ""
-        self._newcomers: list[tuple[Link, Connection, str]] = []
+        self._newcomers: list[tuple[Link, Connection, str, str]] = []
         self._queue: deque[Arrival] = deque()
         self._running: dict[int, Arrival] = {}  # by id of the request; the arrival keeps the request alive
         self._doubts = Doubts(env.rng)
@@ -126,9 +130,9 @@ class Worker:
 
     # -- called by the links --------------------------------------------------------------------------------------
 
-    def connected(self, link: Link, conn: Connection, cluster: str) -> None:
+    def connected(self, link: Link, conn: Connection, cluster: str, cluster_name: str) -> None:
         """A node has answered the hello."""
-        self._newcomers.append((link, conn, cluster))
+        self._newcomers.append((link, conn, cluster, cluster_name))
         self._wake.set()
 
     def disconnected(self, link: Link, conn: Connection) -> None:
@@ -164,8 +168,9 @@ class Worker:
 
     async def _meet_newcomers(self, executor: Executor) -> None:
         newcomers, self._newcomers = self._newcomers, []
-        for link, conn, cluster in newcomers:
+        for link, conn, cluster, cluster_name in newcomers:
             try:
+                self._check_cluster_name(cluster_name)
                 await self._check_cluster(executor, cluster)
             except (WrongCluster, LocalProtocolError) as error:
                 self._refuse(link, conn, error)
@@ -174,6 +179,14 @@ class Worker:
                 if link.conn is not None:
                     self.ready.set()
                     self._ask()
+
+    def _check_cluster_name(self, cluster_name: str) -> None:
+        """Before the state is given to a cluster, which is for good."""
+        if self._cluster_name and cluster_name != self._cluster_name:
+            raise WrongCluster(
+                f"participant {self._name} is for cluster {self._cluster_name!r}, this node is of cluster {cluster_name!r}: "
+                "correct the addresses in cluster.yaml"
+            )
 
     async def _check_cluster(self, executor: Executor, cluster: str) -> None:
         if not self._cluster:

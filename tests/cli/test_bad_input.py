@@ -276,6 +276,9 @@ def test_nodes_of_another_cluster_are_not_mistaken_for_ours(site: Site, tmp_path
     }
     stdin = {"branches": {"bank-a": add(1)}}
     assert "nothing was changed" in stranger.refusal("submit", "-", "--timeout", "0.5", stdin=stdin, code=5)
+    says = stranger.refusal("participant", "run", "--name", "till", "--db", str(tmp_path / "till.db"))
+    assert "is for cluster 'shop', this node is of cluster 'demo': correct the addresses" in says
+    assert "till" not in {row["name"] for row in site.run("participant", "ls")[1]["participants"]}
     site.unharmed()
 
 

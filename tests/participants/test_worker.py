@@ -359,6 +359,18 @@ def test_when_every_node_is_of_another_cluster_the_worker_ends_with_that_error(b
     run(test)
 
 
+def test_nodes_of_a_cluster_of_another_name_are_refused_before_the_state_is_theirs(bank: SqliteParticipant) -> None:
+    async def test() -> None:
+        node = FakeNode()
+        async with listening(node):
+            worker = Worker(bank, "bank-a", [node.address], Env.real(), cluster_name="shop")
+            with pytest.raises(WrongCluster, match="is for cluster 'shop', this node is of cluster 'demo'"):
+                await asyncio.wait_for(worker.run(), 10)
+        assert bank.cluster() == ""
+
+    run(test)
+
+
 # -- doubts
 
 
