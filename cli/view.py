@@ -61,9 +61,11 @@ class View:
         nodes = []
         for name, said in self.told.items():
             if isinstance(said, dict):
-                nodes.append({"name": name, "reachable": True, **said})
+                nodes.append({"name": name, "reachable": True, "member": self._is_member(name), **said})
             else:
-                nodes.append({"name": name, "reachable": False, "why": self._why(name, said)})
+                nodes.append(
+                    {"name": name, "reachable": False, "member": self._is_member(name), "why": self._why(name, said)}
+                )
         shown = {
             "cluster": self.cluster,
             "leader": leader.name if leader else None,
@@ -79,7 +81,8 @@ class View:
 
         unreachable = [(name, self._why(name, said)) for name, said in self.told.items() if not isinstance(said, dict)]
         lines = [
-            Text(f"{name}: {why}", style="red") for name, why in [*unreachable, *self._strangers(), *self._waiting()]
+            Text(f"{name}: {why}", style="red")
+            for name, why in [*unreachable, *self._strangers(), *self._waiting(), *self._no_members()]
         ]
         if damages := max((said["damages"] for _, said in self._answering()), default=0):
             lines.append(
@@ -104,6 +107,18 @@ class View:
             if awaited:
                 found.append((name, whys[0] if whys else f"takes no part before it has met {', '.join(awaited)}"))
         return found
+
+    def _is_member(self, name: str) -> bool | None:
+        """By the newest set that any node knows; None: nobody knows one."""
+        newest = max((said for _, said in self._answering()), key=lambda said: int(said.get("epoch", 0)), default={})
+        members = newest.get("members")
+        return any(member["name"] == name for member in members) if members else None
+
+    def _no_members(self) -> Iterator[tuple[str, str]]:
+        """Who is in cluster.yaml and no member."""
+        for name in self.told:
+            if self._is_member(name) is False:
+                yield name, f"is no member; take it out of cluster.yaml, or take it in: raftcoord node add {name}"
 
     def _of_the_horizon(self) -> Iterator[str]:
         """What is wrong with it, as far as the nodes' own clocks show."""
@@ -134,7 +149,8 @@ class View:
                 style = "bold" if said["role"] == "leader" else ""
                 table.add(name, said["role"], *map(str, numbers), _span(said["uptime_s"]), connected, style=style)
             else:
-                table.add(name, "paused" if name in self.held else "unreachable", *"-" * 7, style="red")
+                away = "unreachable" if self._is_member(name) is not False else "no member"
+                table.add(name, "paused" if name in self.held else away, *"-" * 7, style="red")
         return table
 
     def sentence(self) -> str:

@@ -66,6 +66,10 @@ class Unavailable(RaftcoordError):
     """Nothing was attempted, because no node or no majority could be reached. Retrying is safe."""
 
 
+class NotYet(Unavailable):
+    """Nothing was attempted: something has to be done first, and the message says what. Asking again alone does not help."""
+
+
 class Overloaded(RaftcoordError):
     """Nothing was attempted, because a bounded queue is full. Retry after a pause."""
 
@@ -80,6 +84,10 @@ class ProtocolError(RaftcoordError):
 
 class LocalProtocolError(ProtocolError):
     """The caller asked for what is not allowed. Nothing was changed."""
+
+
+class NoMember(ConfigError):
+    """A node that is no member of the cluster, or none any more, was refused by one that is."""
 
 
 class FutureTxid(LocalProtocolError):

@@ -2,7 +2,7 @@
 
 Theory of operation. What a request has done is known from how it failed:
 
-    unavailable, or never sent    untouched: try another node
+    unavailable, or never sent    untouched: try another node; if it says what must be done first, not for long
     overloaded                    untouched: try again after a growing pause, a few times
     in the future                 untouched: the clock of that node says so, and may be the wrong one; a majority's is not
     silent, connection lost,
@@ -38,6 +38,9 @@ PAUSE_S_MIN: Final = 0.02
 PAUSE_S_MAX: Final = 0.25
 SHARE_S_MIN: Final = 0.5
 """The least time that a node gets for one try, if the caller's timeout allows it."""
+
+FIRST_S: Final = 2.5
+"""How long a request is repeated of which a node says what must be done first: a node that was just started needs a second."""
 
 PATIENCE_S: Final = limits.CLIENT_PATIENCE_MS / 1000
 
@@ -100,6 +103,7 @@ class Effort:
         self._grace = grace
         self._rng = rng
         self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
         self._why: dict[str, str] = {}
         self._overloaded: set[str] = set()
         self._future: set[str] = set()
@@ -140,7 +144,9 @@ class Effort:
         (self._overloaded.add if failure.code == codes.OVERLOADED else self._overloaded.discard)(name)
         match failure.code:
             case codes.UNAVAILABLE:
-                pass
+                waited = self._loop.time() - self._began
+                if codes.says_what_first(failure) and waited >= FIRST_S and not self.fate_unknown:
+                    raise codes.to_error(failure)
             case codes.OVERLOADED:
                 self._overloads += 1
                 self._tired = True

@@ -12,12 +12,12 @@ from typing import Any, Final, NamedTuple
 from raftcoord import limits
 from raftcoord.client.deadlines import SILENT, Deadlines
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
+from raftcoord.foreign import shown
 from raftcoord.rpc import codes, dial
 from raftcoord.rpc.codes import RpcError
 from raftcoord.rpc.connection import Connection
 from raftcoord.types import TxId
 
-_NOT_FOUNDED: Final = "its cluster has not been founded yet: a majority of the nodes must have met once"
 _NOT_TRIED: Final = "not tried"
 
 CONNECT_S_MAX = 1.0
@@ -83,6 +83,7 @@ class Link:
         self.silent = False
         """Whether it did not answer the last time that it was asked."""
         self._clock: tuple[float, int, int] | None = None  # when it said hello, its clock and its horizon then (ms)
+        self._said_why = False  # whether ``why`` is what a node said that is of no cluster yet
         self._cluster = cluster
         self._deadlines = deadlines
         self._client_name = client_name
@@ -199,7 +200,7 @@ class Link:
     async def _learn_cluster(self, conn: Connection, deadline: float) -> None:
         """The hello came before the cluster had an id: ask for it."""
         reply = await self.ask(conn, "node", (), deadline)
-        if reply is SILENT and self.why == _NOT_FOUNDED:  # an earlier try's reason says more than an unfinished one
+        if reply is SILENT and self._said_why:  # an earlier try's reason says more than an unfinished one
             return
         if isinstance(reply, RpcError) or not isinstance(reply, dict):
             self.why = reply.message if isinstance(reply, RpcError) else "it does not say which cluster it is of"
@@ -213,7 +214,7 @@ class Link:
         if reply["cluster"] and self.conn is conn:
             self.ready = conn
         else:
-            self.why = _NOT_FOUNDED
+            self.why, self._said_why = of_no_cluster(reply), True
 
     # -- the handler of its connection ----------------------------------------------------------------------------
 
@@ -237,3 +238,17 @@ class Link:
         if conn is self.conn:
             self.conn = self.ready = None
             self.why = reason
+
+
+def of_no_cluster(said: dict[str, Any]) -> str:
+    """Why a node that says so of itself does not know a cluster's id yet: it waits to be added, or all wait for each other."""
+    peers = said.get("peers")
+    links = (
+        {shown(name): link for name, link in peers.items() if isinstance(link, dict)} if isinstance(peers, dict) else {}
+    )
+    for link in links.values():
+        if link.get("expelled") is True:
+            return shown(link.get("why"))
+    if awaited := ", ".join(name for name, link in links.items() if link.get("awaited")):
+        return f"its cluster has not been founded yet: it has not met {awaited}, and all must have met each other once"
+    return "its cluster has not been founded yet: no leader has been elected; raftcoord status says who waits for whom"

@@ -41,7 +41,7 @@ from typing import Any, Final, NamedTuple
 from raftcoord import limits
 from raftcoord.config import Address
 from raftcoord.core.members import Member, Members, founded, from_list, to_list
-from raftcoord.errors import ConfigError
+from raftcoord.errors import ConfigError, NoMember
 from raftcoord.types import NodeName, checked_name
 
 STRANGER_S: Final = 5.0
@@ -398,9 +398,9 @@ def _way_back(name: NodeName) -> str:
     return f"if its data is lost for good, run `raftcoord node replace {name}`; else give it back its data directory"
 
 
-def _no_member(name: NodeName, members: Members) -> ConfigError:
+def _no_member(name: NodeName, members: Members) -> NoMember:
     gone = "is a member no more" if any(name in names for names in members.past) else "is no member"
-    return ConfigError(
+    return NoMember(
         f"node {name} {gone} of this cluster, whose members are {', '.join(members.names)}; to take it in, run "
         f"`raftcoord node add {name}`"
     )

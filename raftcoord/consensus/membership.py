@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from raftcoord.consensus.identity import Stranger
 from raftcoord.core.members import Member, Members
-from raftcoord.errors import LocalProtocolError, Unavailable, broken
+from raftcoord.errors import LocalProtocolError, NotYet, Unavailable, broken
 from raftcoord.types import NodeName
 
 
@@ -34,9 +34,9 @@ def planned(step: str, name: NodeName, members: Members, seen: Seen) -> Members:
         case "remove":
             if members.named(name) is None and any(name in names for names in members.past):
                 return members
-            return _with_a_majority(members.removed(name), name, seen)
+            return _with_a_majority(members.removed(name), step, name, seen)
         case "replace":
-            return _with_a_majority(_replaced(name, members, seen), name, seen)
+            return _with_a_majority(_replaced(name, members, seen), step, name, seen)
     broken(f"the members would take the step {step!r}")
 
 
@@ -44,7 +44,7 @@ def _added(name: NodeName, members: Members, seen: Seen) -> Members:
     stranger = seen.strangers.get(name)
     if members.named(name) is None:
         if stranger is None:
-            raise Unavailable(_not_seen(name))
+            raise NotYet(_not_seen(name, "add"))
         return members.added(name, *stranger)
     if stranger is not None:
         raise LocalProtocolError(
@@ -65,24 +65,26 @@ def _replaced(name: NodeName, members: Members, seen: Seen) -> Members:
         )
     stranger = seen.strangers.get(name)
     if stranger is None:
-        raise Unavailable(_not_seen(name))
+        raise NotYet(_not_seen(name, "replace"))
     return members.replaced(name, *stranger)
 
 
-def _not_seen(name: NodeName) -> str:
+def _not_seen(name: NodeName, step: str) -> str:
     return (
-        f"the leader has not heard of a new node {name}; start it first, in an empty data directory and with a cluster.yaml that "
-        "names the members and itself"
+        f"the leader has not heard of a new node {name}, and nothing was changed; start it in an empty data directory and with a "
+        f"cluster.yaml that names the members and itself (raftcoord node start {name}), then run `raftcoord node {step} {name}` "
+        "again"
     )
 
 
-def _with_a_majority(after: Members, name: NodeName, seen: Seen) -> Members:
+def _with_a_majority(after: Members, step: str, name: NodeName, seen: Seen) -> Members:
     linked = after.voters & (seen.linked | {seen.own_id})
     if len(linked) * 2 <= len(after.voters):
         names = ", ".join(member.name for member in after.members if member.voter and member.id not in linked)
-        raise Unavailable(
+        raise NotYet(
             f"without node {name} only {len(linked)} of {len(after.voters)} voters would be up, which is no majority: the "
-            f"cluster would stop; bring these back first: {names}"
+            f"cluster would stop, and nothing was changed; bring these back first: {names} (raftcoord node start NAME), then run "
+            f"`raftcoord node {step} {name}` again"
         )
     return after
 

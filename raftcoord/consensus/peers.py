@@ -222,6 +222,11 @@ class Peers:
             for name, dialer in self._dialers.items()
         }
 
+    @property
+    def expelled_by(self) -> list[NodeName]:
+        """The members that refuse this node as no member."""
+        return [name for name, dialer in self._dialers.items() if dialer.is_no_member]
+
     def hang_up(self, node: int, why: str) -> None:
         """What that peer said cannot be: close the connections over which it speaks, with one line in the log."""
         for inbound in tuple(self._inbound):

@@ -41,9 +41,11 @@ class View:
     @property
     def role(self) -> str:
         """leader, follower or candidate; learner, if it catches up and does not vote yet; waiting, if it takes no part yet
-        (identity.py); removed, if it is no member."""
+        (identity.py); removed, if it is no member, by its own log or by what the members say that refuse it."""
         if not self._replica.raft.admitted:
             return "waiting"
+        if self._peers.expelled_by and not self._peers.up:
+            return "removed"
         if not self._replica.raft.is_voter and self.members is not None:
             return "learner" if self._replica.raft.is_member else "removed"
         return _ROLES[self._replica.raft.role]
@@ -87,10 +89,11 @@ class View:
         """For each peer: whether the link to it is up, why not, and at the leader up to where its log is known to agree.
 
         ``voter``: whether it counts for a majority; ``awaited``: this node takes no part before it has met that peer;
+        ``expelled``: that peer refuses this node as no member;
         ``refused``: the identity (hex) that was refused under that name most recently, or "".
         """
         raft, members = self._replica.raft, self.members
-        awaited = self._identities.waiting_for
+        awaited, expelled_by = self._identities.waiting_for, self._peers.expelled_by
         told: dict[NodeName, dict[str, Any]] = {}
         for name, why in self._peers.links().items():
             member = None if members is None else members.named(name)
@@ -101,6 +104,7 @@ class View:
                 "match": raft.match_index(member.id) if raft.is_leader and member is not None else None,
                 "voter": member is not None and member.voter,
                 "awaited": name in awaited,
+                "expelled": name in expelled_by,
                 "refused": "" if stranger is None else stranger.identity,
             }
         return told

@@ -17,6 +17,8 @@ from raftcoord.errors import (
     FutureTxid,
     InDoubt,
     LocalProtocolError,
+    NoMember,
+    NotYet,
     Overloaded,
     RaftcoordError,
     RemoteProtocolError,
@@ -37,6 +39,11 @@ INTERNAL: Final = "internal"
 
 _CLOCK: Final = "clock"
 """In the detail of a bad request: it is bad by the clock of who says so."""
+
+_FIRST: Final = "first"
+"""In the detail of an unavailable: somebody has to do something first."""
+_NO_MEMBER: Final = "no_member"
+"""In the detail of a wrong cluster: it is the right one, and who dialed is no member of it."""
 
 
 class RpcError(RaftcoordError):
@@ -77,6 +84,10 @@ def to_rpc(error: RaftcoordError) -> RpcError:
         return RpcError(IN_DOUBT, str(error), {"txid": bytes(error.txid), "why": error.why})
     if isinstance(error, FutureTxid):
         return RpcError(BAD_REQUEST, str(error), {_CLOCK: True})
+    if isinstance(error, NotYet):
+        return RpcError(UNAVAILABLE, str(error), {_FIRST: True})
+    if isinstance(error, NoMember):
+        return RpcError(WRONG_CLUSTER, str(error), {_NO_MEMBER: True})
     for kind, code in _CODES:
         if isinstance(error, kind):
             return RpcError(code, str(error))
@@ -94,6 +105,10 @@ def to_error(error: RpcError) -> RaftcoordError:
         return _in_doubt(error)
     if is_of_clocks(error):
         return FutureTxid(error.message)
+    if says_what_first(error):
+        return NotYet(error.message)
+    if error.code == WRONG_CLUSTER and error.detail.get(_NO_MEMBER) is True:
+        return NoMember(error.message)
     kind = _ERRORS.get(error.code)
     return error if kind is None else kind(error.message)
 
@@ -101,6 +116,11 @@ def to_error(error: RpcError) -> RaftcoordError:
 def is_of_clocks(error: RpcError) -> bool:
     """Whether the request was refused by the other end's clock, so that another node may serve it."""
     return error.code == BAD_REQUEST and error.detail.get(_CLOCK) is True
+
+
+def says_what_first(error: RpcError) -> bool:
+    """Whether asking again is of no use before somebody has done what the message says."""
+    return error.code == UNAVAILABLE and error.detail.get(_FIRST) is True
 
 
 def _in_doubt(error: RpcError) -> RaftcoordError:

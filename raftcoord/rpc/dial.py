@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from raftcoord import limits
-from raftcoord.errors import LocalProtocolError, RaftcoordError, Unavailable
+from raftcoord.errors import LocalProtocolError, NoMember, RaftcoordError, Unavailable
 from raftcoord.foreign import shown
 from raftcoord.rpc import codes
 from raftcoord.rpc.codes import RpcError
@@ -126,6 +126,8 @@ class Dialer:
         """The connection, while its hello is done and it is not closed."""
         self.last_error = "not tried yet"
         """Why it is down; "" while it is up."""
+        self.is_no_member = False
+        """Whether the other end refused it as no member of its cluster, the last time."""
         self._host = host
         self._port = port
         self._handler = handler
@@ -185,6 +187,7 @@ class Dialer:
                 ssl=self._ssl,
             )
         except RaftcoordError as error:
+            self.is_no_member = isinstance(error, NoMember)
             if self.conn is None:
                 self._failed(str(error), refused=isinstance(error, LocalProtocolError))
                 return
@@ -207,7 +210,7 @@ class Dialer:
     def _up(self, conn: Connection, hello: dict[str, Any]) -> None:
         conn.on_end = self._down
         self.conn = conn
-        self.last_error = ""
+        self.last_error, self.is_no_member = "", False
         self._on_up(conn, hello)
 
     def _down(self, conn: Connection, reason: str) -> None:

@@ -17,6 +17,7 @@ from raftcoord_cli.view import View
 from rich.console import Console
 
 from raftcoord.client.answers import ParticipantRow
+from raftcoord.errors import Unavailable
 from raftcoord.types import State, TxId
 
 CLI = Path(txn.__file__).parent
@@ -182,3 +183,23 @@ def test_what_a_stranger_wrote_moves_no_cursor_and_makes_no_line() -> None:
     shown = lines(table, 100)
     assert len(shown) == 4
     assert "red \\x1b[31m[bold]alarm[/bold]\\nERROR forged\\r" in shown[-1]
+
+
+def test_a_node_that_is_no_member_is_shown_as_none_by_the_newest_set() -> None:
+    said = {"role": "leader", "term": 7, "commit_index": 9, "applied_index": 9, "open": 0, "running": 0}
+    rest = {"uptime_s": 1.0, "participants": [], "peers": {}, "damages": 0}
+    before = [{"name": "n1"}, {"name": "n2"}]
+    told = {
+        "n1": {**said, **rest, "epoch": 3, "members": [{"name": "n1"}]},
+        "n2": {**said, **rest, "role": "removed", "epoch": 2, "members": before},
+        "n3": Unavailable("cannot reach it"),
+    }
+    view = View("demo", told)
+    assert [node["member"] for node in view.to_json()["nodes"]] == [True, False, False]
+    shown = lines(view.shown(), 200)
+    assert "n2: is no member; take it out of cluster.yaml, or take it in: raftcoord node add n2" in shown
+    assert "no member" in next(line for line in shown if "n3" in line)
+    nobody_knows = View(
+        "demo", {"n1": {**said, **rest, "epoch": 0, "members": []}, "n3": Unavailable("cannot reach it")}
+    )
+    assert [node["member"] for node in nobody_knows.to_json()["nodes"]] == [None, None]

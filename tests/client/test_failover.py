@@ -22,7 +22,8 @@ from raftcoord import (
     limits,
 )
 from raftcoord.client import effort, link
-from raftcoord.rpc.codes import RpcError
+from raftcoord.errors import NotYet
+from raftcoord.rpc.codes import RpcError, to_rpc
 
 from .scripted_node import (
     CLUSTER,
@@ -480,6 +481,34 @@ def test_a_node_of_another_cluster_is_never_asked() -> None:
         assert "resolve" not in foreign.methods
 
     on_cluster(script, 2)
+
+
+def test_what_must_be_done_first_is_said_alone_and_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(effort, "FIRST_S", 0.05)
+    first = to_rpc(NotYet("the leader has not heard of a new node n4; start it"))
+
+    async def script(nodes: list[ScriptedNode]) -> None:
+        for node in nodes:
+            node.answers["change_members"] = UNAVAILABLE
+        nodes[2].answers["change_members"] = in_turn(first)
+        async with client_of(nodes) as client:
+            error = await caught(client.add_node("n4", timeout=60))
+            assert isinstance(error, Unavailable)
+            assert str(error) == "the leader has not heard of a new node n4; start it"
+
+    on_cluster(script)
+
+
+def test_a_node_that_was_just_started_gets_its_moment() -> None:
+    first = to_rpc(NotYet("the leader has not heard of a new node n4; start it"))
+
+    async def script(nodes: list[ScriptedNode]) -> None:
+        (n1,) = nodes
+        n1.answers["change_members"] = in_turn(first, first, {"node": "n4", "epoch": 3, "members": []})
+        async with client_of(nodes) as client:
+            assert (await client.add_node("n4", timeout=60))["epoch"] == 3
+
+    on_cluster(script, 1)
 
 
 def test_a_node_without_a_cluster_id_is_asked_for_it_first() -> None:

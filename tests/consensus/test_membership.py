@@ -15,13 +15,14 @@ import pytest
 from cluster import Cluster, config_in, until
 from world import World, founding
 
+from raftcoord.client.link import of_no_cluster
 from raftcoord.config import Config
 from raftcoord.consensus import engine
 from raftcoord.consensus.identity import Stranger
 from raftcoord.consensus.membership import CatchingUp, Seen, planned
 from raftcoord.core.commands import Found
 from raftcoord.core.members import Member, founded
-from raftcoord.errors import ConfigError, CorruptionError, LocalProtocolError, Unavailable
+from raftcoord.errors import ConfigError, CorruptionError, LocalProtocolError, NotYet, Unavailable
 from raftcoord.storage.node_db import NodeDb
 from raftcoord.storage.records import log_crc, meta_row
 from raftcoord.types import NodeName, State, Verdict
@@ -39,7 +40,9 @@ def seen(*linked: int, strangers: dict[NodeName, Stranger] | None = None) -> See
 
 
 def test_a_node_is_added_when_it_has_been_heard_of() -> None:
-    with pytest.raises(Unavailable, match="has not heard of a new node n4; start it first"):
+    with pytest.raises(
+        NotYet, match=r"has not heard of a new node n4.*raftcoord node start n4.*raftcoord node add n4` again"
+    ):
         planned("add", N4, THREE, seen(2, 3))
     four = planned("add", N4, THREE, seen(2, 3, strangers={N4: NEW}))
     assert four.named("n4") == Member(4, N4, NEW.identity, False, "h:1", "h:2")
@@ -50,9 +53,11 @@ def test_a_node_is_added_when_it_has_been_heard_of() -> None:
 
 def test_no_step_leaves_the_leader_without_a_majority() -> None:
     assert planned("remove", N3, THREE, seen(2, 3)).voters == {1, 2}
-    with pytest.raises(Unavailable, match=r"only 1 of 2 voters would be up.*bring these back first: n2"):
+    with pytest.raises(
+        NotYet, match=r"only 1 of 2 voters would be up.*bring these back first: n2.*node remove n3` again"
+    ):
         planned("remove", N3, THREE, seen(3))
-    with pytest.raises(Unavailable, match="only 1 of 2 voters would be up"):
+    with pytest.raises(NotYet, match="only 1 of 2 voters would be up"):
         planned("replace", N3, THREE, seen(strangers={N3: NEW}))
     removed = planned("remove", N3, THREE, seen(2))
     assert planned("remove", N3, removed, seen(2)) is removed, "again"
@@ -62,7 +67,7 @@ def test_only_a_node_that_is_gone_is_replaced() -> None:
     for name in (N1, N2):
         with pytest.raises(LocalProtocolError, match=f"node {name} is linked with the data that is known of it"):
             planned("replace", name, THREE, seen(2, 3, strangers={name: NEW}))
-    with pytest.raises(Unavailable, match="has not heard of a new node n3"):
+    with pytest.raises(NotYet, match=r"has not heard of a new node n3.*node replace n3` again"):
         planned("replace", N3, THREE, seen(2))
     with pytest.raises(LocalProtocolError, match="n4 is not a member"):
         planned("replace", N4, THREE, seen(2))
@@ -194,6 +199,46 @@ def test_a_leader_that_removes_itself_hands_over_and_stands_no_more(tmp_path: Pa
             lambda: {node.leader for node in others} <= {"n1", "n2", "n3"} - {leader}, "one of the others to lead"
         )
         await cluster.decided(others[0]._name)
+
+    run(tmp_path, test, nodes=3)
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_follower_that_was_removed_knows_it(running: bool, tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        await found(cluster, "n1", "n2", "n3")
+        gone = (await cluster.followers())[0]
+        if not running:
+            await cluster.stop(gone)
+        await cluster.change("remove", gone)
+        if not running:
+            await cluster.start(gone)
+        await until(lambda: cluster.nodes[gone].role == "removed", "it to know")
+        assert "removed" not in {node.role for name, node in cluster.nodes.items() if name != gone}
+
+    run(tmp_path, test, nodes=3)
+
+
+def test_a_node_that_waits_to_be_added_says_so_and_not_that_nothing_was_founded(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        await found(cluster, "n1", "n2", "n3")
+        await cluster.start("n4", config=only(cluster.config, "n1", "n2", "n3", "n4"))
+        await until(lambda: cluster.link("n4", "n1")["expelled"], "the refusal")
+        assert cluster.nodes["n4"].role == "waiting"
+        why = of_no_cluster({"peers": cluster.nodes["n4"].peers_status()})
+        assert "n4 is no member of this cluster" in why
+        assert "raftcoord node add n4" in why
+        assert not cluster.link("n1", "n2")["expelled"]
+
+    run(tmp_path, test)
+
+
+def test_a_node_whose_cluster_is_not_founded_says_whom_it_waits_for(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        await cluster.start("n1", "n2", config=only(cluster.config, "n1", "n2", "n3"))
+        await until(lambda: cluster.link("n1", "n2")["up"], "the link")
+        why = of_no_cluster({"peers": cluster.nodes["n1"].peers_status()})
+        assert why.startswith("its cluster has not been founded yet: it has not met n3, and")
 
     run(tmp_path, test, nodes=3)
 
