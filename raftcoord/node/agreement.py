@@ -90,7 +90,8 @@ class Agreement(Protocol):
         """For each peer, what is known of it.
 
         ``up``; ``why`` not; ``match``: up to where its log agrees, at the leader; ``voter``: whether it counts for a majority;
-        ``awaited``: this node takes no part before it has met that peer; ``expelled``: that peer refuses it as no member; ``refused``: the identity that was refused under that
+        ``awaited``: this node takes no part before it has met that peer; ``expelled``: that peer refuses it as no member;
+        ``refused``: the identity that was refused under that
         name most recently, or "".
         """
 
