@@ -25,7 +25,7 @@ from raftcoord import limits
 from raftcoord.core.commands import Lower
 from raftcoord.core.decisions import Done, Result
 from raftcoord.env import Env
-from raftcoord.errors import LocalProtocolError, RaftcoordError, Unavailable
+from raftcoord.errors import LocalProtocolError, NotYet, RaftcoordError, Unavailable
 from raftcoord.node.agreement import Agreement
 
 log: Final = logging.getLogger("raftcoord.node")
@@ -92,12 +92,15 @@ def _latest_ms(agreement: Agreement, now_ms: int) -> int:
     offsets = agreement.clock_offsets()
     silent = [name for name, offset in offsets.items() if offset is None]
     if silent:
-        raise Unavailable(f"the clock of node {silent[0]} is not known; all nodes must run, so start it first")
+        raise NotYet(
+            f"the clock of node {silent[0]} is not known, and nothing was changed; all nodes must run, so start it first "
+            f"(raftcoord node start {silent[0]})"
+        )
     wrong = [
         name for name, offset in offsets.items() if offset is not None and abs(offset) > limits.CLOCK_SPREAD_MS_MAX
     ]
     if wrong:
-        raise Unavailable(
+        raise NotYet(
             f"the clock of node {wrong[0]} is more than {limits.CLOCK_SPREAD_MS_MAX // 1000} s from the leader's; set the clocks "
             "right first (raftcoord doctor says whose is wrong)"
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from raftcoord.doctor import databases, prepared
 from raftcoord.doctor.databases import Looked
 from raftcoord.doctor.findings import REACHABLE, Row, Verdict
 from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
+from raftcoord.node.processes import write_local_config
 from raftcoord.resource_config import ResourceConfig
 from raftcoord.resources import drivers
 from raftcoord.resources import gid as gids
@@ -110,6 +113,23 @@ def test_max_prepared_transactions_0_is_an_error(unprepared: PostgreSqlServer) -
     row = having(rows, "max_prepared_transactions is 0")
     assert row.verdict is Verdict.ERROR
     assert "ALTER SYSTEM SET max_prepared_transactions" in row.mend
+
+
+def test_resource_init_in_a_server_that_prepares_nothing_exits_2_with_the_setting(
+    unprepared: PostgreSqlServer, tmp_path: Path
+) -> None:
+    config = write_local_config(tmp_path)
+    assert config.path is not None
+    with config.path.open("a") as file:
+        file.write(f"resources:\n  - name: ledger\n    url: {unprepared.url()}\n")
+    program = "from raftcoord_cli.main import main; main()"
+    command = [sys.executable, "-c", program, "resource", "init", "-c", str(config.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "max_prepared_transactions is 0" in done.stdout
+    assert "ALTER SYSTEM SET max_prepared_transactions" in done.stdout
+    assert "no branch can be prepared in ledger until that is fixed" in done.stdout
+    assert "Traceback" not in done.stderr
 
 
 def test_missing_marks_are_a_warning_until_they_are_made(unprepared: PostgreSqlServer) -> None:
