@@ -296,7 +296,7 @@ def test_a_node_that_comes_back_is_found_again() -> None:
             await client.decide(TxId.new(), COMMIT)
             await n1.stop()
             await until(lambda: client._links[0].conn is None, "the client's notice that its node is gone")
-            assert isinstance(await caught(client.decide(TxId.new(), COMMIT, timeout=0.02)), Unavailable)
+            assert isinstance(await caught(client.decide(TxId.new(), COMMIT, timeout=0.5)), Unavailable)
             await n1.start()
             assert (await client.decide(TxId.new(), COMMIT)).committed
 
@@ -375,7 +375,7 @@ def test_a_decide_that_was_never_heard_is_unavailable() -> None:
     async def script(nodes: list[ScriptedNode]) -> None:
         all_answer(nodes, "decide", UNAVAILABLE)
         async with client_of(nodes) as client:
-            assert isinstance(await caught(client.decide(TxId.new(), COMMIT, timeout=0.05)), Unavailable)
+            assert isinstance(await caught(client.decide(TxId.new(), COMMIT, timeout=1.0)), Unavailable)
 
     on_cluster(script)
 
@@ -395,7 +395,7 @@ def test_a_status_that_nobody_answers_is_unavailable() -> None:
     async def script(nodes: list[ScriptedNode]) -> None:
         all_answer(nodes, "status", HANG_UP)
         async with client_of(nodes) as client:
-            assert isinstance(await caught(client.status(TxId.new(), timeout=0.05)), Unavailable)
+            assert isinstance(await caught(client.status(TxId.new(), timeout=0.5)), Unavailable)
 
     on_cluster(script)
 

@@ -585,7 +585,7 @@ def test_however_much_is_proposed_again_it_fits_into_frames(tmp_path: Path) -> N
         asked = (await cluster.followers())[0]
         command = Decide(TxId.new(), Verdict.ABORT, (), "x" * limits.REASON_LENGTH_MAX, "", 0)
         count = 3 * limits.PEER_FRAME_BYTES_MAX // 2 // len(encode_command(command))
-        answers = [cluster.propose(asked, command._replace(txid=TxId.new())) for _ in range(count)]
+        answers = [cluster.propose(asked, command._replace(txid=TxId.new()), wait=60.0) for _ in range(count)]
         assert {type(answer) for answer in await asyncio.gather(*answers)} == {Standing}
         assert cluster.halted == []
 
