@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
+from raftcoord.foreign import shown
 
 from .tables import Column, Listing
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 LEADER_TIMEOUT_S: Final = 30.0
 _LOOK_S: Final = 0.05
+_LINE_LENGTH_MAX: Final = 1_000
+"""Characters of a line that comes from a node: it may quote what a stranger said."""
 
 Told = Mapping[str, dict[str, Any] | RaftcoordError]
 """By node: what it says of itself, or why it cannot be asked."""
@@ -81,7 +84,7 @@ class View:
 
         unreachable = [(name, self._why(name, said)) for name, said in self.told.items() if not isinstance(said, dict)]
         lines = [
-            Text(f"{name}: {why}", style="red")
+            Text(shown(f"{name}: {why}", _LINE_LENGTH_MAX), style="red")
             for name, why in [*unreachable, *self._strangers(), *self._waiting(), *self._no_members()]
         ]
         if damages := max((said["damages"] for _, said in self._answering()), default=0):
@@ -145,9 +148,11 @@ class View:
         for name, said in self.told.items():
             if isinstance(said, dict):
                 numbers = (said[key] for key in ("term", "commit_index", "applied_index", "open", "running"))
-                connected = ", ".join(said["participants"]) or "-"
+                connected = ", ".join(map(shown, said["participants"])) or "-"
                 style = "bold" if said["role"] == "leader" else ""
-                table.add(name, said["role"], *map(str, numbers), _span(said["uptime_s"]), connected, style=style)
+                table.add(
+                    name, shown(said["role"]), *map(str, numbers), _span(said["uptime_s"]), connected, style=style
+                )
             else:
                 away = "unreachable" if self._is_member(name) is not False else "no member"
                 table.add(name, "paused" if name in self.held else away, *"-" * 7, style="red")
@@ -160,7 +165,7 @@ class View:
             return f"{leader.name} leads in term {leader.term}"
         waiting = "; ".join(f"{name} {why}" for name, why in self._waiting())
         reachable = f"no leader, {len(self._answering())} of {len(self.told)} nodes reachable"
-        return f"{reachable}; {waiting}" if waiting else reachable
+        return f"{reachable}; {shown(waiting, _LINE_LENGTH_MAX)}" if waiting else reachable
 
     def _why(self, name: str, error: object) -> str:
         return f"paused; let it go on: raftcoord node resume {name}" if name in self.held else str(error)

@@ -17,7 +17,6 @@ LONG_MAX = 550
 LONG = {
     "raftcoord/limits.py": "a table: every bound stands in one place, with its unit and its reason",
     "raftcoord/consensus/driver.py": "what happens in a turn of the event loop, in one order, and who takes part",
-    "raftcoord/consensus/identity.py": "who is who and who takes part, with the argument why that is safe at its head",
     "raftcoord/consensus/replica.py": "one replica's whole contract with its driver, step by step",
     "raftcoord/consensus/raft.py": "PySyncObj driven from outside, majorities and members included",
     "raftcoord/core/ledger.py": "one rule for each replicated command",

@@ -198,12 +198,6 @@ class Identities:
         names = tuple(sorted(self._file))
         return newest is not None and names != newest.names and names in newest.past
 
-    @property
-    def own_id(self) -> int:
-        """This node's id, or 0 while it is nobody's member."""
-        member = self._member(self.own)
-        return 0 if member is None else member.id
-
     def follow(self, members: Members, applied: Members | None = None) -> None:
         """The newest set in the log is this one now; it may be an earlier one, while this node catches up.
 

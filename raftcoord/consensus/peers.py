@@ -300,8 +300,8 @@ class Peers:
                 self._ask_whether_alive(other)
                 if other.is_alive:
                     raise ConfigError(
-                        f"two processes use the data of node {said.name} ({said.identity[:8]}), and the other one answers; stop "
-                        "this one and give it a data directory of its own"
+                        f"two processes use the data of node {said.name} ({said.identity[:8]}), and the other one answers; check "
+                        "which of the two is the copy (pid, machine, data_dir), stop that one, and give it a directory of its own"
                     )
                 raise Unavailable(f"an earlier session of node {said.name} is asked whether it is still there")
         self._inbound[inbound] = None

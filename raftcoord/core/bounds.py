@@ -23,6 +23,7 @@ from raftcoord.core.commands import (
     Retire,
     Settle,
 )
+from raftcoord.types import TxId
 
 
 def excess(command: Command, horizon_ms_max: int) -> str:
@@ -70,9 +71,17 @@ def _bind(command: Bind) -> bool:
     return 0 <= command.at_ms <= limits.TIME_MS_MAX
 
 
+def _named(pairs: tuple[tuple[TxId, tuple[str, ...]], ...]) -> bool:
+    """Whether these are so many branches of each transaction as one may have, and names."""
+    return all(
+        len(branches) <= limits.BRANCHES_MAX and all(len(branch) <= limits.NAME_LENGTH_MAX for branch in branches)
+        for _, branches in pairs
+    )
+
+
 def _close(command: Close) -> bool:
     return (
-        all(len(branches) <= limits.BRANCHES_MAX for _, branches in command.branches)
+        _named(command.branches)
         and len(command.who) <= limits.WHO_LENGTH_MAX
         and len(command.why) <= limits.REASON_LENGTH_MAX
         and 0 <= command.at_ms <= limits.TIME_MS_MAX
@@ -81,7 +90,7 @@ def _close(command: Close) -> bool:
 
 def _settle(command: Settle) -> bool:
     return (
-        all(len(branches) <= limits.BRANCHES_MAX for _, branches in command.damages)
+        _named(command.damages)
         and len(command.who) <= limits.WHO_LENGTH_MAX
         and 0 <= command.at_ms <= limits.TIME_MS_MAX
     )

@@ -20,7 +20,6 @@ Pure: no I/O. Who may propose a step, and when, is decided in consensus/membersh
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -71,12 +70,6 @@ class Members(NamedTuple):
     def learner(self) -> Member | None:
         """The one that catches up, if there is one: there is never a second."""
         return next((member for member in self.members if not member.voter), None)
-
-    @property
-    def digest(self) -> str:
-        """16 hex digits that differ when the members do: who they are, and who votes."""
-        what = [(member.id, member.name, member.identity, member.voter) for member in self.members]
-        return hashlib.sha256(repr((self.epoch, what)).encode()).hexdigest()[:16]
 
     def named(self, name: str) -> Member | None:
         """The member called ``name``."""

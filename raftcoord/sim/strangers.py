@@ -74,6 +74,16 @@ def _entry(*commands: Any) -> bytes:
     return bytes(msgpack.packb([FORMAT, 1, 7, 1, list(commands)]))
 
 
+_BEYOND: Final = (
+    _entry([1, b"short", 1, [], "", "", 0]),
+    _entry([9, "a", "1a" * 16, "", "", limits.TIME_MS_MAX + 1]),
+    _entry([10, [[bytes(16), ["b"] * (limits.BRANCHES_MAX + 1)]], "ops", "gone", 0]),
+    _entry([11, 1, 2, "ops", 0]),
+    _entry([12, [], "ops", -1]),
+)
+"""Commands of the kinds that can be told apart from good ones by a field alone."""
+
+
 def _wrong_numbers(rng: random.Random, term: int, last: int, last_term: int) -> Any:
     """Well-formed messages of a peer whose numbers cannot be: one that is believed could not be taken back."""
     later = term + 5  # no entry of that term is in any log
@@ -81,7 +91,7 @@ def _wrong_numbers(rng: random.Random, term: int, last: int, last_term: int) -> 
         (
             _REGULAR + _entry([UNKNOWN_COMMAND, b"x"]),
             _REGULAR + _entry([3, (1 << 48) - 1]),  # a horizon beyond every clock
-            _REGULAR + _entry([1, b"short", 1, [], "", "", 0]),
+            _REGULAR + _BEYOND[last % len(_BEYOND)],
             _REGULAR + PICKLE,
             b"\x07" + _entry(),
         )

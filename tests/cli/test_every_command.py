@@ -281,3 +281,11 @@ def test_ctrl_c_of_what_takes_long_ends_with_a_line_and_130(arguments: tuple[str
     assert process.returncode == 130, said + also
     assert "Traceback" not in also
     assert "interrupted" in said + also
+
+
+def test_ctrl_c_while_python_imports_ends_with_a_line_and_130(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt\n")
+    command = [sys.executable, "-c", "from raftcoord_cli.entry import main; main()", "status"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")

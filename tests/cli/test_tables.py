@@ -203,3 +203,25 @@ def test_a_node_that_is_no_member_is_shown_as_none_by_the_newest_set() -> None:
         "demo", {"n1": {**said, **rest, "epoch": 0, "members": []}, "n3": Unavailable("cannot reach it")}
     )
     assert [node["member"] for node in nobody_knows.to_json()["nodes"]] == [None, None]
+
+
+def test_what_comes_from_others_cannot_steer_a_terminal() -> None:
+    said = {
+        "role": "leader",
+        "term": 7,
+        "commit_index": 9,
+        "applied_index": 9,
+        "open": 0,
+        "running": 0,
+        "uptime_s": 1.0,
+    }
+    peers = {"n2": {"why": "gone: raftcoord node \x1b[2J", "awaited": True, "refused": "ab"}}
+    told = {
+        "n1": {**said, "participants": ["bank\x1b]0;x\x07"], "peers": peers, "damages": 0},
+        "n2": {**said, "role": "waiting\x1b[1m", "participants": [], "peers": peers, "damages": 0},
+        "n3": Unavailable("cannot \x1b[31m reach\nit"),
+    }
+    for view in (View("demo", told), View("demo", {name: told[name] for name in ("n2", "n3")})):
+        shown = "".join(lines(view.shown(), 200)) + view.sentence()
+        assert shown.isprintable()
+        assert "\\x1b[2J" in shown

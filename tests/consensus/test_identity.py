@@ -148,13 +148,13 @@ def test_an_address_that_nobody_could_dial_is_refused(address: str) -> None:
 
 def test_the_cluster_is_founded_by_a_node_that_has_met_everybody() -> None:
     one = Known(n2=ONE, n3=OTHER)
-    assert (one.founding, one.waiting_for, one.own_id) == (None, [N2, N3], 0)
+    assert (one.founding, one.waiting_for) == (None, [N2, N3])
     one.meet(N3)
     assert (one.founding, one.waiting_for) == (None, [N2])
     one.meet(N2)
     assert (one.founding, one.waiting_for, one.changes) == (FOUNDING, [], 2)
     one.follow(FOUNDING)
-    assert (one.founding, one.waiting_for, one.own_id) == (None, [], 1)
+    assert (one.founding, one.waiting_for) == (None, [])
 
 
 def test_a_cluster_is_not_founded_with_an_even_number_of_nodes() -> None:
@@ -179,9 +179,9 @@ def test_a_founding_set_is_nobody_elses_to_give() -> None:
 def test_a_node_is_taken_in_by_a_later_set_that_names_its_data() -> None:
     one = Known()
     one.judge(says(N2, ONE, members=FOUR))
-    assert (one.invitation, one.own_id, one.changes) == (FOUR, 1, 1)
+    assert (one.invitation, one.changes) == (FOUR, 1)
     one.follow(FOUR)
-    assert (one.invitation, one.own_id) == (None, 1)
+    assert one.invitation is None
 
 
 def test_a_voter_of_the_confirmed_set_takes_part_only_when_it_has_met_everybody_itself() -> None:
@@ -279,7 +279,7 @@ def test_a_log_that_goes_back_or_catches_up_does_not_forget_what_was_heard() -> 
     one.follow(FOUR.promoted())
     assert one.heard is None
     learner = Identities(FOURTH, N4, {**FILE, N4: Place(4, "", "")}, {}, CONFIRMED, FOUR, on_change=lambda: None)
-    assert learner.own_id == 4
+    assert learner.id_of(N4, FOURTH) == 4
 
 
 def test_a_file_that_names_others_than_the_members_contradicts_them() -> None:

@@ -88,17 +88,6 @@ def test_earlier_names_are_remembered_up_to_a_bound() -> None:
     assert of(3).replaced(name(3), data(9), "", "").past == (), "the names are the same"
 
 
-def test_the_digest_tells_sets_apart() -> None:
-    sets = [
-        of(3),
-        of(5),
-        of(3).confirmed(),
-        of(3).added(name(4), data(4), "", ""),
-        of(3).replaced(name(1), data(4), "", ""),
-    ]
-    assert len({members.digest for members in sets}) == len(sets)
-
-
 def test_the_codec_gives_back_what_it_was_given() -> None:
     members = of(3).added(name(4), data(4), "h4:1", "h4:2")
     assert decode(encode(members)) == from_list(to_list(members)) == members
