@@ -162,7 +162,7 @@ def test_a_submit_whose_fate_is_unknown_is_resolved_elsewhere_and_not_repeated(f
         n1.answers["submit"] = first
         all_answer(nodes, "resolve", committed(5, 50))
         async with client_of(nodes, n1) as client:
-            outcome = await client.submit({"bank-a": []}, timeout=0.1)
+            outcome = await client.submit({"bank-a": []}, timeout=1.0)
             assert outcome == Outcome(outcome.txid, True, "", 5, 50)
         assert n1.methods == ["submit"]
         assert [node.methods for node in others if node.asked] == [["resolve"]]
