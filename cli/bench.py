@@ -51,6 +51,8 @@ def decide(config: Path | None, output: Output, **given: Any) -> None:
     from raftcoord.config import Config
     from raftcoord.drills import bench
 
+    if config is not None and given["nodes"] is not None:
+        raise click.UsageError("--nodes is for a throwaway cluster: it goes without -c")
     running = None if config is None else Config.load(config)
     _finish(bench.decide(_options(given), running, lambda measured: _tell(output, measured)), output)
 
@@ -73,7 +75,9 @@ def transfer(output: Output, **given: Any) -> None:
     "--pairs", multiple=True, help="postgresql, mariadb or mixed: two servers each. Repeatable. [default: all three]"
 )
 @click.option("--workers", type=int, multiple=True, help="Threads that transfer. Repeatable. [default: 1, 8, 32]")
-@click.option("--processes", type=click.IntRange(1), help="Over which they are dealt. [default: one for each core]")
+@click.option(
+    "--processes", type=click.IntRange(1), help="How many processes share the threads. [default: one for each core]"
+)
 @click.option("--seconds", type=Number(0, min_open=True), help="Of each kind per measurement. [default: 6]")
 @click.option("--nodes", type=int, help="Nodes of the throwaway cluster: 1, 3, 5 or 7. [default: 3]")
 @with_output

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .options import Output, confirm
+from .options import Output, confirm, counted
 
 if TYPE_CHECKING:
     from raftcoord.client.synchronous import Client
@@ -22,7 +22,7 @@ def close_one(txid: str, branch: str, who: str, why: str, config: Config, output
     parsed = TxId.parse(txid)
     with Client.from_config(config, name="txn") as client:
         closed = client.close_branches({parsed: [branch]}, who, why)
-    said = "is closed" if closed else "has acknowledged: it is not closed"
+    said = "is closed" if closed else "has acknowledged: there is nothing to close"
     output.result({"closed": closed}, f"branch {branch} of {parsed} {said}")
 
 
@@ -33,11 +33,14 @@ def close_all(branch: str, who: str, why: str, yes: bool, config: Config, output
     with Client.from_config(config, name="txn") as client:
         waiting = _waiting(client, branch)
         if waiting:
-            confirm(f"give up waiting for branch {branch} of {len(waiting)} committed transactions?", yes)
+            confirm(f"give up waiting for branch {branch} of {counted(len(waiting), 'committed transaction')}?", yes)
         closed = 0
         for start in range(0, len(waiting), _PAGE):
             closed += client.close_branches(dict.fromkeys(waiting[start : start + _PAGE], (branch,)), who, why)
-    output.result({"closed": closed}, f"closed branch {branch} of {closed} transactions")
+    said = f"closed branch {branch} of {counted(closed, 'transaction')}"
+    output.result(
+        {"closed": closed}, said if waiting else f"no COMMIT waits for a branch {branch!r}; nothing was closed"
+    )
 
 
 def _waiting(client: Client, branch: str) -> list[TxId]:

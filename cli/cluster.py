@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from .errors import INTERRUPTED
-from .options import Output, with_config, with_output
+from .options import Output, counted, with_config, with_output
 from .telling import reading
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _report(config: Config, cluster: LocalCluster, started: list[str], output: O
     already = "" if len(started) == len(pids) else f" ({len(pids) - len(started)} ran already)"
     output.result(
         value,
-        f"cluster {config.cluster} is up: {len(pids)} nodes{already}, {leader.name} leads in term {leader.term}\n"
+        f"cluster {config.cluster} is up: {counted(len(pids), 'node')}{already}, {leader.name} leads in term {leader.term}\n"
         f"{f'a resolver looks after {watched}{chr(10)}' if watched else ''}"
         "next: raftcoord status; raftcoord down",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .options import Output, confirm, when
+from .options import Output, confirm, counted, when
 
 if TYPE_CHECKING:
     from raftcoord.client.answers import Damage, Damages
@@ -35,7 +35,9 @@ def acknowledge_all(who: str, branch: str | None, yes: bool, config: Config, out
             of = f" of branch {branch}" if branch else ""
             confirm(f"{found.pending} damaged branches wait: acknowledge all{of}, as {who}?", yes)
             count = client.acknowledge_all(who, upto_ms=found.shown[0].at_ms, branch=branch)
-    output.result({"acknowledged": count}, f"acknowledged by {who}: {count} damaged branches")
+    output.result(
+        {"acknowledged": count}, f"acknowledged by {who}: {counted(count, 'damaged branch', 'damaged branches')}"
+    )
 
 
 def damage_json(damage: Damage) -> dict[str, Any]:

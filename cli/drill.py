@@ -33,10 +33,16 @@ def ls(output: Output) -> None:
     output.result({"drills": drills}, "\n".join([*lines, "", more]))
 
 
+def _complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    from raftcoord.drills.catalog import DRILLS
+
+    return [name for name in DRILLS if name.startswith(incomplete)]
+
+
 @drill.command()
-@click.argument("name")
+@click.argument("name", shell_complete=_complete)
 @click.option("--duration", "duration_s", type=Number(1), help="Seconds in which faults are made. [default: 15]")
-@click.option("--rounds", type=click.IntRange(1), help="So many faults instead of a duration.")
+@click.option("--rounds", type=click.IntRange(1), help="This many faults, instead of a duration.")
 @click.option("--rate", type=Number(0, min_open=True), help="Orders per second. [default: 200]")
 @click.option("--seed", type=int, help="Chooses the orders and the times of the faults. [default: 1]")
 @click.option("--nodes", type=int, help="3, 5 or 7. [default: 3]")

@@ -6,6 +6,7 @@ broken, 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -29,6 +30,9 @@ _WORD_MAX: Final = 80
 _MESSAGE_LENGTH_MAX: Final = 20_000
 """Characters of an error: it may quote what a stranger said."""
 """Characters of a word of the command line that an error shows."""
+
+
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def wants_json(arguments: Sequence[str]) -> bool:
@@ -61,7 +65,9 @@ def report(error: BaseException, as_json: bool) -> int:
         traceback.print_exception(error)
     code = exit_code(error)
     notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
-    if isinstance(error, RaftcoordError):
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        kind, message = "NoRoom", f"{error.strerror}: make room where the output goes, and in the temporary directory"
+    elif isinstance(error, RaftcoordError):
         kind, message = type(error).__name__, _one_line(f"{error}{notes}")
     else:
         kind = "Internal"

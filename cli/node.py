@@ -10,7 +10,7 @@ import click
 
 from . import members
 from .groups import Commands
-from .options import Output, with_config, with_output
+from .options import Output, complete_node, with_config, with_output
 from .telling import reading
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def node() -> None:
 
 
 @node.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_node)
 @with_config
 @with_output
 def start(name: str, config: Config, output: Output) -> None:
@@ -37,7 +37,7 @@ def start(name: str, config: Config, output: Output) -> None:
 
 
 @node.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_node)
 @with_config
 @with_output
 def stop(name: str, config: Config, output: Output) -> None:
@@ -59,7 +59,7 @@ def _signalled(
 
 
 @node.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_node)
 @with_config
 @with_output
 def kill(name: str, config: Config, output: Output) -> None:
@@ -71,7 +71,7 @@ def kill(name: str, config: Config, output: Output) -> None:
 
 
 @node.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_node)
 @with_config
 @with_output
 def pause(name: str, config: Config, output: Output) -> None:
@@ -83,7 +83,7 @@ def pause(name: str, config: Config, output: Output) -> None:
 
 
 @node.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_node)
 @with_config
 @with_output
 def resume(name: str, config: Config, output: Output) -> None:
@@ -92,7 +92,7 @@ def resume(name: str, config: Config, output: Output) -> None:
 
 
 @node.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_node)
 @click.option(
     "-n", "--lines", type=click.IntRange(0, 100_000), default=50, show_default=True, help="How many of the last lines."
 )
@@ -120,7 +120,7 @@ def logs(name: str, lines: int, follow: bool, config: Config, output: Output) ->
 
 
 @node.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_node)
 @with_config
 @with_output
 def run(name: str, config: Config, output: Output) -> None:

@@ -103,6 +103,18 @@ def with_config(function: Function) -> Function:
     )(function)
 
 
+def complete_node(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """For the shell: the nodes of cluster.yaml."""
+    config: Config | None = ctx.params.get("config")
+    return [] if config is None else [node.name for node in config.nodes if node.name.startswith(incomplete)]
+
+
+def complete_resource(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """For the shell: the resources of cluster.yaml."""
+    config: Config | None = ctx.params.get("config")
+    return [] if config is None else [each.name for each in config.resources if each.name.startswith(incomplete)]
+
+
 def with_output(function: Function) -> Function:
     """Add ``-o``; the function gets ``output``."""
     return click.option(
@@ -119,6 +131,11 @@ def when(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """``1 node``, ``3 nodes``."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
 def confirm(question: str, yes: bool) -> None:
     """Ask before what cannot be taken back. ``yes``: it was answered on the command line."""
     from raftcoord.errors import LocalProtocolError
@@ -126,5 +143,7 @@ def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise LocalProtocolError(f"nobody can be asked: {question} Add -y")
+        raise LocalProtocolError(
+            f"standard input is no terminal, so nobody can confirm this: {question} To confirm it, add -y"
+        )
     click.confirm(question, abort=True, err=True)

@@ -33,7 +33,7 @@ def participant() -> None:
     "accounts",
     multiple=True,
     metavar="KEY=AMOUNT",
-    help="Open an account with so many cents, only the first time for a file. Repeatable.",
+    help="Open an account with this many cents, only the first time for a file. Repeatable.",
 )
 @with_config
 @with_output
@@ -52,7 +52,10 @@ def run(name: str, db: Path, accounts: tuple[str, ...], config: Config, output: 
 @with_config
 @with_output
 def ls(config: Config, output: Output) -> None:
-    """Participants, as one node knows them, and the identity of the state that goes by each name."""
+    """Participants as one node knows them, and the identity of the state that goes by each name.
+
+    connected: how many instances are connected to that node; raftcoord status shows who is connected to each.
+    """
     from raftcoord.client.synchronous import Client
 
     with Client.from_config(config, name="participant") as client:

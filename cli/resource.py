@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .errors import UNAVAILABLE, USAGE
 from .groups import Commands
-from .options import Output, with_config, with_output
+from .options import Output, complete_resource, with_config, with_output
 from .tables import Column, Listing
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def resource() -> None:
 
 
 @resource.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_resource)
 @with_config
 @with_output
 def init(name: str | None, config: Config, output: Output) -> int:
@@ -33,23 +33,37 @@ def init(name: str | None, config: Config, output: Output) -> int:
     The table proves which branches were committed, and says whose it is, so that a connection to another database is refused.
     If it is there already, nothing is changed.
 
-    What else the database lacks is shown. Exit code 2: it lacks something without which no branch can be prepared.
+    What else the database lacks is shown. Exit code 2: it lacks something without which no branch can be prepared, or refuses;
+    5: it cannot be reached.
     """
+    from raftcoord.errors import ConfigError, RaftcoordError
     from raftcoord.resolver.listing import cluster_of, make_marks, named
 
-    rows, lines, unfit = [], [], []
+    rows: list[dict[str, Any]] = []
+    lines, unfit, code = [], [], 0
     cluster = cluster_of(config)
-    for each in named(config, name):
-        is_named, findings = make_marks(config, each, cluster)
+    chosen = named(config, name)
+    for each in chosen:
+        each.url()  # a variable that is not set is an error before anything is made
+    for each in chosen:
+        try:
+            is_named, findings = make_marks(config, each, cluster)
+        except RaftcoordError as error:
+            if name is not None:
+                raise
+            rows.append({"name": each.name, "error": str(error)})
+            lines.append(click.style(str(error), fg="red"))
+            code = max(code, USAGE if isinstance(error, ConfigError) else UNAVAILABLE)
+            continue
         rows.append({"name": each.name, "named": is_named, "findings": [finding._asdict() for finding in findings]})
-        whose = "and bear its name" if is_named else "and get its name from the resolver: no node answers yet"
-        lines.append(f"{each.name} ({each.shown()}): the marks are there, {whose}")
+        whose = "with its name" if is_named else "the resolver will write its name into it, because no node answers yet"
+        lines.append(f"{each.name} ({each.shown()}): the table of marks is there, {whose}")
         lines += [click.style(f"  {finding.what}: {finding.mend}", fg="yellow") for finding in findings]
         unfit += [each.name] * any(finding.fatal for finding in findings)
     if unfit:
         lines.append(click.style(f"no branch can be prepared in {', '.join(unfit)} until that is fixed", fg="red"))
     output.result({"resources": rows}, "\n".join(lines))
-    return USAGE if unfit else 0
+    return max(code, USAGE if unfit else 0)
 
 
 @resource.command()
@@ -86,7 +100,8 @@ def _shown(found: list[Listed]) -> Group:
     parts: list[Text | Listing] = []
     for each in found:
         head = each.trouble or ("nothing is prepared" if not each.branches else f"{len(each.branches)} prepared")
-        parts.append(Text(f"{each.name} ({each.where}): {head}", style="red" if each.trouble else "bold"))
+        line = head if head.startswith(f"resource {each.name} ") else f"{each.name} ({each.where}): {head}"
+        parts.append(Text(line, style="red" if each.trouble else "bold"))
         if each.branches:
             parts.append(_table(each))
     return Group(*parts)
@@ -105,7 +120,7 @@ def _table(each: Listed) -> Listing:
     )
     for branch in each.branches:
         gid, age_s, database, here = branch.each
-        age = "not told" if age_s is None else f"{age_s:.0f} s"
+        age = "not known" if age_s is None else f"{age_s:.0f} s"
         place = database if here else f"{database} (not the url's)"
         table.add(str(gid.txid), gid.branch, age, branch.whose or "not known", branch.state or "-", place or "-")
     return table

@@ -42,7 +42,7 @@ def status(config: Config, output: Output) -> int:
 
 @click.command()
 @click.option("--every", type=Number(0.1, 60), default=0.5, show_default=True, help="Seconds between two looks.")
-@click.option("-n", "--count", type=click.IntRange(1), help="Stop after so many looks; without it, at Ctrl-C.")
+@click.option("-n", "--count", type=click.IntRange(1), help="Stop after this many looks; without it, at Ctrl-C.")
 @with_config
 @with_output
 def top(every: float, count: int | None, config: Config, output: Output) -> None:

@@ -112,7 +112,7 @@ def resolve(txid: str, timeout: float, config: Config, output: Output) -> int:
 @txn.command()
 @click.argument("txid", required=False)
 @click.argument("branch", required=False)
-@click.option("--as", "who", required=True, metavar="NAME", help="Who has seen it: a name or an address.")
+@click.option("--as", "who", required=True, metavar="NAME", help="Who has dealt with it: a name or an address.")
 @click.option("--all", "every", is_flag=True, help="All damage that nobody has acknowledged, up to the newest now.")
 @click.option("--of", metavar="BRANCH", help="With --all: of this branch alone.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
@@ -192,7 +192,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, str]:
         "state": str(row["state"]),
         "decided": when(row["at_ms"]),
         "branches": ", ".join(row["branches"]) or "-",
-        "outstanding": ", ".join(row["outstanding"]) or "none: every branch has acknowledged",
+        "outstanding": ", ".join(row["outstanding"]) or "none",
         "reason": row["reason"] or "-",
         "because of": row["branch"] or "-",
         "term, index": f"{row['term']}, {row['index']}",
@@ -220,7 +220,13 @@ def _table(rows: list[Any]) -> Listing | str:
         ]
     )
     for row in rows:
-        lists = (", ".join(row["branches"]), ", ".join(row["outstanding"]) or "-")
+        lists = (", ".join(row["branches"]) or "-", ", ".join(row["outstanding"]) or "-")
         style = "dim" if str(row["state"]) == "ABORTED" else ""
-        table.add(str(row["txid"]), str(row["state"]), when(row["at_ms"]), *lists, _safe(row["reason"]), style=style)
+        table.add(str(row["txid"]), str(row["state"]), when(row["at_ms"]), *lists, _because(row), style=style)
     return table
+
+
+def _because(row: Mapping[str, Any]) -> str:
+    """Why it was aborted, and which branch was the cause."""
+    by = f"{row['branch']}: " if row["branch"] and row["reason"] else ""
+    return _safe(f"{by}{row['reason']}")

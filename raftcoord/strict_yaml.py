@@ -99,14 +99,14 @@ def read(text: str, source: str, examples: Mapping[str, str], environ: Mapping[s
         raise ConfigError(f"{source}:{line}: a character that YAML does not allow; remove it") from None
     except RecursionError:
         raise ConfigError(
-            f"{source}:1: nested too deeply to be a cluster; start from the cluster.yaml of raftcoord"
+            f"{source}:1: nested too deeply to be a cluster; write a new one with: raftcoord init --force"
         ) from None
     except (ValueError, OverflowError) as error:  # PyYAML does not check the numbers in its own syntax
         raise ConfigError(
             f"{source}:{line}: not YAML: an escape such as \\U00110000, or a number, out of bounds ({error}); write it without"
         ) from None
     if root is None:
-        raise ConfigError(f"{source}:1: the file is empty; start from the cluster.yaml of raftcoord")
+        raise ConfigError(f"{source}:1: the file is empty; write a new one with: raftcoord init --force")
     return Value(root, Document(source, examples, os.environ if environ is None else environ), "the file")
 
 

@@ -64,8 +64,8 @@ class TxId(bytes):
         """Raise LocalProtocolError unless ``raw`` is 16 bytes with the version and variant bits of a UUIDv7."""
         if not isinstance(raw, bytes) or len(raw) != 16 or raw[6] >> 4 != 7 or raw[8] >> 6 != 2:
             raise LocalProtocolError(
-                f"{_short(raw.hex() if isinstance(raw, bytes) else raw)} is not a txid: a txid is a UUIDv7, 32 hex digits; "
-                "leave it out to have one made"
+                f"{_short(raw.hex() if isinstance(raw, bytes) else raw)} is not a txid: a txid is a UUIDv7, written as 32 "
+                "hex digits"
             )
         return super().__new__(cls, raw)
 

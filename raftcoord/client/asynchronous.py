@@ -95,7 +95,7 @@ class AsyncClient(Admission, DamageRequests, HorizonRequests, ParticipantRequest
             endpoints,
             cluster_name=read.cluster,
             cluster_id=found,
-            source=str(where),
+            source=str(where) if found else "",
             name=name,
             resources=resources,
             grace=grace,

@@ -53,15 +53,16 @@ class ClusterIdentity:
         if self.name and name != self.name:
             raise ConfigError(f"it is a node of cluster {name!r}, not of {self.name!r}; check the addresses")
         if not isinstance(cluster_id, str):
-            raise ConfigError("its hello bears no cluster id; use the same raftcoord release on both ends")
+            raise ConfigError("its hello has no cluster id; use the same raftcoord release on both ends")
         if cluster_id and self.id and cluster_id != self.id:
             if self._source:
                 raise ConfigError(
-                    f"it is a node of another cluster of that name: its id is {cluster_id}, and {self._source} is of {self.id}; "
+                    f"it is a node of another cluster of that name: its id is {cluster_id}, and the data in {self._source} is of "
+                    f"{self.id}; "
                     "correct the addresses in cluster.yaml, or move that directory away"
                 )
             raise ConfigError(
-                f"it is a node of cluster id {cluster_id}, the others are of {self.id}; check the addresses"
+                f"its cluster has the id {cluster_id}, and that of the other nodes {self.id}; check the addresses"
             )
         self.id = self.id or cluster_id
 

@@ -65,8 +65,8 @@ from raftcoord.types import State, Verdict, Vote, VoteKind
 def not_connected(branch: str) -> str:
     """Why a transaction is aborted that names a participant which this node does not see."""
     return (
-        f"participant {branch!r} is not connected to this node: start it, or correct the name "
-        "(raftcoord status shows who is connected)"
+        f"participant {branch!r} is not connected to this node: start it, or correct the name; if it is connected to other nodes "
+        "(raftcoord status), restart it with a cluster.yaml that names this one"
     )
 
 

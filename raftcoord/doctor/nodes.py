@@ -32,6 +32,12 @@ ASK_S: Final = 3.0
 CLOCK_LOOKS: Final = 3
 """How often each clock is asked; the quickest round trip says most."""
 
+SETTLED_S: Final = 15.0
+"""How long after its start a node may lack participants that others have: they dial again every few seconds."""
+
+SHOWN_MAX: Final = 8
+"""Participants that one row names."""
+
 BEHIND_ENTRIES: Final = 1_000
 """Log entries that a node may not have applied yet without being called behind: under load, well below a second."""
 
@@ -94,6 +100,7 @@ def judge(told: Told) -> list[Row]:
     rows += members.judge(answering, tuple(told), leader)
     rows += _waiting(answering)
     rows += _links(answering)
+    rows += _participants(answering)
     if leader is not None:
         rows += _behind(answering, answering[leader]["commit_index"])
     rows += _versions(answering)
@@ -105,6 +112,8 @@ def _reachable(name: str, info: dict[str, Any] | RaftcoordError) -> Row:
     if isinstance(info, dict):
         return Row(subject, REACHABLE, Verdict.OK, f"{info['role']} of term {info['term']}, release {info['version']}")
     mend = f"raftcoord node start {name} on its machine; why it does not run: raftcoord node logs {name}"
+    if isinstance(info, ConfigError):
+        mend = f"correct the addresses of {name} in cluster.yaml, or stop what runs there"
     return Row(subject, REACHABLE, Verdict.ERROR, str(info), mend)
 
 
@@ -140,11 +149,32 @@ def _waiting(answering: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
 
 def _links(answering: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
     """A link between two nodes that both answer here."""
+    refusing = {
+        name: {peer for peer, link in info["peers"].items() if link["refused"]} for name, info in answering.items()
+    }
     for name, info in answering.items():
         for peer, link in info["peers"].items():
             if peer in answering and not link["up"] and not link["awaited"]:
                 mend = f"let {name} reach the peer port of {peer}: the firewall, and 'peer' in both cluster.yaml"
+                if link["refused"] or name in refusing.get(peer, ()):
+                    mend = f"do what it says; raftcoord node logs {peer} says it too"
                 yield Row(f"node {name}", "peers", Verdict.WARNING, f"it has no link to {peer}: {link['why']}", mend)
+
+
+def _participants(answering: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
+    """A participant that is connected to some nodes only: the others abort what is asked of them with it."""
+    voting = {name: info for name, info in answering.items() if info["role"] not in ("waiting", "removed")}
+    known = sorted({each for info in voting.values() for each in info["participants"]})
+    for name, info in voting.items():
+        missing = [each for each in known if each not in info["participants"]]
+        if missing and info["uptime_s"] >= SETTLED_S:
+            more = f" and {len(missing) - SHOWN_MAX} more" if len(missing) > SHOWN_MAX else ""
+            what = (
+                f"connected to other nodes and not to this one: {', '.join(missing[:SHOWN_MAX])}{more}; it aborts every "
+                "transaction with them that it coordinates"
+            )
+            mend = f"restart them with a cluster.yaml that names {name} as it is now; if it does, let them reach its client port"
+            yield Row(f"node {name}", "participants", Verdict.WARNING, what, mend)
 
 
 def _behind(answering: Mapping[str, dict[str, Any]], committed: int) -> Iterator[Row]:

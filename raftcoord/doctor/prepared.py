@@ -116,7 +116,8 @@ def _ours(
         if age_s >= ORPHAN_S and (each.gid.branch == resource or each.gid.branch not in named)
     ]
     fresh = sum(age_s < ORPHAN_S for _, age_s in mine)
-    rows = [Row(subject, CHECK, Verdict.OK, f"{fresh} of this cluster, for less than {ORPHAN_S:.0f} s")]
+    what = f"{fresh} of this cluster, for less than {ORPHAN_S:.0f} s" if fresh else "nothing of this cluster"
+    rows = [Row(subject, CHECK, Verdict.OK, what)]
     for each, age_s in stale[:SHOWN_MAX]:
         state = states.get(each.gid.txid)
         what = (

@@ -92,7 +92,7 @@ class BenchOptions:
     def __post_init__(self) -> None:
         if not self.in_flight or not all(1 <= number <= IN_FLIGHT_MAX for number in self.in_flight):
             raise ConfigError(
-                f"{self.in_flight} calls in flight is out of range; give numbers from 1 to {IN_FLIGHT_MAX}"
+                f"calls in flight: {', '.join(map(str, self.in_flight)) or 'none'}; give numbers from 1 to {IN_FLIGHT_MAX}"
             )
         if not 0.1 <= self.seconds <= SECONDS_MAX:
             raise ConfigError(f"{self.seconds:g} s per measurement is out of range; give 0.1 to {SECONDS_MAX:g}")

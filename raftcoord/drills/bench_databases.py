@@ -104,9 +104,11 @@ class DatabasesOptions:
 
     def __post_init__(self) -> None:
         if not self.pairs or not all(pair in PAIRS for pair in self.pairs):
-            raise ConfigError(f"{self.pairs} are no pairs of databases; give some of {', '.join(PAIRS)}")
+            raise ConfigError(f"{', '.join(self.pairs) or 'none'}: give pairs of databases from {', '.join(PAIRS)}")
         if not self.workers or not all(1 <= number <= WORKERS_MAX for number in self.workers):
-            raise ConfigError(f"{self.workers} workers is out of range; give numbers from 1 to {WORKERS_MAX}")
+            raise ConfigError(
+                f"workers: {', '.join(map(str, self.workers)) or 'none'}; give numbers from 1 to {WORKERS_MAX}"
+            )
         if not 0.1 <= self.seconds <= SECONDS_MAX:
             raise ConfigError(f"{self.seconds:g} s per measurement is out of range; give 0.1 to {SECONDS_MAX:g}")
         if not 0 <= self.processes <= WORKERS_MAX:

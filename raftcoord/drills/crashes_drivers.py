@@ -130,7 +130,7 @@ def chosen(pairs: tuple[str, ...], drivers: tuple[str, ...]) -> list[Couple]:
     known_pairs = ["-".join(pair) for pair in PAIRS]
     for given, known in ((pairs, known_pairs), (drivers, list(DRIVERS))):
         if unknown := set(given) - set(known):
-            raise ConfigError(f"{min(unknown)!r} is not known here; choose of {', '.join(known)}")
+            raise ConfigError(f"{min(unknown)!r} is not known here; choose from {', '.join(known)}")
     found = [
         couple
         for couple in couples()

@@ -72,7 +72,7 @@ class Admission:
             raise LocalProtocolError(
                 f"participant {name!r} is {_shown(known)}, and this is {identity[:8]}: another state. Both at once would split "
                 "its branches between them. Start it on its own state (file, directory); or, if that is lost for good, run "
-                f"`raftcoord participant replace {name}`"
+                f"`raftcoord participant replace {name} --as YOU`"
             )
         return identity
 
@@ -96,7 +96,7 @@ class Admission:
         if len(ledger.participants) >= limits.PARTICIPANTS_MAX:
             raise LocalProtocolError(
                 f"{limits.PARTICIPANTS_MAX} participants are known already, and {name!r} is not among them: forget one that does "
-                "not exist any more with `raftcoord participant forget NAME`"
+                "not exist any more with `raftcoord participant forget NAME --as YOU`"
             )
         if name in self._proposed:
             return
@@ -137,15 +137,12 @@ class Admission:
 
     def listed(self) -> list[dict[str, Any]]:
         """Each participant whose state is known here, or that is connected here."""
-        known = self._agreement.ledger.participants
-        return [
-            {
-                **(known.get(name) or Binding(name, "", "", 0, ""))._asdict(),
-                "sessions": len(self._sessions.of(name)),
-                "refused": list(self._refused.get(name, ())),
-            }
-            for name in sorted({*known, *self._sessions.names()})
-        ]
+        return [self._row(name) for name in sorted({*self._agreement.ledger.participants, *self._sessions.names()})]
+
+    def _row(self, name: str) -> dict[str, Any]:
+        binding = self._agreement.ledger.participants.get(name) or Binding(name, "", "", 0, "")
+        refused = [identity for identity in self._refused.get(name, ()) if identity != binding.identity]
+        return {**binding._asdict(), "sessions": len(self._sessions.of(name)), "refused": refused}
 
     def replace(self, name_given: object, identity_given: object, who: str, done: Done) -> None:
         """Bind a name to another state: the one given, or the one that was refused here.

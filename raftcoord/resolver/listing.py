@@ -70,7 +70,7 @@ def listing(config: Config) -> list[Listed]:
 
 
 class Made(NamedTuple):
-    """``named``: whether the marks bear the resource's name; ``findings``: what the database lacks."""
+    """``named``: whether the marks have the resource's name; ``findings``: what the database lacks."""
 
     named: bool
     findings: list[Finding]

@@ -244,10 +244,7 @@ class PostgreSql:
         if marks:
             found += yield from _rights(user)
         else:
-            what = (
-                "there is no table raftcoord.marks: of a branch that is gone it cannot be told whether it was committed"
-            )
-            found.append(Finding(what, "raftcoord resource init", False))
+            found.append(Finding("there is no table raftcoord.marks", "raftcoord resource init", True))
         if not fsync:
             what = "fsync is off: a power cut loses what was prepared and committed"
             found.append(Finding(what, "ALTER SYSTEM SET fsync = on; SELECT pg_reload_conf()", False))

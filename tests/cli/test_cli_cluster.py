@@ -174,7 +174,7 @@ def test_all_damage_is_acknowledged_by_one_command(shell: Shell) -> None:
         for txid in txids:
             client.complete(txid)
             client.report_damage(txid, "bank-a", "the marks were dropped")
-    assert "nobody can be asked" in refusal(shell, "txn", "acknowledge", "--all", "--as", "ann")
+    assert "nobody can confirm" in refusal(shell, "txn", "acknowledge", "--all", "--as", "ann")
     assert shell.json("txn", "acknowledge", "--all", "--of", "bank-b", "--as", "ann", "-y") == {"acknowledged": 0}
     assert shell.json("txn", "acknowledge", "--all", "--of", "bank-a", "--as", "ann", "-y") == {"acknowledged": 3}
     assert shell.json("txn", "acknowledge", "--all", "--as", "ann", "-y") == {"acknowledged": 0}
@@ -189,7 +189,7 @@ def test_a_branch_that_never_comes_back_is_closed_and_its_outcome_stays(shell: S
         assert shell.json("txn", "close", "gone", txids[0], *closing) == {"closed": 1}
         eventually(lambda: shell.json("txn", "show", txids[0])["closed"][0]["why"] == "the shop was sold")
         eventually(lambda: "gone by ann at" in shell.run("txn", "show", txids[0])[1])
-        assert "nobody can be asked" in refusal(shell, "txn", "close", "gone", "--all", *closing)
+        assert "nobody can confirm" in refusal(shell, "txn", "close", "gone", "--all", *closing)
         assert shell.json("txn", "close", "gone", "--all", "-y", *closing)["closed"] >= 2
         eventually(lambda: shell.json("txn", "close", "gone", "--all", "-y", *closing) == {"closed": 0})
         for txid in txids:
@@ -206,7 +206,7 @@ def test_the_state_of_a_participant_is_shown_replaced_and_forgotten(shell: Shell
     assert rows["bank-a"]["identity"][:8] in shell.run("participant", "ls")[1]
     replace = ("participant", "replace", "bank-a", "--as", "ann")
     assert "stop it first" in refusal(shell, *replace, "--identity", "ab" * 16, "-y")
-    assert "nobody can be asked" in refusal(shell, *replace)
+    assert "nobody can confirm" in refusal(shell, *replace)
     assert "no state is bound" in refusal(shell, "participant", "forget", "nobody", "--as", "ann", "-y")
 
 

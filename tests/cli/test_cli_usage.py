@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,9 @@ from raftcoord import errors
 from raftcoord.config import Config
 from raftcoord.drills.audit import Violation
 from raftcoord.drills.report import DrillReport
+from raftcoord.errors import ConfigError, Unavailable
 from raftcoord.node.processes import LocalCluster, write_local_config
+from raftcoord.resource_config import ResourceConfig
 from raftcoord.resources.steps import Finding
 from raftcoord.types import Outcome, TxId
 
@@ -335,6 +338,31 @@ def test_a_name_that_is_not_there_is_shown_the_nearest(config: str) -> None:
     assert refusal("drill", "run", "kil-leader").endswith("; did you mean 'kill-leader'?")
 
 
+def test_a_resource_that_refuses_does_not_keep_resource_init_from_the_others(
+    config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(config)
+    urls = "".join(
+        f"  - name: {name}\n    url: sqlite:////nowhere/{name}.db\n" for name in ("ledger", "orders", "audit")
+    )
+    path.write_text(path.read_text() + f"resources:\n{urls}")
+
+    def make(_: object, resource: ResourceConfig, cluster: str) -> tuple[bool, list[Finding]]:
+        if resource.name == "audit":
+            return True, []
+        raise {"ledger": ConfigError, "orders": Unavailable}[resource.name](f"resource {resource.name} refuses")
+
+    monkeypatch.setattr("raftcoord.resolver.listing.cluster_of", lambda _: "aa")
+    monkeypatch.setattr("raftcoord.resolver.listing.make_marks", make)
+    result = run("resource", "init", "-c", config)
+    assert result.exit_code == 5
+    lines = result.stdout.splitlines()
+    assert lines[:2] == ["resource ledger refuses", "resource orders refuses"]
+    assert lines[2].startswith("audit (sqlite /nowhere/audit.db): the table of marks is there")
+    rows = json.loads(run("resource", "init", "-c", config, "-o", "json").stdout)["resources"]
+    assert [row.get("error") for row in rows] == ["resource ledger refuses", "resource orders refuses", None]
+
+
 def test_a_database_in_which_nothing_can_be_prepared_is_exit_code_2(
     config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -346,3 +374,40 @@ def test_a_database_in_which_nothing_can_be_prepared_is_exit_code_2(
         monkeypatch.setattr("raftcoord.resolver.listing.make_marks", lambda *_, shown=findings: (True, shown))
         result = run("resource", "init", "-c", config)
         assert (result.exit_code, "no branch can be prepared in ledger" in result.stdout) == (code, code == 2)
+
+
+def test_an_output_without_room_is_not_called_a_bug() -> None:
+    command = [sys.executable, "-c", "from raftcoord_cli.main import main; main()", "drill", "ls"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, "No space left on device: make room" in done.stderr) == (1, True)
+    assert "bug" not in done.stderr
+
+
+def test_the_shell_completes_names(config: str) -> None:
+    path = Path(config)
+    path.write_text(path.read_text() + "resources:\n  - name: ledger\n    url: postgresql://localhost/ledger\n")
+    for words, found in (
+        (["node", "stop", "-c", config, ""], ["n1", "n2", "n3"]),
+        (["node", "stop", "-c", config, "x"], []),
+        (["node", "stop", "-c", f"{config}.no", ""], []),
+        (["resource", "init", "-c", config, "l"], ["ledger"]),
+        (["drill", "run", "rounds"], ["rounds-kill-node", "rounds-kill-all"]),
+    ):
+        completing = {
+            "_RAFTCOORD_COMPLETE": "bash_complete",
+            "COMP_WORDS": " ".join(["raftcoord", *words]),
+            "COMP_CWORD": str(len(words)),
+        }
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; sys.argv[0] = 'raftcoord'; from raftcoord_cli.main import main; main()",
+        ]
+        done = subprocess.run(command, env={**os.environ, **completing}, capture_output=True, text=True, check=False)
+        assert [line.partition(",")[2] for line in done.stdout.split()] == found
+        assert not done.stderr
+
+
+def test_a_running_cluster_has_the_nodes_that_it_has(config: str) -> None:
+    assert "it goes without -c" in refusal("bench", "decide", "-c", config, "--nodes", "5")

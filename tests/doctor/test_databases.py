@@ -132,9 +132,9 @@ def test_resource_init_in_a_server_that_prepares_nothing_exits_2_with_the_settin
     assert "Traceback" not in done.stderr
 
 
-def test_missing_marks_are_a_warning_until_they_are_made(unprepared: PostgreSqlServer) -> None:
+def test_missing_marks_are_an_error_until_they_are_made(unprepared: PostgreSqlServer) -> None:
     row = having(look(unprepared.url()).rows, "raftcoord.marks")
-    assert (row.verdict, row.mend) == (Verdict.WARNING, f"raftcoord resource init {NAME}")
+    assert (row.verdict, row.mend) == (Verdict.ERROR, f"raftcoord resource init {NAME}")
     session = drivers.connect(unprepared.url())
     session.run(session.dialect.create_marks())
     session.close()

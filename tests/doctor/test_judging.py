@@ -19,7 +19,7 @@ from raftcoord.doctor.clocks import Clock
 from raftcoord.doctor.disks import Speed
 from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Report, Row, Verdict
 from raftcoord.doctor.prepared import Found
-from raftcoord.errors import Unavailable
+from raftcoord.errors import ConfigError, Unavailable
 from raftcoord.node.processes import write_local_config
 from raftcoord.resources import gid as gids
 from raftcoord.resources import mariadb
@@ -167,8 +167,8 @@ def test_nodes_with_different_retentions_are_told() -> None:
 
 
 def told(role: str = "follower", applied: int = 10, **more: Any) -> dict[str, Any]:
-    about = {"version": __version__, "peers": {}, "commit_index": 10, "cluster": "aa", **more}
-    return {"role": role, "term": 3, "applied_index": applied, **about}
+    about = {"version": __version__, "peers": {}, "commit_index": 10, "cluster": "aa", "participants": [], **more}
+    return {"role": role, "term": 3, "applied_index": applied, "uptime_s": 60.0, **about}
 
 
 def link(*, up: bool = True, awaited: bool = False, refused: str = "", why: str = "") -> dict[str, Any]:
@@ -227,6 +227,35 @@ def test_nodes_that_do_not_reach_each_other_although_both_answer_are_told() -> N
     row = having(nodes.judge(at), "node n1", "no link to n2: refused")
     assert row.verdict is Verdict.WARNING
     assert "firewall" in row.mend
+
+
+def test_a_link_that_is_refused_is_not_blamed_on_the_firewall() -> None:
+    why = "node n2 was wiped or replaced"
+    at = {
+        "n1": told("leader", peers={"n2": link(up=False, refused="00ff", why=why)}),
+        "n2": told(peers={"n1": link(up=False, why=why)}),
+    }
+    for row in (
+        having(nodes.judge(at), "no link to n2: node n2 was"),
+        having(nodes.judge(at), "no link to n1: node n2 was"),
+    ):
+        assert "firewall" not in row.mend
+        assert row.mend.startswith("do what it says")
+
+
+def test_an_address_of_another_cluster_is_to_be_corrected() -> None:
+    rows = nodes.judge({"n1": told("leader"), "n2": ConfigError("it is a node of cluster 'shop'")})
+    assert having(rows, "node n2", REACHABLE).mend.startswith("correct the addresses of n2")
+
+
+def test_a_participant_that_only_some_nodes_see_is_told() -> None:
+    at = {"n1": told("leader", participants=["bank-a", "bank-b"]), "n2": told(participants=["bank-b"])}
+    row = having(nodes.judge(at), "node n2", "not to this one: bank-a;")
+    assert row.verdict is Verdict.WARNING
+    assert "restart" in row.mend
+    assert troubles(nodes.judge(at)) == [row]
+    for about in ({"uptime_s": nodes.SETTLED_S - 0.1}, {"role": "removed"}, {"participants": ["bank-a", "bank-b"]}):
+        assert not troubles(nodes.judge({**at, "n2": {**at["n2"], **about}}))
 
 
 def test_another_release_is_told() -> None:
@@ -465,7 +494,7 @@ def test_good_settings_are_found_good() -> None:
         ({"allowed": 99}, "max_prepared_transactions is 99, below max_connections (100); 3 are in use", False),
         ({"standby": True}, "standby", True),
         ({"read_only": True}, "default_transaction_read_only", True),
-        ({"marks": False}, "raftcoord.marks", False),
+        ({"marks": False}, "raftcoord.marks", True),
         ({"fsync": False}, "fsync is off", False),
         ({"pages": False}, "full_page_writes is off", False),
         ({"lazy": True}, "synchronous_commit is off", False),

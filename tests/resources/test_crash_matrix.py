@@ -137,9 +137,9 @@ def test_a_program_uses_drivers_of_one_kind() -> None:
 
 
 def test_what_is_not_known_is_refused_with_what_is() -> None:
-    with pytest.raises(ConfigError, match="'oracle' is not known here; choose of psycopg"):
+    with pytest.raises(ConfigError, match="'oracle' is not known here; choose from psycopg"):
         chosen((), ("oracle",))
-    with pytest.raises(ConfigError, match="'a-b' is not known here; choose of postgresql-mariadb"):
+    with pytest.raises(ConfigError, match="'a-b' is not known here; choose from postgresql-mariadb"):
         chosen(("a-b",), ())
     with pytest.raises(ConfigError, match=r"no pair is left: .* all synchronous or all asynchronous"):
         chosen(("postgresql-mariadb",), ("psycopg", "aiomysql"))

@@ -143,7 +143,7 @@ def test_no_credential_stands_in_an_argument_or_in_the_log_of_the_resolver(shop:
 
 def test_resource_init_and_ls(shop: Shop) -> None:
     assert [each["name"] for each in shop.json("resource", "init")["resources"]] == ["ledger", "orders"]
-    assert "the marks are there" in shop.run("resource", "init", "ledger")[1]
+    assert "the table of marks is there, with its name" in shop.run("resource", "init", "ledger")[1]
     refused = shop.json("resource", "init", "stock", code=2)["error"]["message"]
     assert "its resources are ledger, orders" in refused
     foreign = leave(shop.pg, gids.make("00000000000000bb", TxId.new(), "ledger"), 0)
