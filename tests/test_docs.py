@@ -183,7 +183,7 @@ def test_the_readmes_commands_and_its_python_run_as_written(tmp_path: Path) -> N
     (tmp_path / "readme.py").write_text(program)
     install, _, start = start.partition("\n")
     assert install == "pip install '.[fast]'"
-    assert "When both participants have said `ready`:" in text
+    assert "When both participants have printed `ready`:" in text
     again = use.partition("raftcoord status")[0]
     run = f"{sys.executable} readme.py\n"
     script = "set -em; exec > out 2> err\n" + start + READY + use + again + run + end + "wait\n"

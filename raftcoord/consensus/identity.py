@@ -393,7 +393,7 @@ def _way_back(name: NodeName) -> str:
 
 
 def _no_member(name: NodeName, members: Members) -> NoMember:
-    gone = "is a member no more" if any(name in names for names in members.past) else "is no member"
+    gone = "is no longer a member" if any(name in names for names in members.past) else "is no member"
     return NoMember(
         f"node {name} {gone} of this cluster, whose members are {', '.join(members.names)}; to take it in, run "
         f"`raftcoord node add {name}`"

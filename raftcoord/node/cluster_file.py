@@ -38,10 +38,10 @@ timing:
   heartbeat_ms: 50
   election_ms: [300, 600]
 
-# How long finished transactions are remembered. A client that asks later is told FORGOTTEN.
+# How long finished transactions are remembered. A client that asks later gets FORGOTTEN.
 retention_hours: 24
 
-# Without TLS a node listens on loopback only. `true` accepts other addresses: whoever reaches these ports is then trusted.
+# Without TLS a node listens on loopback only. `true` allows other addresses: then everybody who reaches these ports is trusted.
 allow_remote: false
 
 # Databases that take part in transactions: for each the name of its branches, and the URL for the resolver, which finishes

@@ -127,7 +127,7 @@ async def _serve(config: Config, name: str, db: NodeDb, on_ready: Callable[[str]
     sys.setswitchinterval(_SWITCH_S)
     on_ready(f"raftcoord node {name} ready: peers {node.config.peer}, clients {node.config.client}")
     await told.wait()
-    log.info("told to stop")
+    log.info("asked to stop")
     await node.stop()
     db.close()
 

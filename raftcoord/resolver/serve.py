@@ -61,7 +61,7 @@ def serve(config: Config, on_ready: Callable[[str], None], *, safety_s: float | 
             thread.start()
         on_ready(f"raftcoord resolver {config.cluster} ready: {', '.join(resource.name for resource in resources)}")
         stop.wait()
-        log.info("told to stop")
+        log.info("asked to stop")
         until = time.monotonic() + _END_S
         for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))

@@ -201,7 +201,7 @@ def test_a_node_is_not_taken_in_by_a_set_that_does_not_name_its_data() -> None:
     ):
         one.judge(says(N2, ONE, members=_with(OWN, "0a" * 16)))
     with pytest.raises(
-        ConfigError, match=r"node n1 is a member no more .*n2, n3; to take it in, run `raftcoord node add n1`"
+        ConfigError, match=r"node n1 is no longer a member .*n2, n3; to take it in, run `raftcoord node add n1`"
     ):
         one.judge(says(N2, ONE, members=CONFIRMED.removed(N1)))
     assert (one.heard, one.unsaved) == (None, {})
@@ -448,7 +448,7 @@ def test_a_node_that_is_removed_is_hung_up_on_at_once(tmp_path: Path) -> None:
         txid = await cluster.decided(leader)
         assert cluster.nodes[removed].log_last == last
         assert cluster.nodes[removed].ledger.state(txid) is State.UNDECIDED
-        await until(lambda: "is a member no more" in cluster.link(removed, other)["why"], "the reason")
+        await until(lambda: "is no longer a member" in cluster.link(removed, other)["why"], "the reason")
 
     run(tmp_path, test)
 
