@@ -84,7 +84,10 @@ async def connect(
         raise Unavailable(f"cannot reach {host}:{port}: {_why(error)}; is that node running?") from None
     except RpcError as error:
         if error.code == codes.CONNECTION_LOST:
-            raise Unavailable(f"{host}:{port} hung up before it answered the hello: {error.message}") from None
+            raise Unavailable(
+                f"{host}:{port} hung up before it answered the hello: {error.message}; is that a raftcoord node, and the right one "
+                "of its two ports?"
+            ) from None
         raise codes.to_error(error) from None
     finally:
         answered.cancel()
