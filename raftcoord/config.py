@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as member
 from pathlib import Path
@@ -217,8 +217,8 @@ class Config:
         found = {resource.name: resource for resource in self.resources}
         return found.get(Branch(name)) or self._no("resource", name, found)
 
-    def _no(self, kind: str, name: str, known: Iterable[str]) -> NoReturn:
-        listed = f"its {kind}s are {', '.join(known) or 'none'}{did_you_mean(name, known)}"
+    def _no(self, kind: str, name: str, known: Collection[str]) -> NoReturn:
+        listed = f"its {kind}s are {', '.join(known)}{did_you_mean(name, known)}" if known else f"it names no {kind}s"
         raise ConfigError(f"there is no {kind} {name!r} in {self.path or 'the cluster'}; {listed}")
 
     def node_id(self, name: str) -> int:

@@ -346,6 +346,8 @@ def test_resources_are_named_databases() -> None:
         ConfigError, match=r"there is no resource 'stock' in cluster\.yaml; its resources are ledger, orders"
     ):
         config.resource("stock")
+    with pytest.raises(ConfigError, match=r"there is no resource 'stock' in cluster\.yaml; it names no resources$"):
+        Config.parse(GOOD).resource("stock")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def judge_files(subject: str, directory: Path, beside: Iterable[Path]) -> Row:
     if not opened:
         return Row(subject, "access", Verdict.OK, "its files are their owner's alone")
     named = ", ".join(str(path) for path in opened[:3]) + (f" and {len(opened) - 3} more" if len(opened) > 3 else "")
-    what = f"other users of this machine can use {named}: whoever can read them can stop the node with a lock"
+    what = f"other users of this machine can use {named}: a user who can read them can stop the node with a lock"
     shown = " ".join(str(path) for path in opened)
     return Row(subject, "access", Verdict.ERROR, what, f"chmod go-rwx {shown}; the node's next start does it as well")
 

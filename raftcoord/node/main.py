@@ -30,7 +30,7 @@ log: Final = logging.getLogger("raftcoord.node")
 USAGE: Final = "usage: python -m raftcoord.node CLUSTER_YAML NAME"
 
 OPEN_TO_ALL: Final = (
-    "without TLS whoever reaches it is trusted: let a firewall or a private network keep everybody else out"
+    "without TLS everybody who reaches it is trusted: let a firewall or a private network keep everybody else out"
 )
 
 _SWITCH_S: Final = 0.0005

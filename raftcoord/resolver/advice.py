@@ -12,8 +12,8 @@ _MEND: Final = {
     "55006": "another session is ending it at this moment",
     "1142": "grant that user SELECT, INSERT and DELETE on raftcoord_marks: raftcoord doctor shows the statement",
     "1143": "grant that user SELECT, INSERT and DELETE on raftcoord_marks: raftcoord doctor shows the statement",
-    "1227": "MySQL lists prepared branches to whoever has that right: GRANT XA_RECOVER_ADMIN ON *.* TO the resource's user",
-    "1401": "MySQL lists prepared branches to whoever has that right: GRANT XA_RECOVER_ADMIN ON *.* TO the resource's user",
+    "1227": "MySQL lists prepared branches only to users with that right: GRANT XA_RECOVER_ADMIN ON *.* TO the resource's user",
+    "1401": "MySQL lists prepared branches only to users with that right: GRANT XA_RECOVER_ADMIN ON *.* TO the resource's user",
     "1044": "grant the resource's user that database, or correct the url",
 }
 """By SQLSTATE or error number; never by a text."""

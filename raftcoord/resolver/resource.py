@@ -180,7 +180,7 @@ class Resource:
             log.warning("%s: its marks could not be named: %s", self.name, self._config.scrub(explained(error)))
         else:
             if found.marks and not found.named:
-                log.info("%s (%s): its marks bear its name now", self.name, self.where)
+                log.info("%s (%s): its name is written into its marks", self.name, self.where)
 
     def _tidy(self) -> None:
         """Once in a while: forget what has ended, here and in the database."""

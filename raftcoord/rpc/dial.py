@@ -85,8 +85,8 @@ async def connect(
     except RpcError as error:
         if error.code == codes.CONNECTION_LOST:
             raise Unavailable(
-                f"{host}:{port} hung up before it answered the hello: {error.message}; is that a raftcoord node, and the right one "
-                "of its two ports?"
+                f"{host}:{port} hung up before it answered the hello: {error.message}; is that a raftcoord node, and the right "
+                "one of its two ports?"
             ) from None
         raise codes.to_error(error) from None
     finally:
