@@ -109,6 +109,12 @@ class Sweep:
         self._oldest_open_ms = 0
         self._oldest_seen_ms = _NEVER_MS
         self._oldest_listed_ms = 0
+        self._horizon_ms = 0
+        """The horizon as it was heard last."""
+        self._reading_ms = 0
+        """The same when the open decisions began to be read."""
+        self._passed_ms = 0
+        """The same for the last time that they were read to the end."""
 
     def look(self, *, thorough: bool = False) -> Seen:
         """Look once, and do what is due. ``thorough``: the decisions that are open too, whether it is time for that or not.
@@ -143,9 +149,11 @@ class Sweep:
         """Delete the marks of transactions that nobody can ask for any more; how many went.
 
         An open decision needs its mark, however old it is, and the row of a branch that is prepared is locked: none at or after
-        the oldest of either is touched. Nothing is done before all open decisions were read once.
+        the oldest of either is touched. What is decided later is not older than the horizon of before: so the horizon that
+        counts is one that was known when all open decisions began to be read. Nothing is done before that.
         """
-        before_ms = min(horizon_ms, self._oldest_open_ms, self._oldest_listed_ms)
+        before_ms = min(self._passed_ms, self._oldest_open_ms, self._oldest_listed_ms)
+        self._horizon_ms = horizon_ms
         if before_ms <= 0:
             return 0
         return self._session.run(self._dialect.forget_marks(self._cluster, TxId.new(before_ms, bytes(10))))
@@ -258,6 +266,7 @@ class Sweep:
         """Open decisions that wait for this resource, newest first; of a long backlog one part at a time."""
         if self._open_before is None:
             self._oldest_seen_ms = _NEVER_MS
+            self._reading_ms = self._horizon_ms
         for _ in range(limits.RESOLVER_OPEN_PAGES):
             page = self._ledger.transactions("open", limit=limits.ROWS_MAX, before=self._open_before)
             yield from (row for row in page if self._name in row["outstanding"])
@@ -265,6 +274,7 @@ class Sweep:
             if len(page) < limits.ROWS_MAX:
                 self._open_before = None
                 self._oldest_open_ms = self._oldest_seen_ms
+                self._passed_ms = self._reading_ms
                 self._open_next_at = self._now() + limits.RESOLVER_OPEN_MS / 1000
                 return
             self._open_before = page[-1]["txid"]

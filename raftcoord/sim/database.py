@@ -127,6 +127,7 @@ class Server:
         self.rng = rng
         self._epoch_ms = epoch_ms
         self._watcher = watcher
+        self._armed: tuple[int, Callable[[], None]] | None = None
         self._connections: dict[Connection, None] = {}
 
     @property
@@ -163,6 +164,14 @@ class Server:
             for branch in self.prepared.values():
                 branch.listed, branch.gone_at = True, float("-inf")
 
+    def arm(self, passes: int, ends: Callable[[], None]) -> None:
+        """Call ``ends`` when so many more statements have come in, before or after the last one is carried out."""
+        self._armed = (passes, ends)
+
+    def disarm(self) -> None:
+        """Nothing ends it any more."""
+        self._armed = None
+
     def left(self, connection: Connection) -> None:
         """The other end is gone; the server notices it soon, if it runs."""
         if connection in self._connections:
@@ -189,13 +198,32 @@ class Server:
         """A statement is here, with those that go ahead of it."""
         if connection not in self._connections:
             return
+        ends = self._ends_now()
+        if ends is not None and self.rng.random() < 0.5:
+            ends()
+            if self.runs:  # it stands still: that statement is the first when it goes on
+                self.loop.at(self.loop.now, self.process, self.receive, connection, statement)
+            return
         result: Result | SqlError
         try:
             ahead = tuple(self._carry_out(connection, sql).tag for sql in statement.ahead)
             result = self._carry_out(connection, statement.sql)._replace(ahead=ahead)
         except SqlError as error:
             result = error
-        self.loop.at(self.loop.now + self.delay(), connection.process, connection.answered, result)
+        if ends is not None:
+            ends()
+        if self.runs and not self.process.paused:
+            self.loop.at(self.loop.now + self.delay(), connection.process, connection.answered, result)
+        elif self.runs:
+            self.process.call(connection.answered, result)
+
+    def _ends_now(self) -> Callable[[], None] | None:
+        """What happens at this statement, if anything."""
+        if self._armed is None:
+            return None
+        passes, ends = self._armed
+        self._armed = None if passes <= 0 else (passes - 1, ends)
+        return ends if passes <= 0 else None
 
     def _carry_out(self, connection: Connection, sql: str) -> Result:
         for pattern, carry_out in (*self.statements, *_COMMON):

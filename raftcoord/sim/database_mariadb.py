@@ -12,11 +12,11 @@ from raftcoord.resources.mariadb import XAER_NOTA, XAER_OUTSIDE, XAER_RMFAIL
 from raftcoord.resources.steps import Result, SqlError
 from raftcoord.sim.database import Branch, Connection, Server, done, rows, table
 
-_HAUNTED_S: Final = 1.0
+_HAUNTED_S: Final = 2.0
 """For how long after the end of a session MariaDB may answer wrongly for what that had prepared (s)."""
 
 _QUESTION_RATE: Final = 0.3
-_UNLISTED_RATE: Final = 0.2
+_UNLISTED_RATE: Final = 0.5
 """How often it does then: 1397, or OK without effect. Far longer and more often than a real one."""
 
 

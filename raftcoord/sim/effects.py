@@ -28,6 +28,8 @@ class Effects:
 
     def __init__(self, invariants: Invariants) -> None:
         self.unlisted: set[str] = set()
+        self.read: set[TxId] = set()
+        """What programs have read: then it is decided by the nodes, over one branch or two."""
         self.log: Callable[[str, str, TxId | None], None] = lambda who, what, txid: None
         """Told what becomes of branches: (server or program, what, whose)."""
         self.by_resolver = {Verdict.COMMIT: 0, Verdict.ABORT: 0}
@@ -73,6 +75,7 @@ class Effects:
             says = self._invariants.says(txid)
             must(good, "together", f"a {by} committed {name}, and the ledger says {says}", txid)
             self.by_resolver[Verdict.COMMIT] += by == "resolver"
+        must(prepared or txid not in self.read, "together", f"{name} was committed without a decision", txid)
         self._committed.add((txid, name))
 
     def on_rollback(self, server: Server, gid: str, by: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from raftcoord.client.asynchronous import AsyncClient
@@ -128,15 +129,24 @@ class Estate:
                 self._at(fault.until + 0.3, self.start_process, name)
             case "program-pause":
                 self._pauses[name] = (int(fault.value), fault.until - fault.at)
-            case "resolver-kill" | "database-kill":
-                if self.kill(name):
-                    self._at(fault.until, self.start_process, name)
-            case "resolver-pause" | "database-silent":
-                self.pause(name)
-                self._at(fault.until, self.resume, name)
+            case "resolver-kill":
+                self._away(name, fault.until - fault.at)
+            case "resolver-pause":
+                self._still(name, fault.until - fault.at)
+            case "database-kill" | "database-silent":
+                ends = self._away if fault.kind == "database-kill" else self._still
+                self.servers[name].arm(int(fault.value), partial(ends, name, fault.until - fault.at))
             case "program-jump":
                 self._set_ahead(name, int(fault.value))
                 self._at(fault.until, self._set_ahead, name, -int(fault.value))
+
+    def _away(self, name: str, seconds: float) -> None:
+        if self.kill(name):
+            self._at(self._world.loop.now + seconds, self.start_process, name)
+
+    def _still(self, name: str, seconds: float) -> None:
+        self.pause(name)
+        self._at(self._world.loop.now + seconds, self.resume, name)
 
     def _set_ahead(self, name: str, by_ms: int) -> None:
         self._world.set_clock(name, self._world.machines[name].offset_ms + by_ms)
@@ -190,6 +200,8 @@ class Estate:
         """No more faults, and no more transactions."""
         self._stopped = True
         self._pauses.clear()
+        for server in self.servers.values():
+            server.disarm()
         for name in (*self.servers, *self.programs, *self.resolvers):
             self.resume(name)
             self.start_process(name)
@@ -233,6 +245,10 @@ class Estate:
     def aborted(self, txid: TxId) -> None:
         """A program was told Aborted."""
         self.effects.aborted(txid)
+
+    def read(self, txid: TxId) -> None:
+        """A program has read that txid: the ledger must know it if it commits."""
+        self.effects.read.add(txid)
 
     def counted(self, program: str, txid: TxId, outcome: str) -> None:
         """That is how a transaction ended for its program."""

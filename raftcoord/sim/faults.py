@@ -168,8 +168,14 @@ KINDS: Final[dict[str, tuple[int, Callable[[_Stage], Fault]]]] = {
     ),
     "resolver-kill": (3, lambda stage: stage.fault("resolver-kill", 1.5, (stage.rng.choice(stage.resolvers),))),
     "resolver-pause": (3, lambda stage: stage.fault("resolver-pause", 2.0, (stage.rng.choice(stage.resolvers),))),
-    "database-kill": (4, lambda stage: stage.fault("database-kill", 1.5, (stage.rng.choice(SERVERS),))),
-    "database-silent": (3, lambda stage: stage.fault("database-silent", 2.5, (stage.rng.choice(SERVERS),))),
+    "database-kill": (
+        4,
+        lambda stage: stage.fault("database-kill", 1.5, (stage.rng.choice(SERVERS),), _statements(stage.rng)),
+    ),
+    "database-silent": (
+        3,
+        lambda stage: stage.fault("database-silent", 2.5, (stage.rng.choice(SERVERS),), _statements(stage.rng)),
+    ),
 }
 """Kind -> (how many of them at most in one plan, how to draw one)."""
 

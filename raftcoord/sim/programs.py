@@ -37,6 +37,9 @@ class Owner(Protocol):
     def aborted(self, txid: TxId) -> None:
         """A program was told Aborted."""
 
+    def read(self, txid: TxId) -> None:
+        """A program has read that txid."""
+
     def counted(self, program: str, txid: TxId, outcome: str) -> None:
         """That is how a transaction ended for its program."""
 
@@ -61,16 +64,18 @@ class Program:
 
     async def _transaction(self, tx: AsyncTransaction, txid: TxId) -> str:
         rng = self._rng
-        names = rng.sample(list(self._owner.servers), 2)
-        amount = rng.randrange(1, 100)
+        names = rng.sample(list(self._owner.servers), 2 if rng.random() < 0.85 else 1)
+        amount = rng.randrange(1, 100) if len(names) == 2 else 0
         try:
             async with tx:
-                for name, part in zip(names, (amount, -amount), strict=True):
+                for name, part in zip(names, (amount, -amount), strict=False):
                     session = self._session(name)
                     await tx.enlist_session(session)
                     await session.execute(Statement(f"{UPDATE}{part}"))
                 if rng.random() < 0.1:
                     raise _OutOfStock
+                if rng.random() < 0.3 and tx.txid is not None:
+                    self._owner.read(txid)
         except _OutOfStock:
             return "left with an exception"
         except InDoubt:

@@ -803,6 +803,27 @@ def test_old_marks_are_deleted_and_none_that_an_open_decision_needs(
         resolver.resource.close()
 
 
+def test_no_mark_is_deleted_of_a_decision_that_came_after_the_open_ones_were_read(
+    bank: Bank, looking: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "RESOLVER_FORGET_MS", 0)
+    monkeypatch.setattr(limits, "RESOLVER_OPEN_MS", 60_000)
+    name, now_ms = new_name(), int(time.time() * 1000)
+    with running() as nodes:
+        late = nodes.gid(name, TxId.new(now_ms - 9000))  # of a program whose clock is behind
+        resolver = looking(bank, name, nodes=nodes.client)
+        assert resolver.resource.look(thorough=True) is not None  # nothing is open
+        session = prepare(bank, late, -1)
+        nodes.append(Decide(late.txid, Verdict.COMMIT, (name, "participant-that-is-away"), "", "", 0))
+        session.run(session.dialect.commit_prepared_here(late))
+        session.close()
+        nodes.append(Retire(now_ms - 4000))
+        for thorough in (False, True, True):
+            assert resolver.resource.look(thorough=thorough) is not None
+            assert bank.other.run(bank.dialect.proof(late)) is Effect.COMMITTED
+        resolver.resource.close()
+
+
 # -- the rules ----------------------------------------------------------------------------------------------------
 
 

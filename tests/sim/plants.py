@@ -19,6 +19,7 @@ from raftcoord.consensus.guard import Guarded
 from raftcoord.errors import RemoteProtocolError
 from sim.mutations import MUTATIONS
 from sim.oversights import OVERSIGHTS
+from sim.resolving import RESOLVING
 
 # -- H8: pickle -------------------------------------------------------------------------------------------------------
 
@@ -89,6 +90,7 @@ PLANTS: Final[dict[str, Plant]] = {
     },
     **MUTATIONS,
     **OVERSIGHTS,
+    **RESOLVING,
 }
 
 NODES: Final = {
