@@ -52,7 +52,7 @@ class Settings:
     audit: Audit = conserved
     instances: Mapping[str, int] = field(default_factory=lambda: dict(INSTANCES))
     """How many instances of a participant run, if not one: they are given one directory, which no crash touches."""
-    databases: float = 0.4
+    databases: float = 0.25
     """The share of seeds that have databases (estate.py)."""
 
     @property

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any, Final
-from unittest import mock
 
 from plants import Plant, replacing  # tests/consensus/plants.py
 
 from raftcoord.client.committing import Committing
 from raftcoord.errors import InDoubt
-from raftcoord.resolver import rules
-from raftcoord.resolver.rules import Act
 from raftcoord.resolver.sweep import Sweep
 from raftcoord.resources.gid import Gid
 from raftcoord.resources.mariadb import XAER_NOTA, MariaDb
-from raftcoord.resources.steps import ConnectionLost, Effect, SqlError, Statement
-from raftcoord.types import Answer, Outcome, State, TxId
+from raftcoord.resources.steps import Effect, SqlError, Statement
+from raftcoord.types import Answer, Outcome, State
 
 RESOLVING: Final[dict[str, Plant]] = {}
 
@@ -74,17 +71,6 @@ plant("the resolver finishes branches of another cluster", (Sweep, "_is_mine", _
 # -- what it believes -------------------------------------------------------------------------------------------------
 
 
-def _ok_is_proof(self: Any, gid: Gid) -> Any:
-    try:
-        yield Statement(f"XA COMMIT {gid.xid}", outside=True)
-    except SqlError:
-        return (yield from self.proof(gid))
-    return Effect.COMMITTED
-
-
-plant("OK is taken for a proof of a commit", (MariaDb, "commit_prepared", _ok_is_proof))
-
-
 def _unknown_is_done(self: Any, gid: Gid) -> Any:
     try:
         yield Statement(f"XA COMMIT {gid.xid}", outside=True)
@@ -96,21 +82,8 @@ def _unknown_is_done(self: Any, gid: Gid) -> Any:
 
 
 plant("1397 is taken for success", (MariaDb, "commit_prepared", _unknown_is_done))
-RESOLVING["a branch that is gone counts as committed"] = lambda: mock.patch.dict(
-    rules.ON_OPEN, {(State.COMMITTED, Effect.ABSENT): Act.COMPLETE}
-)
 plant("nobody reads the open decisions", (Sweep, "_open", lambda self: iter(())))
 
-
-def _up_to_the_horizon(self: Any, horizon_ms: int) -> int:
-    if horizon_ms <= 0:
-        return 0
-    before = TxId.new(horizon_ms, bytes(10))
-    count: int = self._session.run(self._dialect.forget_marks(self._cluster, before))
-    return count
-
-
-plant("marks of open decisions are forgotten", (Sweep, "forget_marks", _up_to_the_horizon))
 
 # -- what a program does ----------------------------------------------------------------------------------------------
 
@@ -133,31 +106,3 @@ def _decided_or_hoped(self: Any) -> Any:
 _decide = Committing._decide
 plant("a program rolls back what is in doubt", (Committing, "_decide", _decided_or_given_up))
 plant("a program commits what is in doubt", (Committing, "_decide", _decided_or_hoped))
-
-
-def _answered_or_not(self: Any, gid: Gid, *, marks: bool) -> Any:
-    try:
-        yield from _prepare(self, gid, marks=marks)
-    except ConnectionLost:
-        return
-
-
-_prepare = MariaDb.prepare
-plant("a prepare without an answer is taken for a yes", (MariaDb, "prepare", _answered_or_not))
-
-
-def _called_done(self: Any, branch: Any) -> Any:
-    yield from _commit_one(self, branch)
-    return True
-
-
-_commit_one = Committing._commit_one
-plant("a program calls complete what it could not commit", (Committing, "_commit_one", _called_done))
-
-
-def _late_all_the_same(self: Any, outcome: Outcome) -> Any:
-    yield from _finish(self, replace(outcome, committed=True))
-
-
-_finish = Committing._finish
-plant("a program commits although somebody has aborted it", (Committing, "_finish", _late_all_the_same))
