@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from raftcoord import limits
 from raftcoord.consensus.peers import Peers
-from raftcoord.consensus.wire import NUMBER_MAX
+from raftcoord.consensus.pysyncobj.wire import NUMBER_MAX
 from raftcoord.errors import CorruptionError, RaftcoordError, RemoteProtocolError, StorageError, Unavailable
 from raftcoord.foreign import shown
 from raftcoord.rpc.connection import Connection

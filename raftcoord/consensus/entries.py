@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, NoReturn
 
 from raftcoord import limits
-from raftcoord.consensus import engine
 from raftcoord.consensus.batches import Batch
-from raftcoord.consensus.log import RaftLog
-from raftcoord.consensus.raft import Message
+from raftcoord.consensus.pysyncobj import library as engine
+from raftcoord.consensus.pysyncobj.log import RaftLog
+from raftcoord.consensus.pysyncobj.raft import Message
 from raftcoord.core.bounds import excess
 from raftcoord.core.commands import Command, Sealed, open_entry
 from raftcoord.core.members import Members, decode, follows

@@ -22,11 +22,11 @@ from typing import Any, Final, Protocol
 
 from raftcoord import limits
 from raftcoord.config import Address, Config
-from raftcoord.consensus import wire
 from raftcoord.consensus.clocks import Clocks
-from raftcoord.consensus.ends import ROLE, Inbound, Outbound
 from raftcoord.consensus.identity import Identities, Said, said_in
-from raftcoord.consensus.raft import Message
+from raftcoord.consensus.link_ends import ROLE, Inbound, Outbound
+from raftcoord.consensus.pysyncobj import wire
+from raftcoord.consensus.pysyncobj.raft import Message
 from raftcoord.env import Env
 from raftcoord.errors import ConfigError, LocalProtocolError, Unavailable
 from raftcoord.foreign import shown

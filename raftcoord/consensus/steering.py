@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from raftcoord.consensus.group import MembersDone, Replica
 from raftcoord.consensus.identity import CONFIRMED, Identities
 from raftcoord.consensus.membership import CatchingUp, Seen, not_leading, planned
 from raftcoord.consensus.peers import Peers
-from raftcoord.consensus.replica import MembersDone, Replica
 from raftcoord.errors import LocalProtocolError, Unavailable
 from raftcoord.types import NodeName
 

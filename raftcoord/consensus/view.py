@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from raftcoord.consensus.engine import STATE
+from raftcoord.consensus.group import Replica
 from raftcoord.consensus.identity import Identities
 from raftcoord.consensus.peers import Peers
-from raftcoord.consensus.replica import Replica
+from raftcoord.consensus.pysyncobj.library import STATE
 from raftcoord.core.ledger import Ledger
 from raftcoord.core.members import Members
 from raftcoord.types import NodeName

@@ -1,6 +1,6 @@
 """What the rooms of a node ask of consensus, and of nothing else.
 
-``consensus.driver.Consensus`` keeps it; so does a stand-in whose order of events a test chooses.
+``consensus.consensus.Consensus`` keeps it; so does a stand-in whose order of events a test chooses.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import Final, NoReturn
 
 from raftcoord import lifeline, logs, private
 from raftcoord.config import Config, NodeConfig
-from raftcoord.consensus.driver import Consensus
+from raftcoord.consensus.consensus import Consensus
 from raftcoord.env import Env
 from raftcoord.errors import ConfigError, RaftcoordError
 from raftcoord.node.node import Node

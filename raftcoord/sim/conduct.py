@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from raftcoord import limits
 from raftcoord.consensus.batches import NEVER
-from raftcoord.consensus.guard import Guarded
-from raftcoord.consensus.replica import Replica
+from raftcoord.consensus.group import Replica
+from raftcoord.consensus.pysyncobj.guard import Guarded
 
 _DRIFT: Final = 0.8
 """Clocks of nodes may run so much slower than that of the world."""

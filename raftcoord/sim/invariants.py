@@ -27,9 +27,9 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from raftcoord import limits
-from raftcoord.consensus import engine
-from raftcoord.consensus.log import members_in
-from raftcoord.consensus.replica import Replica
+from raftcoord.consensus.group import Replica
+from raftcoord.consensus.pysyncobj import library as engine
+from raftcoord.consensus.pysyncobj.log import members_in
 from raftcoord.core.commands import KINDS, Command, Decide, Retire, open_entry
 from raftcoord.core.members import Members
 from raftcoord.sim.branches import Branches

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from raftcoord import limits
-from raftcoord.consensus import driver
+from raftcoord.consensus import consensus as driver
 from raftcoord.storage import node_db
 
 _PROCESS_ID: Final = 4711

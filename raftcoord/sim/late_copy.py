@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from raftcoord.consensus.replica import Replica
+from raftcoord.consensus.group import Replica
 from raftcoord.sim.network import End
 from raftcoord.sim.world import World
 

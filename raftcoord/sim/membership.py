@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.config import Address, Config, NodeConfig
-from raftcoord.consensus import driver
+from raftcoord.consensus import consensus as driver
 from raftcoord.errors import ConfigError, RaftcoordError
 from raftcoord.sim.loop import Killed
 from raftcoord.types import NodeName

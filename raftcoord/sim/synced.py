@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from raftcoord.consensus import engine
-from raftcoord.consensus.log import members_in
+from raftcoord.consensus.pysyncobj import library as engine
+from raftcoord.consensus.pysyncobj.log import members_in
 from raftcoord.core.commands import Command, Complete, Decide
 from raftcoord.core.ledger import Ledger
 from raftcoord.sim.conduct import Conduct

@@ -18,8 +18,8 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from raftcoord.consensus import engine
-from raftcoord.consensus.replica import Replica
+from raftcoord.consensus.group import Replica
+from raftcoord.consensus.pysyncobj import library as engine
 from raftcoord.core.commands import Command, Complete, Decide, Found, Retire, open_entry
 from raftcoord.errors import RaftcoordError
 from raftcoord.participants.interface import Abort, Commit, Prepare, Reply, Request

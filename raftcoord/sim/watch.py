@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from raftcoord.consensus.batches import Done
-from raftcoord.consensus.driver import Consensus
-from raftcoord.consensus.replica import Replica
+from raftcoord.consensus.consensus import Consensus
+from raftcoord.consensus.group import Replica
 from raftcoord.core.commands import Command
 from raftcoord.errors import StorageError
 from raftcoord.node.node import Node

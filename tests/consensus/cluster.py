@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from raftcoord.config import Address, Config, NodeConfig, Timing
-from raftcoord.consensus.driver import Consensus
+from raftcoord.consensus.consensus import Consensus
 from raftcoord.consensus.sync_thread import Runner
 from raftcoord.core.commands import Command, Decide
 from raftcoord.core.decisions import Result

@@ -13,11 +13,15 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-from raftcoord.consensus import driver, engine, entries, raft, replica, wire
-from raftcoord.consensus.guard import Guarded
+from raftcoord.consensus import consensus as driver
+from raftcoord.consensus import entries
+from raftcoord.consensus import group as replica
+from raftcoord.consensus.group import Replica
 from raftcoord.consensus.identity import Identities
-from raftcoord.consensus.raft import Raft
-from raftcoord.consensus.replica import Replica
+from raftcoord.consensus.pysyncobj import library as engine
+from raftcoord.consensus.pysyncobj import raft, wire
+from raftcoord.consensus.pysyncobj.guard import Guarded
+from raftcoord.consensus.pysyncobj.raft import Raft
 from raftcoord.core import commands
 from raftcoord.core.ledger import Ledger
 from raftcoord.errors import ConfigError, Unavailable

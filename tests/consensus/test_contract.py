@@ -10,10 +10,10 @@ from pathlib import Path
 import pysyncobj.syncobj
 import pytest
 
-from raftcoord.consensus import engine
+from raftcoord.consensus.pysyncobj import library as engine
 
 ROOM = Path(inspect.getsourcefile(engine) or "").parent
-SOURCE = "\n".join(path.read_text(encoding="utf-8") for path in sorted(ROOM.glob("*.py")) if path.name != "engine.py")
+SOURCE = "\n".join(path.read_text(encoding="utf-8") for path in sorted(ROOM.glob("*.py")) if path.name != "library.py")
 
 
 def a_syncobj() -> object:

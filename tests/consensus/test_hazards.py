@@ -24,9 +24,10 @@ from cluster import Cluster, HeldRunner, config_in, until
 from world import ANCHOR, TIMING, World, founding, identity
 
 from raftcoord import limits
-from raftcoord.consensus import engine, wire
-from raftcoord.consensus.guard import Guarded
-from raftcoord.consensus.log import EntryTriple, RaftLog
+from raftcoord.consensus.pysyncobj import library as engine
+from raftcoord.consensus.pysyncobj import wire
+from raftcoord.consensus.pysyncobj.guard import Guarded
+from raftcoord.consensus.pysyncobj.log import EntryTriple, RaftLog
 from raftcoord.core.commands import Complete, Decide, Retire, encode_command, encode_entry
 from raftcoord.core.decisions import NO_CHANGES, Done, Standing
 from raftcoord.core.ledger import Ledger

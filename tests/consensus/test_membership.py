@@ -17,9 +17,9 @@ from world import World, founding
 
 from raftcoord.client.link import of_no_cluster
 from raftcoord.config import Config
-from raftcoord.consensus import engine
 from raftcoord.consensus.identity import Stranger
 from raftcoord.consensus.membership import CatchingUp, Seen, planned
+from raftcoord.consensus.pysyncobj import library as engine
 from raftcoord.core.commands import Found
 from raftcoord.core.members import Member, founded
 from raftcoord.errors import ConfigError, CorruptionError, LocalProtocolError, NotYet, Unavailable

@@ -11,7 +11,7 @@ import pytest
 from test_world import Storm, tiny
 from world import Disk, Host, World, identity
 
-from raftcoord.consensus.raft import Raft
+from raftcoord.consensus.pysyncobj.raft import Raft
 from raftcoord.core.members import Members, follows
 from raftcoord.errors import RaftcoordError, Unavailable
 from raftcoord.types import NodeName

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from world import ANCHOR, TIMING, World, founding, identity
 
-from raftcoord.consensus import engine
-from raftcoord.consensus.guard import Guarded
-from raftcoord.consensus.log import EntryTriple, RaftLog
+from raftcoord.consensus.pysyncobj import library as engine
+from raftcoord.consensus.pysyncobj.guard import Guarded
+from raftcoord.consensus.pysyncobj.log import EntryTriple, RaftLog
 from raftcoord.errors import Halt
 from raftcoord.types import State, Verdict
 

@@ -7,8 +7,8 @@ from typing import Any
 from test_hazards import a_node
 from world import TIMING, founding
 
-from raftcoord.consensus import engine
-from raftcoord.consensus.guard import Guarded
+from raftcoord.consensus.pysyncobj import library as engine
+from raftcoord.consensus.pysyncobj.guard import Guarded
 
 
 def a_leader(*terms: int, term: int) -> Guarded:

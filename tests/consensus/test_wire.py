@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raftcoord.consensus import wire
+from raftcoord.consensus.pysyncobj import wire
 from raftcoord.errors import RemoteProtocolError
 
 numbers = st.integers(0, wire.NUMBER_MAX)

@@ -18,10 +18,10 @@ from typing import Any
 
 import msgpack
 
-from raftcoord.consensus import wire
-from raftcoord.consensus.log import EntryTriple, RaftLog
-from raftcoord.consensus.raft import Timing
-from raftcoord.consensus.replica import Ready, Replica, Store
+from raftcoord.consensus.group import Ready, Replica, Store
+from raftcoord.consensus.pysyncobj import wire
+from raftcoord.consensus.pysyncobj.log import EntryTriple, RaftLog
+from raftcoord.consensus.pysyncobj.raft import Timing
 from raftcoord.core.commands import Command, Decide
 from raftcoord.core.decisions import Damage, Decision, Result, Standing
 from raftcoord.core.ledger import Ledger

@@ -11,7 +11,7 @@ import os
 import runpy
 import sys
 
-from raftcoord.consensus.driver import Consensus
+from raftcoord.consensus.consensus import Consensus
 from raftcoord.consensus.identity import Identities
 from raftcoord.consensus.steering import Steering
 from raftcoord.core.commands import Command, Decide

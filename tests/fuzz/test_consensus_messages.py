@@ -12,10 +12,11 @@ from typing import Any, Final
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from raftcoord.consensus import engine, wire
-from raftcoord.consensus.log import RaftLog
-from raftcoord.consensus.raft import Timing
-from raftcoord.consensus.replica import Replica
+from raftcoord.consensus.group import Replica
+from raftcoord.consensus.pysyncobj import library as engine
+from raftcoord.consensus.pysyncobj import wire
+from raftcoord.consensus.pysyncobj.log import RaftLog
+from raftcoord.consensus.pysyncobj.raft import Timing
 from raftcoord.core.commands import Found, encode_command, encode_entry
 from raftcoord.core.ledger import Ledger
 from raftcoord.core.members import founded

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from storage.filling import opened, write
 
-from raftcoord.consensus.stored import ledger_of
+from raftcoord.consensus.disk import ledger_of
 from raftcoord.core.commands import (
     Acknowledge,
     Bind,

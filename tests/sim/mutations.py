@@ -13,10 +13,12 @@ from unittest import mock
 
 from plants import Plant, both, handling, replacing  # tests/consensus/plants.py
 
-from raftcoord.consensus import driver, entries, replica
-from raftcoord.consensus.guard import Guarded
-from raftcoord.consensus.raft import Raft
-from raftcoord.consensus.replica import Replica
+from raftcoord.consensus import consensus as driver
+from raftcoord.consensus import entries
+from raftcoord.consensus import group as replica
+from raftcoord.consensus.group import Replica
+from raftcoord.consensus.pysyncobj.guard import Guarded
+from raftcoord.consensus.pysyncobj.raft import Raft
 from raftcoord.core import coordinator, participant
 from raftcoord.core.commands import Decide
 from raftcoord.core.coordination import PrepareDeadline, ProposeDecide, Reply

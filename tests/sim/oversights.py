@@ -12,9 +12,9 @@ from typing import Any, Final, NamedTuple
 from plants import Plant, replacing  # tests/consensus/plants.py
 
 from raftcoord import limits
-from raftcoord.consensus.guard import Guarded
+from raftcoord.consensus.group import Replica
 from raftcoord.consensus.peers import Peers
-from raftcoord.consensus.replica import Replica
+from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.core import coordinator
 from raftcoord.core.coordinator import Ballot
 from raftcoord.core.decisions import Changes

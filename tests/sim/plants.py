@@ -13,9 +13,10 @@ from typing import Any, Final
 import plants as hazards  # tests/consensus/plants.py
 from plants import Plant, both, replacing
 
-from raftcoord.consensus import replica, wire
+from raftcoord.consensus import group as replica
 from raftcoord.consensus.entries import acceptable
-from raftcoord.consensus.guard import Guarded
+from raftcoord.consensus.pysyncobj import wire
+from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.errors import RemoteProtocolError
 from sim.mutations import MUTATIONS
 from sim.oversights import OVERSIGHTS

@@ -13,8 +13,8 @@ from unittest import mock
 
 import pytest
 
-from raftcoord.consensus.guard import Guarded
 from raftcoord.consensus.peers import Peers
+from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.sim import Settings, Simulation
 
 

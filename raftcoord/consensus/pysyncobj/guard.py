@@ -8,8 +8,8 @@
     H12  _elect, _on_pre_vote pre-vote; no vote while a leader is heard
     H16  receive, _elect      who is not admitted (identity.py) hears nothing and stands for nothing
 
-Elsewhere: H5 and H7 (snapshot, journal) replaced by log.py and storage, H6 (durability) by driver.py and storage, H8 (pickle)
-by engine.py and wire.py, H9 (apply) by replica.py and core, H11, H13 and H15 in raft.py, H14 (callbacks) by replica.py.
+Elsewhere: H5 and H7 (snapshot, journal) replaced by log.py and storage, H6 (durability) by consensus.py and storage, H8 (pickle)
+by library.py and wire.py, H9 (apply) by group.py and core, H11, H13 and H15 in raft.py, H14 (callbacks) by group.py.
 
 What is left to PySyncObj: terms and votes, becoming leader, accepting entries, and what leader and follower remember of each
 other. Messages are its dictionaries.
@@ -20,10 +20,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from raftcoord.consensus import engine
-from raftcoord.consensus.engine import STATE
-from raftcoord.consensus.log import EntryTriple
-from raftcoord.consensus.raft import Message, Raft
+from raftcoord.consensus.pysyncobj import library as engine
+from raftcoord.consensus.pysyncobj.library import STATE
+from raftcoord.consensus.pysyncobj.log import EntryTriple
+from raftcoord.consensus.pysyncobj.raft import Message, Raft
 from raftcoord.errors import check
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from raftcoord.consensus.log import RaftLog
-from raftcoord.consensus.replica import Store
+from raftcoord.consensus.group import Store
+from raftcoord.consensus.pysyncobj.log import RaftLog
 from raftcoord.core.decisions import NO_CHANGES
 from raftcoord.core.ledger import Ledger
 from raftcoord.core.members import Members

@@ -22,14 +22,7 @@ from raftcoord import limits
 from raftcoord.config import Config
 from raftcoord.consensus.batches import BarrierDone, Done
 from raftcoord.consensus.copies import Incoming, Outgoing
-from raftcoord.consensus.identity import Identities, Place
-from raftcoord.consensus.leaps import check_copy
-from raftcoord.consensus.log import RaftLog
-from raftcoord.consensus.peers import Peers
-from raftcoord.consensus.raft import Message, Timing
-from raftcoord.consensus.replica import MembersDone, Ready, Replica, Store
-from raftcoord.consensus.steering import Asked, Steering
-from raftcoord.consensus.stored import (
+from raftcoord.consensus.disk import (
     ledger_of,
     log_of,
     not_taken_over,
@@ -38,6 +31,13 @@ from raftcoord.consensus.stored import (
     write_of_identities,
     write_of_invitation,
 )
+from raftcoord.consensus.group import MembersDone, Ready, Replica, Store
+from raftcoord.consensus.identity import Identities, Place
+from raftcoord.consensus.leaps import check_copy
+from raftcoord.consensus.peers import Peers
+from raftcoord.consensus.pysyncobj.log import RaftLog
+from raftcoord.consensus.pysyncobj.raft import Message, Timing
+from raftcoord.consensus.steering import Asked, Steering
 from raftcoord.consensus.sync_thread import Runner, SyncThread
 from raftcoord.consensus.view import View
 from raftcoord.core.commands import Command

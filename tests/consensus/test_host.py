@@ -15,7 +15,7 @@ from cluster import PATIENCE_S, Cluster, HeldRunner, config_in, until
 
 from raftcoord import limits
 from raftcoord.consensus import copies
-from raftcoord.consensus.driver import Consensus
+from raftcoord.consensus.consensus import Consensus
 from raftcoord.core.commands import Complete, Decide, Found, encode_command
 from raftcoord.core.decisions import Done, Standing
 from raftcoord.errors import (

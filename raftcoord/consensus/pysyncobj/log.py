@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from raftcoord import limits
-from raftcoord.consensus import engine
+from raftcoord.consensus.pysyncobj import library as engine
 from raftcoord.core.members import Members, decode
 from raftcoord.errors import Halt, check
 

@@ -1,6 +1,6 @@
 """One node's replica: Raft, the ledger and the proposals that wait, as values in and effects out. No I/O, no asyncio.
 
-Whoever drives it repeats (driver.py; the simulator):
+Whoever drives it repeats (consensus.py; the simulator):
 
     receive, propose, barrier      any number of times
     step(now)                      -> Ready
@@ -27,13 +27,13 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from raftcoord import limits
-from raftcoord.consensus import engine
 from raftcoord.consensus.batches import NEVER, NEVER_HANDED_OVER, BarrierDone, Batch, Done
 from raftcoord.consensus.entries import Kept, Opened, acceptable, reopened
-from raftcoord.consensus.guard import Guarded
 from raftcoord.consensus.leaps import check_term
-from raftcoord.consensus.log import EntryTriple, RaftLog, Staged, members_in
-from raftcoord.consensus.raft import Message, Timing
+from raftcoord.consensus.pysyncobj import library as engine
+from raftcoord.consensus.pysyncobj.guard import Guarded
+from raftcoord.consensus.pysyncobj.log import EntryTriple, RaftLog, Staged, members_in
+from raftcoord.consensus.pysyncobj.raft import Message, Timing
 from raftcoord.core.commands import Command, encode_command, encode_entry
 from raftcoord.core.decisions import NO_CHANGES, Changes
 from raftcoord.core.ledger import Ledger

@@ -10,10 +10,12 @@ import pytest
 from world import ANCHOR, TIMING, World, founding, identity
 
 from raftcoord import limits
-from raftcoord.consensus import engine, entries, replica
+from raftcoord.consensus import entries
+from raftcoord.consensus import group as replica
+from raftcoord.consensus.group import Replica, Store
 from raftcoord.consensus.leaps import check_copy
-from raftcoord.consensus.log import RaftLog
-from raftcoord.consensus.replica import Replica, Store
+from raftcoord.consensus.pysyncobj import library as engine
+from raftcoord.consensus.pysyncobj.log import RaftLog
 from raftcoord.core.commands import (
     Acknowledge,
     Bind,

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from raftcoord import limits
-from raftcoord.consensus import engine
-from raftcoord.consensus.engine import STATE, Node, SyncObj, SyncObjConf, Transport
-from raftcoord.consensus.log import EntryTriple, RaftLog
+from raftcoord.consensus.pysyncobj import library as engine
+from raftcoord.consensus.pysyncobj.library import STATE, Node, SyncObj, SyncObjConf, Transport
+from raftcoord.consensus.pysyncobj.log import EntryTriple, RaftLog
 from raftcoord.core.members import Members, encode
 from raftcoord.errors import check
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NoReturn
 
-from raftcoord.consensus.log import EntryTriple
+from raftcoord.consensus.pysyncobj.log import EntryTriple
 from raftcoord.errors import RemoteProtocolError
 
 Message = dict[str, Any]
