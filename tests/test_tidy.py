@@ -17,16 +17,9 @@ LINES_EXPLAINED = 400
 
 LONG = {
     "raftcoord/limits.py": "a table: every bound stands in one place, with its unit and its reason",
-<<<<<<< HEAD
-    "raftcoord/consensus/driver.py": "what happens in a turn of the event loop, in one order, and who takes part",
-    "raftcoord/consensus/replica.py": "one replica's whole contract with its driver, step by step",
-    "raftcoord/consensus/raft.py": "PySyncObj driven from outside, majorities and members included",
-=======
     "raftcoord/consensus/consensus.py": "what happens in a turn of the event loop, in one order, and who takes part",
-    "raftcoord/consensus/identity.py": "who is who and who takes part, with the argument why that is safe at its head",
     "raftcoord/consensus/group.py": "one replica's whole contract with its driver, step by step",
     "raftcoord/consensus/pysyncobj/raft.py": "PySyncObj driven from outside, majorities and members included",
->>>>>>> d1e789b (PySyncObj and what corrects it move into consensus/pysyncobj; replica is group, driver is consensus (moves and imports only))
     "raftcoord/core/ledger.py": "one rule for each replicated command",
 }
 """Files that are long because their idea is. A count never splits an idea."""

@@ -1,6 +1,6 @@
 """The event loop's one rule: tick, then sync, then flush.
 
-    tick    deliver what arrived, hand over the proposals that gathered, step the replica;
+    tick    deliver what arrived, hand over the proposals that gathered, step the group;
     sync    store everything that the step staged in node.db, in a worker thread, one commit, one fsync;
     flush   only then let votes and acknowledgements go. Entries to followers may go before.
 
@@ -26,17 +26,18 @@ from raftcoord.consensus.disk import (
     ledger_of,
     log_of,
     not_taken_over,
+    start_of,
     write_of,
     write_of_founding,
     write_of_identities,
     write_of_invitation,
 )
-from raftcoord.consensus.group import MembersDone, Ready, Replica, Store
+from raftcoord.consensus.engine import Message, Timing
+from raftcoord.consensus.group import Group, MembersDone, Ready, Store
 from raftcoord.consensus.identity import Identities, Place
 from raftcoord.consensus.leaps import check_copy
 from raftcoord.consensus.peers import Peers
-from raftcoord.consensus.pysyncobj.log import RaftLog
-from raftcoord.consensus.pysyncobj.raft import Message, Timing
+from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.consensus.steering import Asked, Steering
 from raftcoord.consensus.sync_thread import Runner, SyncThread
 from raftcoord.consensus.view import View
@@ -83,24 +84,24 @@ class Consensus(View):
         self._directory = config.node(name).data_dir
         self._env = env
         stored = db.load()
-        raft_log = log_of(stored)
         self._not_taken_over = not_taken_over(stored, name, [node.name for node in config.nodes])
+        timing = config.timing
+        self._timing = Timing(timing.heartbeat_ms / 1000, timing.election_ms_min / 1000, timing.election_ms_max / 1000)
+        boot = env.rng.getrandbits(63)
+        self._group = self._group_of(stored)
         self._identities = Identities(
             stored.node_uuid.hex(),
             name,
             {n.name: Place(config.node_id(n.name), str(n.peer), str(n.client)) for n in config.nodes},
             {**stored.peers, **stored.enrolled},
-            raft_log.members,
+            self._group.members,
             stored.joined,
             on_change=self._news,
             now=self._loop.time,
         )
         self._heard = asyncio.Event()
-        self._peers = Peers(config, name, env, self, lambda: self.ledger.cluster, self._identities)
-        timing = config.timing
-        self._timing = Timing(timing.heartbeat_ms / 1000, timing.election_ms_min / 1000, timing.election_ms_max / 1000)
-        self._replica = self._replica_of(stored, raft_log)
-        self._steering = Steering(name, lambda: self._replica, self._peers, self._identities, self._timing.election_min)
+        self._peers = Peers(config, name, env, boot, self, lambda: self.ledger.cluster, self._identities)
+        self._steering = Steering(name, lambda: self._group, self._peers, self._identities, self._timing.election_min)
         self._inbox: list[Callable[[float], None]] = []
         self._scheduled = False
         self._busy = False
@@ -121,16 +122,14 @@ class Consensus(View):
 
     # -- doing ----------------------------------------------------------------------------------------------------
 
-    def _replica_of(self, stored: Stored, raft_log: RaftLog) -> Replica:
-        return Replica(
-            self._identities.own,
-            raft_log,
-            ledger_of(stored, self._db),
-            (stored.applied_index, stored.applied_term),
-            self._timing,
-            self._env.rng,
-            self._loop.time(),
-            self._peers.congested,
+    def _group_of(self, stored: Stored) -> Group:
+        now, rng = self._loop.time(), self._env.rng
+        boot = rng.getrandbits(63)
+        return Group(
+            Guarded(stored.node_uuid.hex(), log_of(stored), self._timing, rng, now),
+            start_of(stored, self._db),
+            boot,
+            now,
             horizon_ms_max=lambda: self._env.wall_ms() + limits.HORIZON_LEAP_MS_MAX,
         )
 
@@ -192,14 +191,14 @@ class Consensus(View):
         """
         if not self._running:
             raise Unavailable("this node has stopped; ask another one")
-        self._replica.propose(command, deadline, done)
+        self._group.propose(command, deadline, done)
         self._wake()
 
     def barrier(self, deadline: float, done: BarrierDone) -> None:
         """``done((term, index))`` when this node has applied what was committed before this call; else as ``propose``."""
         if not self._running:
             raise Unavailable("this node has stopped; ask another one")
-        self._replica.barrier(deadline, done)
+        self._group.barrier(deadline, done)
         self._wake()
 
     def change_members(self, step: str, name: NodeName, deadline: float, done: MembersDone) -> None:
@@ -217,8 +216,8 @@ class Consensus(View):
 
     def on_message(self, node: int, message: Message) -> None:
         """A checked message of a peer: it waits for the next turn."""
-        replica = self._replica
-        self._inbox.append(lambda now: self._receive(replica, node, message, now))
+        group = self._group
+        self._inbox.append(lambda now: self._receive(group, node, message, now))
         self._wake()
 
     def after_messages(self, then: Callable[[], None]) -> None:
@@ -226,31 +225,29 @@ class Consensus(View):
         self._inbox.append(lambda now: then())
         self._wake()
 
-    def _receive(self, replica: Replica, node: int, message: Message, now: float) -> None:
-        if (
-            replica is not self._replica
-        ):  # which took no part; the sender's id was that of the file, and may be another's
+    def _receive(self, group: Group, node: int, message: Message, now: float) -> None:
+        if group is not self._group:  # which took no part; the sender's id was that of the file, and may be another's
             return
         try:
-            replica.receive(node, message, now)
+            group.receive(node, message, now)
         except RemoteProtocolError as error:
             self._peers.hang_up(node, str(error))
 
     def on_link(self, node: int, up: bool) -> None:
         """A link came up or went down: it waits for the next turn, in order with the messages."""
-        replica = self._replica
-        self._inbox.append(lambda now: replica.connected(node, now) if up else replica.disconnected(node, now))
+        group = self._group
+        self._inbox.append(lambda now: group.connected(node, now) if up else group.disconnected(node, now))
         self._wake()
 
     def on_copy(self, node: int, step: str, params: list[Any], reply: Callable[[Any], None]) -> None:
         """A step of a ledger copy that the leader sends."""
-        if not self._replica.raft.admitted:  # H16
+        if not self._group.raft.admitted:  # H16
             raise Unavailable("this node takes no part yet; raftcoord status says whom it waits for")
         if step == "copy_begin":
             if self._install is not None:  # from the very file that a second copy would be written to
                 raise Unavailable("this node is installing a copy of the ledger already; send another one later")
             term = self._incoming.begin(node, params, self._check_copy)
-            if term < self._replica.raft.term:
+            if term < self._group.raft.term:
                 self._incoming.drop()
                 raise Unavailable(
                     "the leader of an older term sent a copy of its ledger; the new leader's is taken instead"
@@ -270,7 +267,7 @@ class Consensus(View):
         self._timer = self._loop.call_later(self._timing.heartbeat / 2, self._beat)
         if self._busy:  # a step would have to wait for the disk; those whose time is up need not
             try:
-                self._replica.expire(self._loop.time())
+                self._group.expire(self._loop.time())
                 self._steering.expire(self._loop.time())
             except Exception as error:
                 self._halt(error)
@@ -303,12 +300,12 @@ class Consensus(View):
                 self._begin_install()
                 return
             now = self._loop.time()
-            if self._replica.ledger_is_overdue(now):
+            if self._group.ledger_is_overdue(now):
                 self._store_ledger(now)
                 return
             self._drain(now)
             self._steering.turn(now)
-            ready = self._replica.step(now)
+            ready = self._group.step(now, self._peers.congested)
             self._follow_members()
             self._peers.send(ready.at_once)
             if ready.store is not None:
@@ -321,9 +318,9 @@ class Consensus(View):
             self._halt(error)
 
     def _apply(self, now: float) -> None:
-        self._replica.apply(now)
+        self._group.apply(now)
         self._tell()
-        self._outgoing.serve(self._replica.raft.behind, self.term if self.is_leader else None)
+        self._outgoing.serve(self._group.raft.behind, self.term if self.is_leader else None)
 
     def _sync(self, ready: Ready, store: Store, now: float) -> None:
         """At the leader clients wait for what is committed; at a follower the leader waits for the sync. They come first."""
@@ -337,7 +334,7 @@ class Consensus(View):
         thread.run_here(lambda: self._db.write(write_of(store)))
         self._flush(ready, store, apply=not leads)
         self._store_ledger(now)
-        if self._replica.has_work:
+        if self._group.has_work:
             self._wake()
 
     def _sync_elsewhere(self, ready: Ready, store: Store, apply: bool) -> None:
@@ -347,14 +344,14 @@ class Consensus(View):
 
     def _flush(self, ready: Ready, store: Store, apply: bool) -> None:
         now = self._loop.time()
-        self._replica.stored(store, now)
+        self._group.stored(store, now)
         self._peers.send(ready.after_sync)
         if apply:
             self._apply(now)
 
     def _store_ledger(self, now: float) -> None:
         """What of the ledger is due goes to the disk when nobody waits for the disk."""
-        store = self._replica.ledger_store(now)
+        store = self._group.ledger_store(now)
         if store is not None:
             self._sync_elsewhere(Ready([], store, []), store, apply=False)
 
@@ -384,29 +381,29 @@ class Consensus(View):
 
     def _taken_in(self) -> None:
         self._begin_anew()
-        log.info("%s: is a member now, with the id %d, and gets the ledger", self._name, self._replica.node)
+        log.info("%s: is a member now, with the id %d, and gets the ledger", self._name, self._group.node)
 
     def _founded(self) -> None:
         self._begin_anew()
-        self._replica.raft.wait_a_while()
+        self._group.raft.wait_a_while()
         log.info("%s: has met every other node, and takes part", self._name)
 
     def _begin_anew(self) -> None:
-        """This node knows its members, and with them its id: the replica that waited for them is replaced."""
+        """This node knows its members, and with them its id: the group that waited for them is replaced."""
         stored = self._db.load()
-        raft_log = log_of(stored)
-        check(raft_log.members is not None, "a set of members was stored, and is not there")
-        assert raft_log.members is not None
-        self._identities.follow(raft_log.members, stored.members)
-        waiting, self._replica = self._replica, self._replica_of(stored, raft_log)
-        self._replica.take_over(waiting)
+        waiting, self._group = self._group, self._group_of(stored)
+        members = self._group.members
+        check(members is not None, "a set of members was stored, and is not there")
+        assert members is not None
+        self._identities.follow(members, stored.members)
+        self._group.take_over(waiting)
         self._peers.follow_members()
         for node in self._peers.up:
-            self._replica.connected(node, self._loop.time())
+            self._group.connected(node, self._loop.time())
 
     def _follow_members(self) -> None:
         """What the log says of the members is what the links follow."""
-        members, applied = self._replica.log.members, self._replica.ledger.members
+        members, applied = self._group.members, self._group.ledger.members
         if members is None or (members is self._identities.members and applied is self._identities.applied):
             return
         new = members is not self._identities.members
@@ -433,7 +430,7 @@ class Consensus(View):
                 self._inbox
                 or self._steering.has_work
                 or self._install is not None
-                or self._replica.has_work
+                or self._group.has_work
                 or self._identities.has_news
             ):
                 self._turn()
@@ -448,7 +445,7 @@ class Consensus(View):
             self._bound = bound
             for rebound in self.on_bound:
                 rebound()
-        leader, term, cluster = self._replica.raft.leader, self.term, self.ledger.cluster
+        leader, term, cluster = self._group.raft.leader, self.term, self.ledger.cluster
         if (leader, term, cluster) == self._told:
             return
         told, self._told = self._told, (leader, term, cluster)
@@ -475,7 +472,7 @@ class Consensus(View):
 
     def _answer_all(self, error: Unavailable) -> None:
         """``error`` to those whose request was never attempted, NotKnown to the others."""
-        self._replica.fail_all(error)
+        self._group.fail_all(error)
         self._steering.refuse_all(error)
 
     # -- copies of the ledger -------------------------------------------------------------------------------------
@@ -486,7 +483,7 @@ class Consensus(View):
     def _begin_install(self) -> None:
         assert self._install is not None
         info, path, reply = self._install
-        if not self._replica.needs_copy(info.index, info.term):
+        if not self._group.needs_copy(info.index, info.term):
             self._install = None
             self._incoming.drop()
             reply(True)
@@ -516,7 +513,7 @@ class Consensus(View):
         try:
             if error is not None or stored is None:
                 raise error or Halt("the copy of the ledger vanished")
-            self._replica.installed(ledger_of(stored, self._db), stored.applied_index, stored.applied_term)
+            self._group.installed(ledger_of(stored, self._db), stored.applied_index, stored.applied_term)
             self._follow_members()
         except Exception as caught:
             self._halt(caught)

@@ -1,11 +1,11 @@
-"""Between the replica and node.db: what is stored becomes a ledger, what a step wants stored becomes one commit."""
+"""Between a group and node.db: what is stored becomes a group's start, what a step wants stored becomes one commit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from raftcoord.consensus.group import Store
-from raftcoord.consensus.pysyncobj.log import RaftLog
+from raftcoord.consensus.engine import StoredLog
+from raftcoord.consensus.group import Start, Store
 from raftcoord.core.decisions import NO_CHANGES
 from raftcoord.core.ledger import Ledger
 from raftcoord.core.members import Members
@@ -13,17 +13,16 @@ from raftcoord.storage.node_db import LogRow, NodeDb, Stored, Write
 from raftcoord.types import NodeName
 
 
-def log_of(stored: Stored) -> RaftLog:
-    """The log as it is stored. What another node said of the members counts while the ledger has none."""
+def log_of(stored: Stored) -> StoredLog:
+    """The log as it is stored."""
     entries = [(row.data, row.index, row.term) for row in stored.log]
-    return RaftLog(
-        entries,
-        stored.term,
-        stored.vote,
-        stored.applied_index,
-        stored.members or stored.joined,
-        hearsay=stored.members is None,
-    )
+    return StoredLog(entries, stored.term, stored.vote, stored.applied_index)
+
+
+def start_of(stored: Stored, db: NodeDb) -> Start:
+    """What the group goes on from. What another node said of the members counts while the ledger has none."""
+    applied = (stored.applied_index, stored.applied_term)
+    return Start(ledger_of(stored, db), applied, stored.members or stored.joined, hearsay=stored.members is None)
 
 
 def ledger_of(stored: Stored, db: NodeDb) -> Ledger:

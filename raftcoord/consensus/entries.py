@@ -7,14 +7,12 @@ What was opened is kept until it is applied, so that nothing is decoded twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, NoReturn
 
 from raftcoord import limits
 from raftcoord.consensus.batches import Batch
-from raftcoord.consensus.pysyncobj import library as engine
-from raftcoord.consensus.pysyncobj.log import RaftLog
-from raftcoord.consensus.pysyncobj.raft import Message
+from raftcoord.consensus.engine import MEMBERS, NO_OP, REGULAR, Arriving, Log
 from raftcoord.core.bounds import excess
 from raftcoord.core.commands import Command, Sealed, open_entry
 from raftcoord.core.members import Members, decode, follows
@@ -41,13 +39,13 @@ def acceptable(entry: bytes, horizon_ms_max: int = limits.TIME_MS_MAX) -> tuple[
 
 
 def opened(data: bytes, name: tuple[int, int], flying: Mapping[int, Batch], horizon_ms_max: int) -> Opened | None:
-    """What a leader sends as ``data``, or None for an entry of PySyncObj's. RemoteProtocolError if it must not be appended.
+    """What a leader sends as ``data``, or None if it holds no commands. RemoteProtocolError if it must not be appended.
 
     ``name``: this node and its boot; ``flying``: its batches that wait for their entry, by their seq.
     """
-    if data == engine.NO_OP or data[:1] == engine.MEMBERS:  # the latter was looked at by the one who opens many
+    if data == NO_OP or data[:1] == MEMBERS:  # the latter was looked at by the one who opens many
         return None
-    if data[:1] != engine.REGULAR:
+    if data[:1] != REGULAR:
         _refuse("an entry of a kind that this version does not know")
     entry = data[1:]
     sealed = _open(entry)
@@ -72,23 +70,32 @@ def reopened(data: bytes, name: tuple[int, int], flying: Mapping[int, Batch]) ->
 class Kept:
     """Opened entries of ``log`` by their index, from when they come in until they are applied."""
 
-    def __init__(self, log: RaftLog) -> None:
+    def __init__(self, log: Log) -> None:
         self._log = log
         self._opened: dict[int, Opened] = {}
 
-    def open(self, message: Message, name: tuple[int, int], flying: Mapping[int, Batch], horizon_ms_max: int) -> None:
-        """Open what a leader sends and the log does not hold yet. RemoteProtocolError as for ``opened``."""
-        before: Members | None = None
-        agrees = self._log.term_at(message["prevLogIdx"]) == message["prevLogTerm"]
-        for data, index, term in message["entries"]:
-            if self._log.term_at(index) != term:  # else it is the very entry (Raft section 5.3)
-                if agrees:  # else the log refuses all of them
-                    before, agrees = self._log.members_before(index), False
-                entry = opened(data, name, flying, horizon_ms_max)
-                if entry is not None:
-                    self.put(index, entry)
-                elif data[:1] == engine.MEMBERS:
-                    before = _next_members(data, before)
+    def open(
+        self,
+        arriving: Arriving,
+        name: tuple[int, int],
+        flying: Mapping[int, Batch],
+        horizon_ms_max: int,
+        members_before: Callable[[int], Members | None],
+    ) -> list[tuple[int, int, Members]]:
+        """Open what a leader sends and the log does not hold yet; return the sets of members in it: (index, term, set).
+
+        RemoteProtocolError as for ``opened``. ``members_before(index)``: the set in force before that entry, if it is known.
+        """
+        sets: list[tuple[int, int, Members]] = []
+        before = members_before(arriving.entries[0][1]) if arriving.fits else None
+        for data, index, term in arriving.entries:
+            entry = opened(data, name, flying, horizon_ms_max)
+            if entry is not None:
+                self.put(index, entry)
+            elif data[:1] == MEMBERS:
+                before = _next_members(data, before)
+                sets.append((index, term, before))
+        return sets
 
     def put(self, index: int, entry: Opened) -> None:
         """``entry`` is the log's entry ``index``, or will be if the log takes it."""

@@ -1,11 +1,11 @@
-"""One node's replica: Raft, the ledger and the proposals that wait, as values in and effects out. No I/O, no asyncio.
+"""A group on one node: an engine, the ledger and the proposals that wait, as values in and effects out. No I/O, no asyncio.
 
-Whoever drives it repeats (consensus.py; the simulator):
+Whoever drives it repeats (host.py; the simulator):
 
     receive, propose, barrier      any number of times
     step(now)                      -> Ready
     send Ready.at_once             may happen before the sync
-    store Ready.store              one commit, synced; meanwhile nothing of this replica may be called but ``propose``,
+    store Ready.store              one commit, synced; meanwhile nothing of this group may be called but ``propose``,
                                    ``barrier`` and ``apply``
     stored(Ready.store)
     send Ready.after_sync          only now: votes, vote requests and acknowledgements show what is on disk
@@ -22,22 +22,28 @@ to a leader, else NotKnown (hazard H14).
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple
 
 from raftcoord import limits
 from raftcoord.consensus.batches import NEVER, NEVER_HANDED_OVER, BarrierDone, Batch, Done
+from raftcoord.consensus.engine import (
+    MEMBERS,
+    NO_OP,
+    NOTHING_STAGED,
+    REGULAR,
+    Engine,
+    EntryTriple,
+    Log,
+    Message,
+    Staged,
+)
 from raftcoord.consensus.entries import Kept, Opened, acceptable, reopened
-from raftcoord.consensus.leaps import check_term
-from raftcoord.consensus.pysyncobj import library as engine
-from raftcoord.consensus.pysyncobj.guard import Guarded
-from raftcoord.consensus.pysyncobj.log import EntryTriple, RaftLog, Staged, members_in
-from raftcoord.consensus.pysyncobj.raft import Message, Timing
+from raftcoord.consensus.members_in_log import MembersInLog, members_in
 from raftcoord.core.commands import Command, encode_command, encode_entry
 from raftcoord.core.decisions import NO_CHANGES, Changes
 from raftcoord.core.ledger import Ledger
-from raftcoord.core.members import Members, follows
+from raftcoord.core.members import Members, encode, follows
 from raftcoord.errors import Halt, NotKnown, Overloaded, RaftcoordError, Unavailable, check
 
 MembersDone = Callable[[Members | RaftcoordError], None]
@@ -79,8 +85,20 @@ class Ready(NamedTuple):
     after_sync: list[tuple[int, Message]]
 
 
-class Replica:
-    """See the module's head. ``identity``: of this node's data; ``boot``: random, 63 bits, new each start.
+class Start(NamedTuple):
+    """What a group goes on from: ``ledger``, applied up to ``applied`` (index, term), and the members before what follows that.
+
+    ``hearsay``: those are only what another node said.
+    """
+
+    ledger: Ledger
+    applied: tuple[int, int]
+    members: Members | None
+    hearsay: bool
+
+
+class Group:
+    """See the module's head. ``boot``: random, 63 bits, new each start.
 
     It takes no part while its log knows no members (hazard H16). ``horizon_ms_max``: the latest time to which a peer may move the
     horizon, as of now.
@@ -88,23 +106,20 @@ class Replica:
 
     def __init__(
         self,
-        identity: str,
-        log: RaftLog,
-        ledger: Ledger,
-        applied: tuple[int, int],
-        timing: Timing,
-        rng: random.Random,
+        engine: Engine,
+        start: Start,
+        boot: int,
         now: float,
-        congested: Callable[[int], bool] = lambda _: False,
         horizon_ms_max: Callable[[], int] = lambda: limits.TIME_MS_MAX,
     ) -> None:
-        engine.at(now)
-        self.ledger = ledger
-        self.log = log
-        self.boot = rng.getrandbits(63)
-        self.applied_index, self.applied_term = applied
-        self.raft = Guarded(identity, log, timing, rng, congested)
-        self.raft.admitted = log.members is not None
+        self.raft = engine
+        self.log: Log = engine.log
+        self.ledger = start.ledger
+        self.boot = boot
+        self.applied_index, self.applied_term = start.applied
+        after = engine.log.between(self.applied_index, engine.log.last_index)
+        self._sets = MembersInLog(start.members, self.applied_index, after, hearsay=start.hearsay)
+        engine.follow(self._sets.newest)
         self._changing: tuple[int, int, float, MembersDone] | None = None  # (index, term, deadline, done)
         self._gathering: list[Batch] = []
         self._flying: dict[int, Batch] = {}
@@ -113,7 +128,7 @@ class Replica:
         self._links: dict[int, int] = {}  # link generation by peer; 0: down
         self._generation = 0
         self._forwarded: list[tuple[int, bytes, tuple[Command, ...]]] = []
-        self._kept = Kept(log)
+        self._kept = Kept(self.log)
         self._horizon_ms_max = horizon_ms_max
         self._unplaced: list[Batch] = []  # sealed since the last time that everything was handed over
         self._placed_all: tuple[int, int, int] = (0, 0, 0)  # (leader, term, link generation) of that time
@@ -127,6 +142,11 @@ class Replica:
         return self.raft.id
 
     # -- asking ---------------------------------------------------------------------------------------------------
+
+    @property
+    def members(self) -> Members | None:
+        """The newest set of members in the log, committed or not; None: none is known."""
+        return self._sets.newest.members
 
     @property
     def reachable_leader(self) -> int | None:
@@ -185,59 +205,70 @@ class Replica:
 
         Raises Unavailable when it cannot be proposed here and now: nothing was attempted.
         """
-        check(
-            self.log.members is not None and follows(self.log.members, members),
-            "members would change in more than one step",
-        )
+        before = self.members
+        check(before is not None and follows(before, members), "members would change in more than one step")
         if not self.raft.may_change_members or self._changing is not None:
             raise Unavailable(
                 "this node does not lead, or the last change of the members is not settled yet; try again"
             )
-        index = self.raft.propose_members(members)
-        self._changing = (index, self.raft.term, deadline, done)
+        index, term = self.raft.propose(MEMBERS + encode(members)), self.raft.term
+        self._sets.add(index, term, members)
+        self.raft.follow(self._sets.newest)
+        self._changing = (index, term, deadline, done)
         self._earliest = min(self._earliest, deadline)
 
     # -- links and messages ---------------------------------------------------------------------------------------
 
     def connected(self, node: int, now: float) -> None:
         """The link to that peer is up."""
-        engine.at(now)
         self._generation += 1
         self._links[node] = self._generation
-        self.raft.connected(node)
+        self.raft.connected(node, now)
 
     def disconnected(self, node: int, now: float) -> None:
         """The link to that peer is down."""
-        engine.at(now)
         self._links.pop(node, None)
-        self.raft.disconnected(node)
+        self.raft.disconnected(node, now)
 
     def receive(self, sender: int, message: Message, now: float) -> None:
         """Take one decoded message. Entries handed over by a peer are appended by the next step, if this node leads.
 
         Raises RemoteProtocolError, and takes nothing, if an entry could not be applied or the term cannot be (entries, leaps).
         """
-        engine.at(now)
         if message["type"] == "propose":
             if self.raft.is_leader:
                 entries, latest = message["entries"], self._horizon_ms_max()
                 self._forwarded += [(sender, entry, acceptable(entry, latest)) for entry in entries]
             return
-        check_term(message["term"], self.raft.term)
-        if message["type"] == "append_entries":
-            self._kept.open(message, (self.node, self.boot), self._flying, self._horizon_ms_max())
-        self.raft.receive(sender, message)
+        arriving = self.raft.arriving(message)
+        if not arriving.entries:
+            self.raft.receive(sender, message, now)
+            return
+        name = (self.node, self.boot)
+        sets = self._kept.open(arriving, name, self._flying, self._horizon_ms_max(), self._sets.before)
+        self.raft.receive(sender, message, now)
+        self._follow_log(sets)
+
+    def _follow_log(self, arrived: list[tuple[int, int, Members]]) -> None:
+        """The engine has truncated and appended as it must, or refused all: what the log holds now is in force."""
+        before = self._sets.newest
+        self._sets.truncated(self.log)
+        for index, term, members in arrived:
+            if self.log.term_at(index) == term:
+                self._sets.add(index, term, members)
+        if self._sets.newest is not before:
+            self.raft.follow(self._sets.newest)
 
     # -- the step -------------------------------------------------------------------------------------------------
 
-    def step(self, now: float) -> Ready:
-        """Do everything that others wait for at ``now`` (seconds, monotonic). See the module's head for what is owed next."""
-        engine.at(now)
-        check(not self.raft.has_committed, "a step before the last one's entries were applied")
+    def step(self, now: float, congested: Collection[int] = ()) -> Ready:
+        """Do everything that others wait for at ``now`` (seconds, monotonic). See the module's head for what is owed next.
+
+        ``congested``: peers to whom so much is unsent that they should get no more entries now.
+        """
         forwards = self._place()
-        self.raft.tick()
-        at_once, after_sync = self._sorted(self.raft.take_messages())
-        store = Store(self.log.take(), NO_CHANGES, None, None, self.log.last_index) if self.log.dirty else None
+        at_once, staged, after_sync = self.raft.step(now, congested)
+        store = None if staged is None else Store(staged, NO_CHANGES, None, None, self.log.last_index)
         return Ready(forwards + at_once, store, after_sync)
 
     def apply(self, now: float) -> None:
@@ -255,17 +286,15 @@ class Replica:
         if not self._ledger_is_due(now):
             return None
         check(not self.log.dirty, "the ledger overtook the log")
-        return Store(
-            self.log.take(),
-            self.ledger.take_changes(),
-            (self.applied_index, self.applied_term),
-            self.log.compact(self.applied_index),
-            self.log.last_index,
-        )
+        drop_before = self.raft.compact(self.applied_index)
+        if drop_before is not None:
+            self._sets.compacted(self.applied_index)
+        applied = (self.applied_index, self.applied_term)
+        return Store(NOTHING_STAGED, self.ledger.take_changes(), applied, drop_before, self.log.last_index)
 
     def stored(self, store: Store, now: float) -> None:
         """``store`` is on disk."""
-        self.log.synced(store.last_index)
+        self.raft.synced(store.last_index)
         if store.applied is None:
             return
         self._stored_at = now
@@ -297,17 +326,19 @@ class Replica:
         self.applied_index, self.applied_term = index, term
         self._stored_index = index
         self._placed_all = (0, 0, 0)
-        self.raft.installed(index, term, ledger.members)
+        self.raft.installed(index, term)
+        self._sets.reset(ledger.members, index)
+        self.raft.follow(self._sets.newest)
 
-    def take_over(self, waiting: Replica) -> None:
-        """What gathered in a replica that never took part is proposed by this one."""
-        check(not waiting._flying, "a replica that took part would be replaced")
+    def take_over(self, waiting: Group) -> None:
+        """What gathered in a group that never took part is proposed by this one."""
+        check(not waiting._flying, "a group that took part would be replaced")
         self._gathering, waiting._gathering = waiting._gathering, []
         self._open, waiting._open = waiting._open, 0
         self._earliest = waiting._earliest
 
     def fail_all(self, error: Unavailable) -> None:
-        """This replica stops: answer ``error`` to what was never handed to a leader, NotKnown to what was."""
+        """This group stops: answer ``error`` to what was never handed to a leader, NotKnown to what was."""
         batches: list[tuple[Batch, RaftcoordError]] = [(batch, NotKnown()) for batch in self._flying.values()]
         batches += [(batch, error) for batch in self._gathering]
         self._flying.clear()
@@ -355,7 +386,7 @@ class Replica:
         self._forwarded.clear()
 
     def _append(self, entry: bytes, commands: Sequence[Command], batch: Batch | None, asker: int | None) -> None:
-        data = engine.REGULAR + entry
+        data = REGULAR + entry
         index = self.raft.propose(data, asker)
         self._kept.put(index, Opened(data, commands, batch))
 
@@ -367,29 +398,17 @@ class Replica:
         self._flying[batch.seq] = batch
         self._unplaced.append(batch)
 
-    def _sorted(
-        self, messages: list[tuple[int, Message]]
-    ) -> tuple[list[tuple[int, Message]], list[tuple[int, Message]]]:
-        """Entries may go before the leader's own sync, in a term that is on disk. Everything else waits for it."""
-        if self.log.hard_state_dirty:
-            return [], messages
-        at_once: list[tuple[int, Message]] = []
-        after_sync: list[tuple[int, Message]] = []
-        for pair in messages:
-            (at_once if pair[1]["type"] == "append_entries" else after_sync).append(pair)
-        return at_once, after_sync
-
     # -- applying -------------------------------------------------------------------------------------------------
 
     def _apply(self, entries: list[EntryTriple]) -> None:
         for data, index, term in entries:
             check(index == self.applied_index + 1, f"entry {index} does not follow the applied {self.applied_index}")
             self.applied_index, self.applied_term = index, term
-            if data[:1] == engine.REGULAR:
+            if data[:1] == REGULAR:
                 self._apply_entry(data, term, index)
-            elif data[:1] == engine.MEMBERS:
+            elif data[:1] == MEMBERS:
                 self._apply_members(members_in(data), term, index)
-            elif data != engine.NO_OP:
+            elif data != NO_OP:
                 raise Halt(
                     f"log entry {index} is of a kind this version does not know; it was written by a newer version of "
                     "raftcoord: start this node with that version"

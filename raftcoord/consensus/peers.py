@@ -23,10 +23,10 @@ from typing import Any, Final, Protocol
 from raftcoord import limits
 from raftcoord.config import Address, Config
 from raftcoord.consensus.clocks import Clocks
+from raftcoord.consensus.engine import Message
 from raftcoord.consensus.identity import Identities, Said, said_in
 from raftcoord.consensus.link_ends import ROLE, Inbound, Outbound
 from raftcoord.consensus.pysyncobj import wire
-from raftcoord.consensus.pysyncobj.raft import Message
 from raftcoord.env import Env
 from raftcoord.errors import ConfigError, LocalProtocolError, Unavailable
 from raftcoord.foreign import shown
@@ -61,13 +61,14 @@ class Listener(Protocol):
 
 
 class Peers:
-    """The links of one node. ``cluster_id``: this cluster's id, or "" while it is not founded."""
+    """The links of one node. ``boot``: random, new each start; ``cluster_id``: this cluster's, or "" while it is not founded."""
 
     def __init__(
         self,
         config: Config,
         name: NodeName,
         env: Env,
+        boot: int,
         listener: Listener,
         cluster_id: Callable[[], str],
         identities: Identities,
@@ -78,7 +79,7 @@ class Peers:
         self._listener = listener
         self._cluster_id = cluster_id
         self._identities = identities
-        self._boot = env.rng.getrandbits(63)
+        self._boot = boot
         self._told: dict[NodeName, str] = {}  # the identity that the hello under way says we know of that peer
         self._up: dict[int, NodeName] = {}  # the ids of the peers whose link is up
         self._identity: dict[NodeName, str] = {}  # of the peers whose link is up
@@ -200,10 +201,10 @@ class Peers:
             conn.notify("raft", [group, self._env.wall_ms()])
             conn.flush()  # not at the end of the loop's pass: a majority waits for this
 
-    def congested(self, node: int) -> bool:
-        """Whether so much waits unsent for that peer that it should get no more entries now."""
-        conn = self.connection(node)
-        return conn is None or conn.paused
+    @property
+    def congested(self) -> set[int]:
+        """Linked peers for whom so much waits unsent that they should get no more entries now."""
+        return {node for node in self._up if (conn := self.connection(node)) is None or conn.paused}
 
     def connection(self, node: int) -> Connection | None:
         """The link to that peer, if it is up."""

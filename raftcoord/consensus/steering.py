@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from raftcoord.consensus.group import MembersDone, Replica
+from raftcoord.consensus.group import Group, MembersDone
 from raftcoord.consensus.identity import CONFIRMED, Identities
 from raftcoord.consensus.membership import CatchingUp, Seen, not_leading, planned
 from raftcoord.consensus.peers import Peers
@@ -36,13 +36,13 @@ class Asked(NamedTuple):
 
 
 class Steering:
-    """``replica``: the one of now; ``patience_s``: how long a learner's last round may take."""
+    """``group``: the one of now; ``patience_s``: how long a learner's last round may take."""
 
     def __init__(
-        self, own: NodeName, replica: Callable[[], Replica], peers: Peers, identities: Identities, patience_s: float
+        self, own: NodeName, group: Callable[[], Group], peers: Peers, identities: Identities, patience_s: float
     ) -> None:
         self._own = own
-        self._replica = replica
+        self._group = group
         self._peers = peers
         self._identities = identities
         self._catching_up = CatchingUp(patience_s)
@@ -79,35 +79,35 @@ class Steering:
             each.done(error)
 
     def _change(self, asked: Asked) -> None:
-        replica = self._replica()
+        group = self._group()
         try:
-            members = replica.log.members
-            if not replica.raft.is_leader or members is None:
-                leader = replica.reachable_leader
+            members = group.members
+            if not group.raft.is_leader or members is None:
+                leader = group.reachable_leader
                 raise not_leading(self._own, None if leader is None else self._peers.name_of(leader))
             if members.epoch < CONFIRMED:
                 raise Unavailable("the founding of this cluster is not confirmed yet; try again in a moment")
-            seen = Seen(replica.node, frozenset(self._peers.up), self._identities.strangers)
+            seen = Seen(group.node, frozenset(self._peers.up), self._identities.strangers)
             after = planned(asked.step, asked.name, members, seen)
             if after is members:
                 asked.done(members)
             else:
-                replica.change_members(after, asked.deadline, asked.done)
+                group.change_members(after, asked.deadline, asked.done)
         except (LocalProtocolError, Unavailable) as error:
             asked.done(error)
 
     def _steer(self, now: float) -> None:
         """A leader confirms the founding set, and lets a learner that has caught up vote."""
-        replica = self._replica()
-        members, raft = replica.log.members, replica.raft
+        group = self._group()
+        members, raft = group.members, group.raft
         if members is None or not raft.may_change_members:
             return
         learner = members.learner
         if members.epoch == 1:
             step = members.confirmed()
-        elif learner is not None and self._catching_up.is_done(learner, raft.match_index, replica.log.last_index, now):
+        elif learner is not None and self._catching_up.is_done(learner, raft.match_index, group.log.last_index, now):
             step = members.promoted()
         else:
             return
         with contextlib.suppress(Unavailable):  # an operator's step is under way
-            replica.change_members(step, now + STEER_S, lambda _: None)
+            group.change_members(step, now + STEER_S, lambda _: None)

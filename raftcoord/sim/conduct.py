@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from raftcoord import limits
 from raftcoord.consensus.batches import NEVER
-from raftcoord.consensus.group import Replica
-from raftcoord.consensus.pysyncobj.guard import Guarded
+from raftcoord.consensus.engine import Engine
+from raftcoord.consensus.group import Group
 
 _DRIFT: Final = 0.8
 """Clocks of nodes may run so much slower than that of the world."""
@@ -82,7 +82,7 @@ class Conduct:
         """A link is new or gone: what was in flight may be lost."""
         self._sent.pop((name, peer), None)
 
-    def copied(self, name: str, replica: Replica) -> None:
+    def copied(self, name: str, replica: Group) -> None:
         """The log was replaced by a copy: what would have answered a proposal may lie behind it."""
         self._unplaced[name] = {batch.entry for batch in replica._flying.values()}
         self._place.pop(name, None)
@@ -112,7 +112,7 @@ class Conduct:
                 if message["reset"]:
                     self._sent.pop((name, sender), None)
 
-    def sends(self, name: str, replica: Replica, to: int, message: dict[str, Any]) -> None:
+    def sends(self, name: str, replica: Group, to: int, message: dict[str, Any]) -> None:
         """A message goes out."""
         match message["type"]:
             case "append_entries" if message["entries"]:
@@ -142,7 +142,7 @@ class Conduct:
             )
         self._sent[name, to] = (message["term"], max(last, highest if term == message["term"] else 0))
 
-    def _handed_over(self, name: str, replica: Replica) -> None:
+    def _handed_over(self, name: str, replica: Group) -> None:
         place = (replica.reachable_leader, replica.raft.term)
         before, self._place[name] = self._place.get(name), place
         if place != before or place[0] is None:
@@ -154,7 +154,7 @@ class Conduct:
             f"{name} has installed a copy, and does not hand over again {len(waiting)} entries that fly",
         )
 
-    def look(self, name: str, replica: Replica, local: float) -> None:
+    def look(self, name: str, replica: Group, local: float) -> None:
         """A step of that node is over; ``local``: its own clock (s)."""
         if name in self._unplaced:
             self._handed_over(name, replica)
@@ -176,7 +176,7 @@ class Conduct:
             self._in_time(name, replica, local)
             self._bounded(name, replica)
 
-    def _leads(self, name: str, raft: Guarded) -> None:
+    def _leads(self, name: str, raft: Engine) -> None:
         now, term = self._now(), raft.term
         if (name, term) not in self._elected:  # over the voters of that moment: they may change while it leads
             self._elected.add((name, term))
@@ -198,7 +198,7 @@ class Conduct:
                 f"{name} leads in term {term} and has heard no majority for {patience:.2f} s",
             )
 
-    def _in_time(self, name: str, replica: Replica, local: float) -> None:
+    def _in_time(self, name: str, replica: Group, local: float) -> None:
         for batch in (*replica._flying.values(), *replica._gathering):
             self._must(
                 batch.deadline == NEVER or batch.deadline > local - _LATE_S,
@@ -206,7 +206,7 @@ class Conduct:
                 f"a proposal of {name} has no answer {_LATE_S:g} s after its deadline",
             )
 
-    def _bounded(self, name: str, replica: Replica) -> None:
+    def _bounded(self, name: str, replica: Group) -> None:
         log, ledger = replica.log, replica.ledger
         kept = replica.applied_index - log.first_index
         self._must(

@@ -27,9 +27,9 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from raftcoord import limits
-from raftcoord.consensus.group import Replica
-from raftcoord.consensus.pysyncobj import library as engine
-from raftcoord.consensus.pysyncobj.log import members_in
+from raftcoord.consensus import engine
+from raftcoord.consensus.group import Group
+from raftcoord.consensus.members_in_log import members_in
 from raftcoord.core.commands import KINDS, Command, Decide, Retire, open_entry
 from raftcoord.core.members import Members
 from raftcoord.sim.branches import Branches
@@ -56,7 +56,7 @@ class Invariants(Branches):
         self.clocks: Callable[[], list[int]] = list
         """The latest that the clock of each node has really shown just now (ms)."""
         self._majority = len(nodes) // 2 + 1
-        self._replicas: dict[str, Replica] = {}
+        self._replicas: dict[str, Group] = {}
         self._ids: dict[int, str] = {}
         """The identity that each id was given to."""
         self._members: Members | None = None
@@ -78,7 +78,7 @@ class Invariants(Branches):
         if self.conduct is not None:
             self.conduct.linked(name, peer)
 
-    def on_messages(self, name: str, replica: Replica, messages: list[tuple[int, dict[str, Any]]]) -> None:
+    def on_messages(self, name: str, replica: Group, messages: list[tuple[int, dict[str, Any]]]) -> None:
         """These go out now: what they show must be on disk."""
         disk = self._disks[name]
         term, vote = disk.hard
@@ -105,9 +105,9 @@ class Invariants(Branches):
             if message["type"] == "next_node_idx" and message["success"]:
                 self._acknowledges(name, replica, to, message)
 
-    def _acknowledges(self, name: str, replica: Replica, to: int, message: dict[str, Any]) -> None:
+    def _acknowledges(self, name: str, replica: Group, to: int, message: dict[str, Any]) -> None:
         """What is acknowledged to a leader of this term is in that leader's log: it counts it as its own."""
-        members = replica.log.members
+        members = replica.members
         member = None if members is None else members.with_id(to)
         leader = None if member is None else self._replicas.get(member.name)
         if leader is None or not leader.raft.is_leader or leader.raft.term != message["term"]:
@@ -127,7 +127,7 @@ class Invariants(Branches):
             not known, "runs once", f"{name} runs a transaction that it runs already, or knows to be decided", txid
         )
 
-    def on_copied(self, name: str, replica: Replica) -> None:
+    def on_copied(self, name: str, replica: Group) -> None:
         """A copy of the ledger has taken the place of what that node had applied."""
         if self.conduct is not None:
             self.conduct.copied(name, replica)
@@ -144,7 +144,7 @@ class Invariants(Branches):
                 f"{name} moves the horizon {command.before_ms - latest} ms beyond what a majority of the clocks allows",
             )
 
-    def on_step(self, name: str, replica: Replica, local: float) -> None:
+    def on_step(self, name: str, replica: Group, local: float) -> None:
         """A step of that node is over; ``local``: its own clock (s)."""
         self._replicas[name] = replica
         if self.conduct is not None:
@@ -172,7 +172,7 @@ class Invariants(Branches):
         if raft.is_leader and (before is None or before[:2] != seen[:2]):
             self._complete_leader(name, replica)
 
-    def _committed(self, name: str, replica: Replica, index: int) -> None:
+    def _committed(self, name: str, replica: Group, index: int) -> None:
         term = replica.log.term_at(index)
         if term is None:  # compacted: a copy was installed, or it was applied in a life before
             return
@@ -188,7 +188,7 @@ class Invariants(Branches):
             return
         disks = (*self._disks.items(), *self._lost.items())
         holders = sorted({node for node, disk in disks if disk.holds(index, term)})
-        members = replica.log.members
+        members = replica.members
         voters = {member.name for member in members.members if member.voter} if members is not None else set()
         self.must(
             len(voters.intersection(holders)) * 2 > len(voters),
@@ -200,7 +200,7 @@ class Invariants(Branches):
         self.entries.append(data)
         self._apply(data, term, index)
 
-    def _complete_leader(self, name: str, replica: Replica) -> None:
+    def _complete_leader(self, name: str, replica: Group) -> None:
         if replica.raft.term < max(
             self.leaders
         ):  # elected late, by votes that were long on their way: it can commit nothing

@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from raftcoord.consensus.group import Replica
+from raftcoord.consensus.group import Group
 from raftcoord.sim.network import End
 from raftcoord.sim.world import World
 
@@ -117,7 +117,7 @@ class LateCopy:
         self._next()
         loop.at(loop.now + _EVERY_S, loop.world, self._poll)
 
-    def _replica(self, name: str) -> Replica | None:
+    def _replica(self, name: str) -> Group | None:
         machine = self._world.machines[name]
         return machine.consensus.replica if machine.runs and machine.consensus is not None else None
 

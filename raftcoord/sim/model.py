@@ -10,8 +10,8 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from raftcoord.consensus.pysyncobj import library as engine
-from raftcoord.consensus.pysyncobj.log import members_in
+from raftcoord.consensus import engine
+from raftcoord.consensus.members_in_log import members_in
 from raftcoord.core.commands import (
     Acknowledge,
     Bind,

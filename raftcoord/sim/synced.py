@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from raftcoord.consensus.pysyncobj import library as engine
-from raftcoord.consensus.pysyncobj.log import members_in
+from raftcoord.consensus import engine
+from raftcoord.consensus.members_in_log import members_in
 from raftcoord.core.commands import Command, Complete, Decide
 from raftcoord.core.ledger import Ledger
 from raftcoord.sim.conduct import Conduct
@@ -79,7 +79,7 @@ class Synced:
         """What the last committed commands decided or completed."""
         self._failed: dict[str, Write] = {}
         """Writes that failed: they may be stored or not."""
-        self._seen: dict[str, tuple[int, int, int, int]] = {}
+        self._seen: dict[str, tuple[int, str, int, int]] = {}
         self._known: dict[tuple[int, int], tuple[int, int]] = {
             (1, _ANCHOR_TERM): (0, 0)
         }  # -> (checksum, previous term)
@@ -161,8 +161,8 @@ class Synced:
             f"{name} had synced (term, vote) {disk.hard} and finds {(stored.term, stored.vote)} after a crash",
         )
         self._adopt(name, stored)
-        log = consensus.replica.log
-        begins = (log.getCurrentTerm(), log.getVotedForNodeId(), log.last_index)
+        raft = consensus.replica.raft
+        begins = (raft.term, raft.vote, raft.log.last_index)
         has = (*disk.hard, disk.last)
         self.must(
             begins == has, "nothing lost", f"{name} begins with (term, vote, last index) {begins}, its disk has {has}"

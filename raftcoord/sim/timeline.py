@@ -18,8 +18,8 @@ import re
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from raftcoord.consensus.group import Replica
-from raftcoord.consensus.pysyncobj import library as engine
+from raftcoord.consensus import engine
+from raftcoord.consensus.group import Group
 from raftcoord.core.commands import Command, Complete, Decide, Found, Retire, open_entry
 from raftcoord.errors import RaftcoordError
 from raftcoord.participants.interface import Abort, Commit, Prepare, Reply, Request
@@ -152,7 +152,7 @@ class _Traced(Simulation):
     def _watch_log(self, world: World, invariants: Invariants) -> None:
         on_step, on_born, on_decided = invariants.on_step, invariants.on_born, invariants.on_decided
 
-        def stepped(name: str, replica: Replica, *rest: Any) -> None:
+        def stepped(name: str, replica: Group, *rest: Any) -> None:
             terms = len(invariants.leaders)
             on_step(name, replica, *rest)
             if len(invariants.leaders) > terms:

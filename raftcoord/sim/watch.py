@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from raftcoord.consensus.batches import Done
 from raftcoord.consensus.consensus import Consensus
-from raftcoord.consensus.group import Replica
+from raftcoord.consensus.group import Group
 from raftcoord.core.commands import Command
 from raftcoord.errors import StorageError
 from raftcoord.node.node import Node
@@ -31,7 +31,7 @@ Point = Callable[[str], None]
 class ConsensusWatcher(Protocol):
     """Who looks at a node."""
 
-    def on_step(self, name: str, replica: Replica, local: float) -> None:
+    def on_step(self, name: str, replica: Group, local: float) -> None:
         """A pass of the node's driver is over; ``local``: the node's own clock (s)."""
 
     def on_heard(self, name: str, sender: int, message: dict[str, Any]) -> None:
@@ -43,13 +43,13 @@ class ConsensusWatcher(Protocol):
     def on_link(self, name: str, peer: int, up: bool) -> None:
         """The link over which that node sends to ``peer`` came up or went down."""
 
-    def on_messages(self, name: str, replica: Replica, messages: list[tuple[int, dict[str, Any]]]) -> None:
+    def on_messages(self, name: str, replica: Group, messages: list[tuple[int, dict[str, Any]]]) -> None:
         """These messages go out now."""
 
     def on_begun(self, name: str, txid: TxId, known: bool) -> None:
         """That node coordinates ``txid`` from now on. ``known``: it did already, or had applied a decision."""
 
-    def on_copied(self, name: str, replica: Replica) -> None:
+    def on_copied(self, name: str, replica: Group) -> None:
         """A copy of the ledger has taken the place of what that node had applied."""
 
 
@@ -93,15 +93,15 @@ class WatchedConsensus(Consensus):
 
         def sending(messages: list[tuple[int, dict[str, Any]]]) -> None:
             if messages:
-                watcher.on_messages(self._name, self._replica, messages)
+                watcher.on_messages(self._name, self._group, messages)
                 send(messages)
 
         self._peers.send = sending  # type: ignore[method-assign]
 
     @property
-    def replica(self) -> Replica:
+    def replica(self) -> Group:
         """What is looked at."""
-        return self._replica
+        return self._group
 
     def introduce_to(self, node: NodeName) -> dict[str, Any]:
         """What this node would say of itself in a hello to ``node``."""
@@ -144,11 +144,11 @@ class WatchedConsensus(Consensus):
     def _installed(self, stored: Stored | None, error: BaseException | None, reply: Callable[[Any], None]) -> None:
         super()._installed(stored, error, reply)
         if error is None and self._running:
-            self._watcher.on_copied(self._name, self._replica)
+            self._watcher.on_copied(self._name, self._group)
 
     def _look(self) -> None:
         if self._running:
-            self._watcher.on_step(self._name, self._replica, self._loop.time())
+            self._watcher.on_step(self._name, self._group, self._loop.time())
 
 
 def watch_transactions(name: str, node: Node, watcher: ConsensusWatcher) -> None:

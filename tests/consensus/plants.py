@@ -13,13 +13,10 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-from raftcoord.consensus import consensus as driver
-from raftcoord.consensus import entries
-from raftcoord.consensus import group as replica
-from raftcoord.consensus.group import Replica
+from raftcoord.consensus import consensus, entries, group
+from raftcoord.consensus.group import Group
 from raftcoord.consensus.identity import Identities
-from raftcoord.consensus.pysyncobj import library as engine
-from raftcoord.consensus.pysyncobj import raft, wire
+from raftcoord.consensus.pysyncobj import library, raft, wire
 from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.consensus.pysyncobj.raft import Raft
 from raftcoord.core import commands
@@ -30,7 +27,7 @@ from raftcoord.storage import examine
 from raftcoord.storage.node_db import LogRow, NodeDb, Write
 
 Plant = Callable[[], AbstractContextManager[Any]]
-SyncObj = engine.SyncObj
+SyncObj = library.SyncObj
 
 
 def replacing(*replaced: tuple[Any, str, Any]) -> Plant:
@@ -128,17 +125,17 @@ def _installed_empty(self: Any, stored: Any, error: Any, reply: Callable[[Any], 
         _installed(self, stored, error, reply)
         return
     self._busy, self._install = False, None
-    self._replica.installed(Ledger(), info.index, info.term)
+    self._group.installed(Ledger(), info.index, info.term)
     reply(True)
 
 
-_installed = driver.Consensus._installed
-h5_an_unreadable_copy_is_ignored = replacing((driver.Consensus, "_installed", _installed_empty))
+_installed = consensus.Consensus._installed
+h5_an_unreadable_copy_is_ignored = replacing((consensus.Consensus, "_installed", _installed_empty))
 
 
 # -- H6: no sync ------------------------------------------------------------------------------------------------------
 
-h6_flush_before_sync = replacing((Replica, "_sorted", lambda self, messages: (messages, [])))
+h6_flush_before_sync = replacing((Raft, "_sorted", lambda self, messages: (messages, [])))
 
 
 # -- H7: the journal --------------------------------------------------------------------------------------------------
@@ -181,7 +178,7 @@ h7_no_checksum = replacing((examine, "log_crc", _no_checksum))
 
 # -- H8: pickle -------------------------------------------------------------------------------------------------------
 
-h8_pickle_in_the_engine = replacing((engine._module, "pickle", pickle))
+h8_pickle_in_the_engine = replacing((library._module, "pickle", pickle))
 h8_whatever_comes_over_the_wire = replacing(
     (wire, "_checked", lambda name, field, value: value), (wire, "_check_sequence", lambda message: None)
 )
@@ -209,7 +206,7 @@ def _known_commands(self: commands.Sealed) -> tuple[commands.Command, ...]:
 
 
 h9_an_unknown_command_is_skipped = replacing((commands.Sealed, "commands", _known_commands))
-h9_whatever_a_peer_proposes = replacing((replica, "acceptable", lambda *_: ()))
+h9_whatever_a_peer_proposes = replacing((group, "acceptable", lambda *_: ()))
 h9_whatever_a_leader_sends = replacing((entries, "opened", lambda *_: None))
 
 
@@ -226,12 +223,12 @@ h10_every_vote_counts = handling("response_vote", _every_vote_counts)
 
 def _quorum_of_30_s(self: Any, now: float) -> None:
     heard = self._SyncObj__lastResponseTime.values()
-    if 1 + sum(at > now - engine.SyncObjConf().leaderFallbackTimeout for at in heard) < self.majority:
+    if 1 + sum(at > now - library.SyncObjConf().leaderFallbackTimeout for at in heard) < self.majority:
         self._follow(None)
 
 
 h11_leader_for_30_s = replacing((Raft, "_check_quorum", _quorum_of_30_s))
-h11_reconnecting_waits_5_s = replacing((dial, "BACKOFF_S_MAX", engine.SyncObjConf().connectionRetryTime))
+h11_reconnecting_waits_5_s = replacing((dial, "BACKOFF_S_MAX", library.SyncObjConf().connectionRetryTime))
 
 h12_no_pre_vote = both(replacing((Guarded, "_elect", Raft._elect)), handling("request_vote", pysyncobj_receives))
 h12_a_vote_for_whoever_asks = replacing((Guarded, "_hears_leader", lambda self: False))
@@ -242,10 +239,10 @@ h12_a_vote_for_whoever_asks = replacing((Guarded, "_hears_leader", lambda self: 
 
 h13_the_commit_index_waits_for_the_heartbeat = replacing((Raft, "_tell_askers", lambda self: None))
 
-h14_a_proposal_may_wait_for_ever = replacing((Replica, "_expire", lambda self, now: None))
+h14_a_proposal_may_wait_for_ever = replacing((Group, "_expire", lambda self, now: None))
 
 h15_admin_commands_are_wired = replacing(
-    (raft._Outbox, "setOnUtilityMessageCallback", engine.Transport.setOnUtilityMessageCallback)
+    (raft._Outbox, "setOnUtilityMessageCallback", library.Transport.setOnUtilityMessageCallback)
 )
 h15_admin_messages_pass = replacing((wire, "decode", lambda row: {"type": row[0], "term": 0}))
 

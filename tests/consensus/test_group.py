@@ -7,15 +7,13 @@ from typing import Any
 
 import msgpack
 import pytest
-from world import ANCHOR, TIMING, World, founding, identity
+from world import ANCHOR, World, a_group, founding
 
 from raftcoord import limits
-from raftcoord.consensus import entries
-from raftcoord.consensus import group as replica
-from raftcoord.consensus.group import Replica, Store
+from raftcoord.consensus import engine, entries, group
+from raftcoord.consensus.engine import StoredLog
+from raftcoord.consensus.group import Group, Start, Store
 from raftcoord.consensus.leaps import check_copy
-from raftcoord.consensus.pysyncobj import library as engine
-from raftcoord.consensus.pysyncobj.log import RaftLog
 from raftcoord.core.commands import (
     Acknowledge,
     Bind,
@@ -36,17 +34,18 @@ from raftcoord.core.ledger import Ledger
 from raftcoord.errors import Halt, NotKnown, Overloaded, RemoteProtocolError, Unavailable
 from raftcoord.types import State, TxId, Verdict
 
+EMPTY = StoredLog([ANCHOR], 0, None, 1)
 
-def alone() -> Replica:
+
+def alone() -> Group:
     """A replica that is a whole cluster; it has elected itself."""
-    log = RaftLog([ANCHOR], 0, None, 1, founding(1))
-    one = Replica(identity(1), log, Ledger(), (1, 0), TIMING, random.Random(1), 0.0)
+    one = a_group(1, EMPTY, Start(Ledger(), (1, 0), founding(1), hearsay=False), random.Random(1), 0.0)
     settle(one, 1.0)
     assert one.raft.is_leader
     return one
 
 
-def alone_and_stored() -> Replica:
+def alone_and_stored() -> Group:
     """The same, just after it stored its ledger."""
     one = alone()
     one.propose(a_decide(99), 9.0, lambda _: None)
@@ -55,7 +54,7 @@ def alone_and_stored() -> Replica:
     return one
 
 
-def settle(one: Replica, now: float) -> list[Store]:
+def settle(one: Group, now: float) -> list[Store]:
     """Tick, sync, flush and apply until nothing is left to do at ``now``; what was stored."""
     stores: list[Store] = []
     while True:
@@ -77,7 +76,7 @@ def a_decide(number: int = 0, reason: str = "") -> Decide:
     return Decide(TxId.new(1_700_000_000_000, number.to_bytes(10, "big")), Verdict.COMMIT, (), reason, "", 0)
 
 
-def entries_of(one: Replica) -> list[list[Any]]:
+def entries_of(one: Group) -> list[list[Any]]:
     """The commands of each entry of the log that carries some."""
     return [list(open_entry(data[1:]).commands()) for data, _, _ in one.log[0:] if data[:1] == engine.REGULAR]
 
@@ -452,11 +451,9 @@ WITHIN = [
 ]
 
 
-def one_of_three(horizon_ms_max: int = 1_000) -> Replica:
-    log = RaftLog([(engine.NO_OP, 1, 0)], 0, None, 1, founding(3))
-    return Replica(
-        identity(1), log, Ledger(), (1, 0), TIMING, random.Random(1), 0.0, horizon_ms_max=lambda: horizon_ms_max
-    )
+def one_of_three(horizon_ms_max: int = 1_000) -> Group:
+    start = Start(Ledger(), (1, 0), founding(3), hearsay=False)
+    return a_group(1, EMPTY, start, random.Random(1), 0.0, horizon_ms_max)
 
 
 @pytest.mark.parametrize("command", BEYOND, ids=repr)
@@ -496,7 +493,7 @@ def test_what_came_in_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(3)
     leader = world.elect()
     follower = next(n for n in world.running if n != leader)
-    monkeypatch.setattr(replica, "reopened", None)  # which applying would call
+    monkeypatch.setattr(group, "reopened", None)  # which applying would call
     txids = [world.decide(n) for n in (leader, follower)]
     world.until(lambda: all(world.answer(txid) is not None for txid in txids))
     world.turns()
@@ -529,13 +526,15 @@ def test_an_entry_of_an_unknown_kind_halts() -> None:
         settle(one, 1.0)
 
 
-def test_a_set_of_members_that_cannot_be_read_halts_before_it_is_in_the_log() -> None:
-    one = alone()
-    last = one.log.last_index
+def test_a_set_of_members_that_cannot_be_read_is_refused_and_halts_who_finds_it_in_its_log() -> None:
+    one, unreadable = one_of_three(), (engine.MEMBERS + b"membership", 2, 1)
+    fields = {"term": 1, "commit_index": 1, "prevLogIdx": 1, "prevLogTerm": 0, "entries": [unreadable]}
+    with pytest.raises(RemoteProtocolError, match="a set of members that this version cannot read"):
+        one.receive(2, {"type": "append_entries", **fields}, 0.0)
+    assert one.log.last_index == 1
+    stored = StoredLog([ANCHOR, unreadable], 1, None, 1)
     with pytest.raises(Halt, match="a set of members that this version cannot read"):
-        one.raft.propose(engine.MEMBERS + b"membership")
-    assert one.log.take().append == []
-    assert one.log.last_index == last
+        a_group(1, stored, Start(Ledger(), (1, 0), founding(3), hearsay=False), random.Random(1), 0.0)
 
 
 # -- what is stored, and when -----------------------------------------------------------------------------------------
@@ -549,8 +548,8 @@ def test_applied_decisions_wait_to_be_stored_and_the_log_does_not() -> None:
     assert [len(store.staged.append) for store in stores] == [1]
     assert [bool(store.changes) for store in stores] == [False]
     assert [store.applied for store in stores] == [None]
-    assert one.ledger_store(1.0 + replica.STORE_DELAY - 0.001) is None
-    store = one.ledger_store(1.0 + replica.STORE_DELAY)
+    assert one.ledger_store(1.0 + group.STORE_DELAY - 0.001) is None
+    store = one.ledger_store(1.0 + group.STORE_DELAY)
     assert store is not None
     assert not store.staged.append
     assert list(store.changes.puts) == [a_decide().txid]
@@ -561,7 +560,7 @@ def test_applied_decisions_wait_to_be_stored_and_the_log_does_not() -> None:
 def test_so_many_decisions_are_stored_without_waiting(
     count: int, stored: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replica, "STORE_DECISIONS", 5)
+    monkeypatch.setattr(group, "STORE_DECISIONS", 5)
     one = alone_and_stored()
     for i in range(count):
         one.propose(a_decide(i), 9.0, lambda _: None)
@@ -604,8 +603,8 @@ def test_a_ledger_that_never_finds_a_quiet_moment_is_overdue_before_long() -> No
     one.apply(1.0)
     one.step(1.0)
     one.apply(1.0)
-    assert not one.ledger_is_overdue(1.0 + 8 * replica.STORE_DELAY - 0.001)
-    assert one.ledger_is_overdue(1.0 + 8 * replica.STORE_DELAY + 0.001)
+    assert not one.ledger_is_overdue(1.0 + 8 * group.STORE_DELAY - 0.001)
+    assert one.ledger_is_overdue(1.0 + 8 * group.STORE_DELAY + 0.001)
 
 
 def test_what_others_wait_for_comes_before_what_is_applied() -> None:

@@ -21,13 +21,13 @@ import msgpack
 import plants
 import pytest
 from cluster import Cluster, HeldRunner, config_in, until
-from world import ANCHOR, TIMING, World, founding, identity
+from world import ANCHOR, TIMING, Clocked, World
 
 from raftcoord import limits
-from raftcoord.consensus.pysyncobj import library as engine
+from raftcoord.consensus import engine
+from raftcoord.consensus.engine import EntryTriple, StoredLog
 from raftcoord.consensus.pysyncobj import wire
 from raftcoord.consensus.pysyncobj.guard import Guarded
-from raftcoord.consensus.pysyncobj.log import EntryTriple, RaftLog
 from raftcoord.core.commands import Complete, Decide, Retire, encode_command, encode_entry
 from raftcoord.core.decisions import NO_CHANGES, Done, Standing
 from raftcoord.core.ledger import Ledger
@@ -79,17 +79,15 @@ def surviving(what: str) -> Iterator[None]:
 # -- one node, alone with its messages --------------------------------------------------------------------------------
 
 
-def a_node(*entries: EntryTriple, term: int = 1, peers: int = 2) -> Guarded:
+def a_node(*entries: EntryTriple, term: int = 1, peers: int = 2) -> Clocked:
     """A follower with these entries behind the anchor, all on disk; peers 2, 3, ... are connected."""
-    engine.at(100.0)
-    log = RaftLog([ANCHOR, *entries], term, None, 1, founding(1 + peers))
-    raft = Guarded(identity(1), log, TIMING, random.Random(0), lambda _: False)
+    raft = Clocked(StoredLog([ANCHOR, *entries], term, None, 1), random.Random(0), 1 + peers)
     for peer in raft._nodes:
         raft.connected(peer)
     return raft
 
 
-def a_leader(*entries: EntryTriple, peers: int = 2) -> Guarded:
+def a_leader(*entries: EntryTriple, peers: int = 2) -> Clocked:
     """The leader of term 2 with these entries, its own first one, and nothing in flight."""
     raft = a_node(*entries, peers=peers)
     raft._stand()
@@ -116,7 +114,7 @@ def acknowledgement(term: int, following: int) -> dict[str, Any]:
     return {"type": "next_node_idx", "term": term, "next_node_idx": following, "reset": False, "success": True}
 
 
-def entries_sent(raft: Guarded, to: int) -> list[int]:
+def entries_sent(raft: Clocked, to: int) -> list[int]:
     """The indexes of the entries that were sent to that peer since the last look."""
     sent = [message for peer, message in raft.take_messages() if peer == to and message["type"] == "append_entries"]
     return [index for message in sent for _, index, _ in message["entries"]]
@@ -134,10 +132,10 @@ def a_message_without_a_conflict_deletes_nothing() -> None:
     raft = a_node(A, B, C)
     raft.receive(2, append(1, (1, 0), A))
     raft.receive(2, append(1, (2, 1)))
-    assert raft._log[0:] == [ANCHOR, A, B, C]
-    assert not raft._log.dirty, "deleted, and added again: lost if the node dies now"
+    assert raft.log[0:] == [ANCHOR, A, B, C]
+    assert not raft.log.dirty, "deleted, and added again: lost if the node dies now"
     raft.receive(3, append(2, (2, 1), (b"\x01x", 3, 2)))
-    assert raft._log[0:] == [ANCHOR, A, (b"\x01x", 3, 2)], "a real conflict gives way"
+    assert raft.log[0:] == [ANCHOR, A, (b"\x01x", 3, 2)], "a real conflict gives way"
 
 
 @claim("H2", without=plants.h2_an_acknowledgement_moves_next_index_back)
@@ -157,7 +155,7 @@ def what_is_in_flight_is_not_sent_again() -> None:
 def an_acknowledgement_of_an_earlier_term_does_not_count() -> None:
     """Between then and now the follower may have truncated what it acknowledged."""
     raft = a_leader(A, B)
-    raft._log.synced(raft._log.last_index)
+    raft.log.synced(raft.log.last_index)
     raft.receive(2, acknowledgement(1, following=5))
     raft.tick()
     assert raft.match_index(2) == 0
@@ -505,7 +503,7 @@ def who_hears_a_leader_helps_nobody_to_depose_it() -> None:
     raft.receive(3, {"type": "pre_vote", "term": 2, "last_log_index": 9, "last_log_term": 1})
     assert raft.term == 1
     assert [message["granted"] for _, message in raft.take_messages()] == [False]
-    engine.at(100.01 + TIMING.election_min)
+    raft.now = 100.01 + TIMING.election_min
     raft.receive(3, {"type": "request_vote", "term": 2, "last_log_index": 9, "last_log_term": 1})
     assert [message["type"] for _, message in raft.take_messages()] == ["response_vote"]
 
@@ -645,7 +643,7 @@ def a_peer_is_heard_only_when_its_identity_is_on_disk() -> None:
         asyncio.run(run(directory))
 
 
-def not_admitted() -> Guarded:
+def not_admitted() -> Clocked:
     """A node that has a log all the same, so that nothing but its not being admitted can keep it silent."""
     raft = a_node(A)
     raft.admitted = False
@@ -657,7 +655,7 @@ def who_is_not_admitted_gives_no_vote() -> None:
     raft = not_admitted()
     raft.receive(3, {"type": "request_vote", "term": 2, "last_log_index": 9, "last_log_term": 1})
     assert raft.take_messages() == []
-    assert (raft.term, raft._log.dirty) == (1, False)
+    assert (raft.term, raft.log.dirty) == (1, False)
 
 
 @claim("H16", without=plants.h16_whoever_runs_takes_part)
@@ -672,13 +670,13 @@ def who_is_not_admitted_acknowledges_nothing() -> None:
     raft = not_admitted()
     raft.receive(3, append(1, (2, 1), B))
     assert raft.take_messages() == []
-    assert raft._log.last_index == 2
+    assert raft.log.last_index == 2
 
 
 @claim("H16", without=plants.h16_whoever_runs_takes_part)
 def who_is_not_admitted_stands_for_nothing() -> None:
     raft = not_admitted()
-    engine.at(100.0 + 10 * TIMING.election_max)
+    raft.now = 100.0 + 10 * TIMING.election_max
     raft.tick()
     assert raft.take_messages() == []
     assert raft.term == 1

@@ -17,9 +17,9 @@ from world import World, founding
 
 from raftcoord.client.link import of_no_cluster
 from raftcoord.config import Config
+from raftcoord.consensus import engine
 from raftcoord.consensus.identity import Stranger
 from raftcoord.consensus.membership import CatchingUp, Seen, planned
-from raftcoord.consensus.pysyncobj import library as engine
 from raftcoord.core.commands import Found
 from raftcoord.core.members import Member, founded
 from raftcoord.errors import ConfigError, CorruptionError, LocalProtocolError, NotYet, Unavailable
@@ -90,17 +90,17 @@ def test_a_learner_votes_after_a_round_that_was_quick_enough() -> None:
 def test_members_change_only_after_an_entry_of_the_own_term_and_the_last_step_are_committed() -> None:
     world = World(3)
     leader = world.elect()
-    raft, log = world.replica(leader).raft, world.replica(leader).log
+    raft, group = world.replica(leader).raft, world.replica(leader)
     assert raft.may_change_members
     world.replica(leader).change_members(founding(3).confirmed(), world.now + 9, lambda _: None)
     assert not raft.may_change_members, "the step is not committed"
     with pytest.raises(Unavailable, match="not settled yet"):
         world.replica(leader).change_members(founding(3).confirmed().confirmed(), world.now + 9, lambda _: None)
-    world.until(lambda: raft.commit_index >= log.members_index)
+    world.until(lambda: raft.commit_index >= group.log.last_index)
     assert raft.may_change_members
     raft._stand()
     for voter in sorted(raft.voters - {raft.id}):
-        raft.receive(voter, {"type": "response_vote", "term": raft.term})
+        raft.receive(voter, {"type": "response_vote", "term": raft.term}, world.now)
     assert raft.is_leader
     assert not raft.may_change_members, "nothing of the new term is committed"
     assert not world.replica(next(n for n in world.running if n != leader)).raft.may_change_members

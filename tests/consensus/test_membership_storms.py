@@ -40,7 +40,7 @@ class GrowingWorld(World):
 
     def members_at(self, n: int) -> Members | None:
         replica = self.hosts[n].replica
-        return None if replica is None else replica.log.members
+        return None if replica is None else replica.members
 
     def id_at(self, n: int, host: int) -> int:
         members = self.members_at(n)
@@ -95,7 +95,7 @@ class ChangingStorm(Storm):
             return
         world.finish(leader)
         replica = world.replica(leader)
-        members = replica.log.members
+        members = replica.members
         assert members is not None
         if not replica.raft.may_change_members:
             return
@@ -150,7 +150,7 @@ class ChangingStorm(Storm):
         return (
             all(n in self.world.running for n in hosts)
             and self.world.settled(hosts)
-            and all(self.world.replica(n).log.members == members for n in hosts)
+            and all(self.world.replica(n).members == members for n in hosts)
         )
 
 

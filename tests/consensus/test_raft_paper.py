@@ -10,11 +10,10 @@ import random
 from typing import Any
 
 import pytest
-from world import ANCHOR, TIMING, World, founding, identity
+from world import ANCHOR, TIMING, Clocked, World
 
-from raftcoord.consensus.pysyncobj import library as engine
-from raftcoord.consensus.pysyncobj.guard import Guarded
-from raftcoord.consensus.pysyncobj.log import EntryTriple, RaftLog
+from raftcoord.consensus import engine
+from raftcoord.consensus.engine import EntryTriple, StoredLog
 from raftcoord.errors import Halt
 from raftcoord.types import State, Verdict
 
@@ -24,15 +23,15 @@ class Node:
 
     def __init__(self, terms: list[int] | None = None, term: int = 1, vote: int | None = None, size: int = 3) -> None:
         self.now = 100.0
-        engine.at(self.now)
-        self.log = RaftLog([ANCHOR, *entries(2, *(terms or []))], term, vote, 1, founding(size))
-        self.raft = Guarded(identity(1), self.log, TIMING, random.Random(1), lambda _: False)
+        stored = StoredLog([ANCHOR, *entries(2, *(terms or []))], term, vote, 1)
+        self.raft = Clocked(stored, random.Random(1), size, self.now)
+        self.log = self.raft.log
         for peer in range(2, size + 1):
             self.raft.connected(peer)
 
     def hear(self, sender: int, kind: str, **fields: Any) -> list[str]:
         """Take a message, tick, and tell what is said in return."""
-        engine.at(self.now)
+        self.raft.now = self.now
         self.raft.receive(sender, {"type": kind, **fields})
         return self.tick()
 
@@ -60,7 +59,7 @@ class Node:
 
     def tick(self, seconds: float = 0.0) -> list[str]:
         self.now += seconds
-        engine.at(self.now)
+        self.raft.now = self.now
         self.raft.tick()
         return [line(peer, message) for peer, message in self.raft.take_messages()]
 
@@ -132,7 +131,7 @@ def test_a_leader_of_an_older_term_becomes_a_follower(kind: str) -> None:
         "append_entries": {"prevLogIdx": 1, "prevLogTerm": 0, "entries": [], "commit_index": 1},
     }[kind]
     node.hear(2, kind, term=9, **fields)
-    assert (node.raft.role, node.raft.term) == (engine.STATE.FOLLOWER, 9)
+    assert (node.raft.role, node.raft.term) == ("follower", 9)
 
 
 def test_a_message_of_an_older_term_changes_nothing_and_is_told_the_term() -> None:
@@ -190,9 +189,9 @@ def test_a_candidate_gives_way_to_the_leader_of_its_term() -> None:
     """5.2: a candidate that hears from a leader of its own term or a newer one follows it."""
     node = Node()
     node.raft._stand()
-    assert node.raft.role == engine.STATE.CANDIDATE
+    assert node.raft.role == "candidate"
     assert node.append(3, 2, 1, 0, 2)[-1] == "to 3: have up to 2 in term 2"
-    assert (node.raft.role, node.raft.leader) == (engine.STATE.FOLLOWER, 3)
+    assert (node.raft.role, node.raft.leader) == ("follower", 3)
     assert not node.hear(2, "response_vote", term=2)
     assert not node.raft.is_leader
 
@@ -392,7 +391,7 @@ def test_requests_may_come_twice() -> None:
 def test_a_snapshot_stands_for_the_log_before_it() -> None:
     """7: a snapshot names its last entry by index and term, so that the consistency check of the next one still works."""
     node = Node([1, 1])
-    node.raft.installed(9, 4, founding(3))
+    node.raft.installed(9, 4)
     assert node.append(2, 5, 9, 3, 5) == ["to 2: do not have that, begin at 10 in term 5"]
     assert node.append(2, 5, 9, 4, 5) == ["to 2: have up to 10 in term 5"]
     assert (node.log.first_index, node.terms) == (9, [5])

@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from test_hazards import a_node
-from world import TIMING, founding
-
-from raftcoord.consensus.pysyncobj import library as engine
-from raftcoord.consensus.pysyncobj.guard import Guarded
+from world import TIMING, Clocked
 
 
-def a_leader(*terms: int, term: int) -> Guarded:
+def a_leader(*terms: int, term: int) -> Clocked:
     """The leader of three in ``term`` whose log has an entry of each of these terms, from index 2 on."""
     node = a_node(*[(b"\x00x", index, at) for index, at in enumerate(terms, 2)], term=term - 1)
     node.connected(2)
@@ -27,7 +24,7 @@ def refusal(following: int, term: int) -> dict[str, Any]:
     return {"type": "next_node_idx", "term": term, "next_node_idx": following, "reset": True, "success": False}
 
 
-def sent_to(node: Guarded, peer: int) -> list[int]:
+def sent_to(node: Clocked, peer: int) -> list[int]:
     """The index before each piece of the log that goes to that peer now."""
     node.tick()
     return [message["prevLogIdx"] for to, message in node.take_messages() if to == peer]
@@ -49,11 +46,11 @@ def test_a_later_refusal_of_what_was_in_flight_does_not_undo_the_first() -> None
 def test_a_refusal_never_takes_a_leader_forward() -> None:
     """Found by the simulator: to and fro for ever at the one point where only a copy of the ledger helps."""
     leader = a_leader(1, 1, 1, 1, term=3)
-    leader._log.deleteEntriesTo(2)
-    first = leader._log.first_index
+    leader.log.deleteEntriesTo(2)
+    first = leader.log.first_index
     for following in (first, first + 1, first + 1):
         leader.receive(2, refusal(following, 3))
-    engine.at(engine._Time.now + TIMING.heartbeat)
+    leader.now += TIMING.heartbeat
     assert sent_to(leader, 2) == [first]
     assert leader.behind == {2}
 
@@ -61,7 +58,7 @@ def test_a_refusal_never_takes_a_leader_forward() -> None:
 def test_a_follower_that_installed_a_copy_takes_the_leader_on_from_there() -> None:
     follower = a_node((b"\x00x", 2, 1), term=3)
     follower.connected(2)
-    follower.installed(9, 1, founding(3))
+    follower.installed(9, 1)
     before_the_copy = {"prevLogIdx": 4, "prevLogTerm": 1, "commit_index": 9, "entries": []}
     follower.receive(2, {"type": "append_entries", "term": 3, **before_the_copy})
     ((_, answer),) = follower.take_messages()

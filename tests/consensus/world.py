@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
 
-from raftcoord.consensus.group import Ready, Replica, Store
+from raftcoord import limits
+from raftcoord.consensus.engine import EntryTriple, InForce, StoredLog, Timing
+from raftcoord.consensus.group import Group, Ready, Start, Store
 from raftcoord.consensus.pysyncobj import wire
-from raftcoord.consensus.pysyncobj.log import EntryTriple, RaftLog
-from raftcoord.consensus.pysyncobj.raft import Timing
+from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.core.commands import Command, Decide
 from raftcoord.core.decisions import Damage, Decision, Result, Standing
 from raftcoord.core.ledger import Ledger
@@ -44,6 +45,33 @@ def founding(nodes: int) -> Members:
 def identity(n: int) -> str:
     """The identity of host ``n``'s disk."""
     return f"{n:032x}"
+
+
+def a_group(
+    n: int, stored: StoredLog, start: Start, rng: random.Random, now: float, horizon_ms_max: int = limits.TIME_MS_MAX
+) -> Group:
+    """The group on host ``n``, as consensus.py makes it."""
+    boot = rng.getrandbits(63)
+    engine = Guarded(identity(n), stored, TIMING, rng, now)
+    return Group(engine, start, boot, now, horizon_ms_max=lambda: horizon_ms_max)
+
+
+class Clocked(Guarded):
+    """An engine whose time the test sets (``now``), with the first ``nodes`` for its members."""
+
+    def __init__(self, stored: StoredLog, rng: random.Random, nodes: int, now: float = 100.0) -> None:
+        self.now = now
+        super().__init__(identity(1), stored, TIMING, rng, now)
+        self.follow(InForce(founding(nodes), stored.applied_index))
+
+    def receive(self, sender: int, message: Message, now: float | None = None) -> None:
+        super().receive(sender, message, self.now)
+
+    def connected(self, node: int, now: float | None = None) -> None:
+        super().connected(node, self.now)
+
+    def tick(self, now: float | None = None, congested: Collection[int] = ()) -> None:
+        super().tick(self.now, congested)
 
 
 @dataclass
@@ -86,6 +114,11 @@ class Disk:
             self.log = [entry for entry in self.log if entry[1] >= store.drop_before]
         assert [entry[1] for entry in self.log] == list(range(self.log[0][1], self.log[-1][1] + 1)), "a gap on disk"
         assert self.log[0][1] <= self.applied[0] <= self.log[-1][1]
+
+    @property
+    def stored(self) -> StoredLog:
+        """The log, as a node finds it when it starts."""
+        return StoredLog(list(self.log), self.term, self.vote, self.applied[0])
 
     def copy(self) -> Disk:
         """The ledger alone, as a copy for another node."""
@@ -135,7 +168,7 @@ class Host:
 
     id: int
     disk: Disk = field(default_factory=Disk)
-    replica: Replica | None = None
+    replica: Group | None = None
     unsynced: Ready | None = None
 
 
@@ -178,16 +211,9 @@ class World:
     def start(self, n: int) -> None:
         """Start the node from its disk."""
         host, disk = self.hosts[n], self.hosts[n].disk
-        log = RaftLog(
-            list(disk.log),
-            disk.term,
-            disk.vote,
-            disk.applied[0],
-            disk.members or disk.joined,
-            hearsay=disk.members is None,
-        )
+        start = Start(disk.ledger(self.keep), disk.applied, disk.members or disk.joined, hearsay=disk.members is None)
         others = [o for o in self.hosts if o != n]
-        host.replica = Replica(identity(n), log, disk.ledger(self.keep), disk.applied, TIMING, self.rng, self.now)
+        host.replica = a_group(n, disk.stored, start, self.rng, self.now)
         host.unsynced = None
         for o in others:
             self.link(n, o)
@@ -220,7 +246,7 @@ class World:
         """The nodes that run."""
         return [n for n, host in self.hosts.items() if host.replica is not None]
 
-    def replica(self, n: int) -> Replica:
+    def replica(self, n: int) -> Group:
         """The replica of a node that runs."""
         replica = self.hosts[n].replica
         assert replica is not None
@@ -377,7 +403,7 @@ class World:
                 self.install(*rng.choice(list(self.copies)))
 
     def shed(self, n: int) -> None:
-        """What Replica.stored does when too much is in memory, with this world's bound."""
+        """What Group.stored does when too much is in memory, with this world's bound."""
         ledger = self.replica(n).ledger
         if ledger.memory_count > 2 * self.keep and not ledger.changed_count:
             ledger.shed(self.hosts[n].disk.applied[0], self.keep)

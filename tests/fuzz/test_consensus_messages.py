@@ -12,11 +12,11 @@ from typing import Any, Final
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from raftcoord.consensus.group import Replica
-from raftcoord.consensus.pysyncobj import library as engine
+from raftcoord.consensus import engine
+from raftcoord.consensus.engine import StoredLog, Timing
+from raftcoord.consensus.group import Group, Start
 from raftcoord.consensus.pysyncobj import wire
-from raftcoord.consensus.pysyncobj.log import RaftLog
-from raftcoord.consensus.pysyncobj.raft import Timing
+from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.core.commands import Found, encode_command, encode_entry
 from raftcoord.core.ledger import Ledger
 from raftcoord.core.members import founded
@@ -89,10 +89,11 @@ class Node:
     """A replica of three, whose disk is quick, and two peers that say anything."""
 
     def __init__(self, seed: int) -> None:
-        log = RaftLog([(engine.NO_OP, 1, 0)], 0, None, 1, FOUNDING)
+        stored = StoredLog([(engine.NO_OP, 1, 0)], 0, None, 1)
         self.now = 0.0
-        self.replica = Replica(f"{1:032x}", log, Ledger(), (1, 0), TIMING, random.Random(seed), 0.0)
-        self.replica.boot = 7  # as in the entries of ``opaque``: a peer may take the name of what this node proposed
+        guarded = Guarded(f"{1:032x}", stored, TIMING, random.Random(seed), 0.0)
+        # The boot is that of the entries of ``opaque``: a peer may take the name of what this node proposed.
+        self.replica = Group(guarded, Start(Ledger(), (1, 0), FOUNDING, hearsay=False), 7, 0.0)
         self.refused = 0
         self.answered = 0
         self.asked = 0

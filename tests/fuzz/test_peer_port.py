@@ -20,8 +20,8 @@ from storage.filling import opened
 
 from raftcoord import limits
 from raftcoord.config import Address, Config, NodeConfig, Timing
+from raftcoord.consensus import engine
 from raftcoord.consensus.consensus import Consensus
-from raftcoord.consensus.pysyncobj import library as engine
 from raftcoord.env import Env
 from raftcoord.errors import RaftcoordError
 from raftcoord.rpc import codes, dial, server

@@ -13,10 +13,9 @@ from unittest import mock
 
 from plants import Plant, both, handling, replacing  # tests/consensus/plants.py
 
-from raftcoord.consensus import consensus as driver
-from raftcoord.consensus import entries
-from raftcoord.consensus import group as replica
-from raftcoord.consensus.group import Replica
+from raftcoord.consensus import consensus, entries, group
+from raftcoord.consensus.group import Group
+from raftcoord.consensus.pysyncobj import guard
 from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.consensus.pysyncobj.raft import Raft
 from raftcoord.core import coordinator, participant
@@ -74,8 +73,8 @@ def _answered_when_proposed(self: Any, command: Any, deadline: float, done: Call
     done(Standing(known.state, known, True))
 
 
-_propose = driver.Consensus.propose
-plant("reply before commit", (driver.Consensus, "propose", _answered_when_proposed))
+_propose = consensus.Consensus.propose
+plant("reply before commit", (consensus.Consensus, "propose", _answered_when_proposed))
 
 
 def _delivered_before(self: Any, proposal: ProposeDecide) -> None:
@@ -114,7 +113,7 @@ def _taken_for_abort(self: Any, result: Any) -> None:
 
 _decided = Running._decided
 plant("not known is taken for an abort", (Running, "_decided", _taken_for_abort))
-plant("not known is told as unavailable", (replica, "NotKnown", lambda: Unavailable(replica.NEVER_HANDED_OVER)))
+plant("not known is told as unavailable", (group, "NotKnown", lambda: Unavailable(group.NEVER_HANDED_OVER)))
 
 
 def _unrecorded(which: Callable[[ProposeDecide], bool]) -> Callable[[Any, ProposeDecide], None]:
@@ -149,7 +148,7 @@ def _passed_at_once(self: Any, deadline: float, done: Callable[[Any], None]) -> 
     done((self.applied_term, self.applied_index))
 
 
-plant("a barrier skipped", (driver.Consensus, "barrier", _passed_at_once))
+plant("a barrier skipped", (consensus.Consensus, "barrier", _passed_at_once))
 
 
 def _settled_here(self: Any, conn: Any, request_id: int, txid: Any, timeout_ms: int, view: Any) -> None:
@@ -319,16 +318,16 @@ def _votes_at_once(self: Any, messages: Any) -> Any:
     return at_once + votes, [pair for pair in after_sync if pair not in votes]
 
 
-_sorted = Replica._sorted
-plant("a vote before its sync", (Replica, "_sorted", _votes_at_once))
+_sorted = Raft._sorted
+plant("a vote before its sync", (Raft, "_sorted", _votes_at_once))
 
 
 def _counts_itself_at_once(self: Any) -> None:
-    _commit_up_to(self, [self._log.last_index, *_matches(self)], any_term=False)
+    _commit_up_to(self, [self.log.last_index, *_matches(self)], any_term=False)
 
 
 def _counts_any_term(self: Any) -> None:
-    _commit_up_to(self, [self._log.synced_index, *_matches(self)], any_term=True)
+    _commit_up_to(self, [self.log.synced_index, *_matches(self)], any_term=True)
 
 
 def _matches(self: Any) -> list[int]:
@@ -336,8 +335,8 @@ def _matches(self: Any) -> list[int]:
 
 
 def _commit_up_to(self: Any, held: list[int], *, any_term: bool) -> None:
-    index = sorted(held, reverse=True)[self._majority - 1]
-    if index > self.commit_index and (any_term or self._log.term_at(index) == self.term):
+    index = sorted(held, reverse=True)[self.majority - 1]
+    if index > self.commit_index and (any_term or self.log.term_at(index) == self.term):
         self._SyncObj__raftCommitIndex = index
 
 
@@ -355,9 +354,9 @@ MUTATIONS["a vote for an incomplete log"] = both(
 )
 plant(
     "a vote is forgotten by a restart",
-    (driver, "log_of", lambda stored: _log_of(stored._replace(vote=None))),
+    (consensus, "log_of", lambda stored: _log_of(stored._replace(vote=None))),
 )
-_log_of = driver.log_of
+_log_of = consensus.log_of
 
 
 def _born_alike(self: Any, *args: Any, **named: Any) -> None:
@@ -365,11 +364,11 @@ def _born_alike(self: Any, *args: Any, **named: Any) -> None:
     self.boot = 1
 
 
-_replica = Replica.__init__
-plant("every life numbers its proposals alike", (Replica, "__init__", _born_alike))
+_replica = Group.__init__
+plant("every life numbers its proposals alike", (Group, "__init__", _born_alike))
 plant(
     "a copy replaces an acknowledged tail",
-    (Replica, "needs_copy", lambda self, index, term: index > self.applied_index),
+    (Group, "needs_copy", lambda self, index, term: index > self.applied_index),
 )
 
 
@@ -405,5 +404,5 @@ plant("a sync that is left out after one that was not needed", (NodeDb, "write",
 
 # -- numbers and entries that no node would send ----------------------------------------------------------------------
 
-plant("a peer's term is believed, however far ahead", (replica, "check_term", lambda *_: None))
+plant("a peer's term is believed, however far ahead", (guard, "check_term", lambda *_: None))
 plant("what a leader sends is appended unread", (entries, "opened", lambda *_: None))

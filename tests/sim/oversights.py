@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from plants import Plant, replacing  # tests/consensus/plants.py
 
 from raftcoord import limits
-from raftcoord.consensus.group import Replica
+from raftcoord.consensus.group import Group
 from raftcoord.consensus.peers import Peers
 from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.core import coordinator
@@ -68,8 +68,8 @@ def _installed_and_waited(self: Any, ledger: Any, index: int, term: int) -> None
     self._placed_all = placed
 
 
-_installed = Replica.installed
-plant("nothing is proposed again after a copy", (Replica, "installed", _installed_and_waited))
+_installed = Group.installed
+plant("nothing is proposed again after a copy", (Group, "installed", _installed_and_waited))
 
 
 def _measured(self: Any, node: int, rows: Any, wall_ms: int) -> None:
@@ -106,8 +106,8 @@ def _applied_and_shed(self: Any, now: float) -> None:
 
 
 _shed = Ledger.shed
-_apply = Replica.apply
-plant("the ledger is shed before it is stored", (Ledger, "shed", _shed_at_once), (Replica, "apply", _applied_and_shed))
+_apply = Group.apply
+plant("the ledger is shed before it is stored", (Ledger, "shed", _shed_at_once), (Group, "apply", _applied_and_shed))
 
 
 def _stored_whatever_came_since(self: Any, changes: Changes) -> None:

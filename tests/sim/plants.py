@@ -13,7 +13,7 @@ from typing import Any, Final
 import plants as hazards  # tests/consensus/plants.py
 from plants import Plant, both, replacing
 
-from raftcoord.consensus import group as replica
+from raftcoord.consensus import group
 from raftcoord.consensus.entries import acceptable
 from raftcoord.consensus.pysyncobj import wire
 from raftcoord.consensus.pysyncobj.guard import Guarded
@@ -32,7 +32,7 @@ def _unpickled(entry: bytes, *bounds: Any) -> Any:
     return acceptable(entry, *bounds)
 
 
-h8_pickle_on_the_wire = both(hazards.h8_pickle_in_the_engine, replacing((replica, "acceptable", _unpickled)))
+h8_pickle_on_the_wire = both(hazards.h8_pickle_in_the_engine, replacing((group, "acceptable", _unpickled)))
 
 # -- H9: what cannot be applied ---------------------------------------------------------------------------------------
 
@@ -44,7 +44,7 @@ def _lenient(entry: bytes, *bounds: Any) -> Any:
         return ()
 
 
-h9_whatever_a_peer_proposes = replacing((replica, "acceptable", _lenient))
+h9_whatever_a_peer_proposes = replacing((group, "acceptable", _lenient))
 
 # -- H15: administrative commands -------------------------------------------------------------------------------------
 
@@ -57,12 +57,12 @@ def _decode_leniently(row: Any) -> Any:
     return {"type": row[0], "term": 0, "args": row[1:]} if administrative else _decode(row)
 
 
-def _receive_and_obey(self: Any, sender: int, message: Any) -> None:
+def _receive_and_obey(self: Any, sender: int, message: Any, now: float) -> None:
     commands = self._outbox._onUtilityMessageCallbacks
     if message["type"] in commands:
         commands[message["type"]](message["args"], lambda *_: None)
     else:
-        _receive(self, sender, message)
+        _receive(self, sender, message, now)
 
 
 h15_admin_messages_pass = replacing((wire, "decode", _decode_leniently))

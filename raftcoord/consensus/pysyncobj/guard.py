@@ -20,18 +20,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from raftcoord.consensus.pysyncobj import library as engine
-from raftcoord.consensus.pysyncobj.library import STATE
-from raftcoord.consensus.pysyncobj.log import EntryTriple
-from raftcoord.consensus.pysyncobj.raft import Message, Raft
+from raftcoord.consensus.engine import NOTHING_ARRIVES, Arriving, EntryTriple, Message
+from raftcoord.consensus.leaps import check_term
+from raftcoord.consensus.pysyncobj.raft import Raft
 from raftcoord.errors import check
 
 
 class Guarded(Raft):
     """Raft with the corrections: what every node runs."""
-
-    admitted = True
-    """Whether this node takes part. Whoever makes it sets this to False for one that must wait."""
 
     _truncate_at: int | None = None
     _asked_after = 0
@@ -46,19 +42,29 @@ class Guarded(Raft):
         self._pre_voters: set[int] = set()
         super().__init__(*args, **kwargs)
 
-    def receive(self, sender: int, message: Message) -> None:
-        """Take one message (a dictionary that wire.py has checked) from that peer."""
+    def arriving(self, message: Message) -> Arriving:
+        """The entries in ``message`` that the log does not hold; one that it holds in that term is the same (section 5.3)."""
+        if message["type"] != "append_entries":
+            return NOTHING_ARRIVES
+        term_at = self.log.term_at
+        entries = [entry for entry in message["entries"] if term_at(entry[1]) != entry[2]]
+        return Arriving(entries, bool(entries) and term_at(message["prevLogIdx"]) == message["prevLogTerm"])
+
+    def receive(self, sender: int, message: Message, now: float) -> None:
+        """Take one message (a dictionary that wire.py has checked) from that peer. RemoteProtocolError if its term cannot be."""
+        self._at(now)
+        check_term(message["term"], self.term)
         if self.admitted:  # H16
             self._HANDLERS[message["type"]](self, self._node(sender), message)
 
     @property
     def may_stand(self) -> bool:
         """Whether this node may become leader: it is a voter in a set that it has from the log, or founded itself."""
-        return self.is_voter and not self._log.members_are_hearsay
+        return self.is_voter and not self._in_force.hearsay
 
     def wait_a_while(self) -> None:
         """Do not stand at once: all nodes of a new cluster begin at the same moment."""
-        soonest = engine._Time.now + self._rng.uniform(0.0, self._timing.election_min)
+        soonest = self._now + self._rng.uniform(0.0, self._timing.election_min)
         self._SyncObj__raftElectionDeadline = max(self._SyncObj__raftElectionDeadline, soonest)
 
     # -- elections ------------------------------------------------------------------------------------------------
@@ -78,13 +84,13 @@ class Guarded(Raft):
         super()._stand()
 
     def _hears_leader(self) -> bool:
-        return self.is_leader or engine._Time.now - self._heard_at < self._timing.election_min
+        return self.is_leader or self._now - self._heard_at < self._timing.election_min
 
     def _is_up_to_date(self, message: Message) -> bool:
         """Whether the asker's log is at least as complete as ours (Raft section 5.4.1)."""
-        last = self._log.last_index
+        last = self.log.last_index
         theirs = (message["last_log_term"], message["last_log_index"])
-        return theirs >= (self._log.term_at(last) or 0, last)
+        return theirs >= (self.log.term_at(last) or 0, last)
 
     def _on_pre_vote(self, node: Any, message: Message) -> None:
         granted = message["term"] > self.term and self._is_up_to_date(message) and not self._hears_leader()
@@ -111,7 +117,7 @@ class Guarded(Raft):
 
     def _on_vote(self, node: Any, message: Message) -> None:
         """H10. PySyncObj would count over all nodes that it knows: the count is ours, over the voters."""
-        if message["term"] != self.term or self.role != STATE.CANDIDATE:
+        if message["term"] != self.term or self.role != "candidate":
             return
         self._voters.add(node.id)
         if len(self._voters & self.voters) >= self.majority:
@@ -129,16 +135,15 @@ class Guarded(Raft):
             self._SyncObj__sendNextNodeIdx(node)  # its term tells the stale leader to step down
             return
         check(not (self.is_leader and message["term"] == self.term), f"two leaders in term {self.term}")
-        self._heard_at = engine._Time.now
+        self._heard_at = self._now
         self._pre_voters = set()
         self._truncate_at = None
         self._asked_after = message["prevLogIdx"]
-        if self._log.term_at(message["prevLogIdx"]) == message["prevLogTerm"]:
+        if self.log.term_at(message["prevLogIdx"]) == message["prevLogTerm"]:
             message = self._verified(message)
         else:
             message = {**message, "entries": [], "commit_index": min(message["commit_index"], self.commit_index)}  # H4
         self._SyncObj__onMessageReceived(node, message)
-        self.follow_members()
 
     def _verified(self, message: Message) -> Message:
         """The same message without what is here already, so that only a conflict truncates (H1)."""
@@ -147,7 +152,7 @@ class Guarded(Raft):
         verified = previous + len(entries)
         known = 0
         for _, index, term in entries:
-            here = self._log.term_at(index)
+            here = self.log.term_at(index)
             if here is None:
                 break
             if here != term:
@@ -169,7 +174,7 @@ class Guarded(Raft):
         if self._truncate_at is not None:
             check(fromIDx == self._truncate_at, "a truncation that is not at the conflict")
             check(fromIDx > self.commit_index, f"committed entry {fromIDx} was about to be deleted")
-            self._log.deleteEntriesFrom(fromIDx - self._log.first_index)
+            self.log.deleteEntriesFrom(fromIDx - self.log.first_index)
 
     def _SyncObj__sendNextNodeIdx(
         self, node: Any, reset: bool = False, nextNodeIdx: int | None = None, success: bool = False
@@ -178,11 +183,11 @@ class Guarded(Raft):
 
         A refusal moves the leader back and never forward.
         """
-        if reset and self._asked_after < self._log.first_index:
+        if reset and self._asked_after < self.log.first_index:
             # What is compacted here is committed, so the leader has it too: it is taken on to where that ends.
             reset, success, nextNodeIdx = False, True, self.commit_index + 1
         elif nextNodeIdx is None:
-            nextNodeIdx = self._log.last_index + 1
+            nextNodeIdx = self.log.last_index + 1
         elif reset:
             nextNodeIdx = self.commit_index + 1
         if success and self._is_repetition(node.id, nextNodeIdx):
@@ -200,7 +205,7 @@ class Guarded(Raft):
 
     def _is_repetition(self, leader: int, following: int) -> bool:
         """Whether this leader was told the same just now: a commit index alone needs no answer, a heartbeat does."""
-        told, at = (leader, self.term, following), engine._Time.now
+        told, at = (leader, self.term, following), self._now
         if told == self._acknowledged and at < self._acknowledged_at + self._timing.heartbeat / 2:
             return True
         self._acknowledged, self._acknowledged_at = told, at
@@ -213,16 +218,16 @@ class Guarded(Raft):
             return
         following = self._SyncObj__raftNextIndex[node]
         # Messages in flight are refused one by one, and a later refusal may name more than the first: it must not undo it.
-        most = following if message["reset"] else self._log.last_index + 1
+        most = following if message["reset"] else self.log.last_index + 1
         message = {**message, "next_node_idx": min(message["next_node_idx"], most)}
         self._SyncObj__onMessageReceived(node, message)
         if message["reset"]:
-            self._send_now |= self._SyncObj__raftNextIndex[node] > self._log.first_index
+            self._send_now |= self._SyncObj__raftNextIndex[node] > self.log.first_index
             return
         ahead = max(self._SyncObj__raftNextIndex[node], following)  # H2
         self._SyncObj__raftNextIndex[node] = ahead
-        if ahead <= self._log.last_index and not self._congested(node.id):
-            self._send_now = True
+        if ahead <= self.log.last_index:
+            self._unsent.add(node.id)
 
     _HANDLERS: Final[dict[str, Callable[[Guarded, Any, Message], None]]] = {
         "append_entries": _on_append_entries,

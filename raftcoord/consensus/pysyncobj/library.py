@@ -1,9 +1,9 @@
-"""PySyncObj as an engine: no thread, no socket, no file, no pickle, no clock and no chance of its own.
+"""The library itself: no thread, no socket, no file, no pickle, no clock and no chance of its own.
 
 We run a private instance of the module ``pysyncobj.syncobj``, so that what is replaced in it here is replaced for nobody
 else in the process:
 
-    monotonicTime    the time of the step that is running (``at``), the same for all of the step
+    monotonicTime    the time of the call that is running (``at``), the same for all of it
     createJournal    the journal object that the caller passes as ``journalFile``
     pickle           refuses (hazard H8: code execution for whoever reaches the port)
     logger           silent: what it would log as a warning is a Halt in guard.py
@@ -104,12 +104,10 @@ SyncObjConf: Final[Any] = _module.SyncObjConf
 Node: Final[Any] = _module.Node
 Transport: Final[Any] = _module.Transport
 STATE: Final[Any] = _module._RAFT_STATE
-NO_OP: Final = bytes((_module._COMMAND_TYPE.NO_OP,))
-REGULAR: Final = bytes((_module._COMMAND_TYPE.REGULAR,))
-MEMBERS: Final = bytes((_module._COMMAND_TYPE.MEMBERSHIP,))
-"""The first byte of an entry that holds a set of members. PySyncObj's own changes of membership are switched off."""
+KINDS: Final[Any] = _module._COMMAND_TYPE
+"""What PySyncObj puts into the first byte of an entry. Its own changes of membership are switched off."""
 
 
 def at(now: float) -> None:
-    """Set the engine's time (seconds, monotonic) for the step that begins."""
+    """What PySyncObj takes for the time (seconds, monotonic) in the call that begins. Ours is handed down (raft.py)."""
     _Time.now = now

@@ -4,91 +4,32 @@ It keeps the entries after the compaction point in memory and stages every chang
 writes node.db. Nothing here touches a disk. The first entry is the anchor: it is applied everywhere and only its index and
 term matter.
 
-An entry is PySyncObj's triple (data, index, term). One that holds a set of members counts from when it is appended: ``members``
-is the newest set in the log, committed or not, and goes back when that entry is truncated.
+An entry is PySyncObj's triple (data, index, term).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 from raftcoord import limits
-from raftcoord.consensus.pysyncobj import library as engine
-from raftcoord.core.members import Members, decode
-from raftcoord.errors import Halt, check
-
-EntryTriple = tuple[bytes, int, int]
-
-
-class Staged(NamedTuple):
-    """Changes to be stored in one commit: first truncate, then append.
-
-    ``truncate_from``: delete every stored entry at or above this index; None: delete nothing.
-    ``hard_state``: (term, vote) if it changed. It and the entries must be on disk before a message that shows them is sent.
-    """
-
-    truncate_from: int | None
-    append: list[EntryTriple]
-    hard_state: tuple[int, int | None] | None
+from raftcoord.consensus.engine import EntryTriple, Staged, StoredLog
+from raftcoord.errors import check
 
 
 class RaftLog:
-    """Entries from the anchor to the last index, without a gap.
+    """Entries from the anchor to the last index, without a gap."""
 
-    ``members``: the set that is in force before the entries after ``applied_index``; ``hearsay``: it is only what another node
-    said, and no log that this node had holds it.
-    """
-
-    def __init__(
-        self,
-        entries: Iterable[EntryTriple],
-        term: int,
-        vote: int | None,
-        applied_index: int,
-        members: Members | None = None,
-        hearsay: bool = False,
-    ) -> None:
-        self._entries: list[EntryTriple] = list(entries)
+    def __init__(self, stored: StoredLog) -> None:
+        self._entries: list[EntryTriple] = list(stored.entries)
         check(bool(self._entries), "the log has no anchor")
         self._bytes = sum(len(data) for data, _, _ in self._entries)
-        self._term = term
-        self._vote = vote
-        self._applied_index = applied_index
+        self._term = stored.term
+        self._vote = stored.vote
+        self._applied_index = stored.applied_index
         self._truncate_from: int | None = None
         self._append: list[EntryTriple] = []
         self._hard_state_changed = False
         self.synced_index = self.last_index
-        self._sets: list[tuple[int, Members | None]] = [(applied_index, members)]
-        self._hearsay = members if hearsay else None
-        for entry in self._entries:
-            if entry[1] > applied_index:
-                self._note_members(entry)
-
-    @property
-    def members(self) -> Members | None:
-        """The newest set of members in the log; None: none is known."""
-        return self._sets[-1][1]
-
-    def members_before(self, index: int) -> Members | None:
-        """The set in force before the entry ``index``; None if it is not known from the log."""
-        members = next((members for at, members in reversed(self._sets) if at < index), None)
-        return None if members is self._hearsay else members
-
-    @property
-    def members_are_hearsay(self) -> bool:
-        """Whether the newest set is only what another node said."""
-        return self._hearsay is not None and self.members is self._hearsay
-
-    @property
-    def members_index(self) -> int:
-        """The index of the entry that holds it; at most the applied index if it is older than the log."""
-        return self._sets[-1][0]
-
-    def _note_members(self, entry: EntryTriple) -> None:
-        data, index, _ = entry
-        if data[:1] == engine.MEMBERS:
-            self._sets.append((index, members_in(data)))
 
     @property
     def first_index(self) -> int:
@@ -159,18 +100,15 @@ class RaftLog:
             return None
         keep = limits.LOG_TAIL_ENTRIES if self._bytes <= limits.LOG_TAIL_BYTES else behind // 2
         self.deleteEntriesTo(behind - keep)
-        while len(self._sets) > 1 and self._sets[1][0] <= applied_index:
-            del self._sets[0]
         return self.first_index
 
-    def reset(self, index: int, term: int, members: Members | None) -> None:
-        """A copy of the ledger, with these members, was installed: it is every entry up to ``index``. Stored by the installer."""
+    def reset(self, index: int, term: int) -> None:
+        """A copy of the ledger was installed: it is every entry up to ``index``. Stored by the installer."""
         check(not self.dirty, "a copy of the ledger was installed over unsynced records")
         self._entries = [(b"", index, term)]
         self._bytes = 0
         self._applied_index = index
         self.synced_index = index
-        self._sets = [(index, members)]
 
     # -- PySyncObj's Journal interface -----------------------------------------------------------------------------
 
@@ -178,7 +116,6 @@ class RaftLog:
         """Append one entry."""
         check(idx == self._entries[-1][1] + 1, f"log entry {idx} does not follow {self._entries[-1][1]}")
         entry = (command, idx, term)
-        self._note_members(entry)
         self._entries.append(entry)
         self._append.append(entry)
         self._bytes += len(command)
@@ -195,8 +132,6 @@ class RaftLog:
         self._append = [entry for entry in self._append if entry[1] < index]
         self._truncate_from = index if self._truncate_from is None else min(self._truncate_from, index)
         self.synced_index = min(self.synced_index, index - 1)
-        while self._sets[-1][0] >= index:
-            self._sets.pop()
 
     def deleteEntriesTo(self, entryTo: int) -> None:
         """Drop the head before this position (a position in the list, not an index)."""
@@ -242,14 +177,3 @@ class RaftLog:
 
     def _destroy(self) -> None:
         """Nothing."""
-
-
-def members_in(data: bytes) -> Members:
-    """The set of members that an entry holds. Raises Halt for one that this release would not have written."""
-    members = decode(data[1:])
-    if members is None:
-        raise Halt(
-            "the log holds a set of members that this version cannot read. It was written by a newer version of raftcoord; start "
-            "this node with that version"
-        )
-    return members

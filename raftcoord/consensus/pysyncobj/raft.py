@@ -1,40 +1,29 @@
-"""PySyncObj driven from outside: propose, tick; messages and committed entries come out.
+"""PySyncObj driven from outside: what engine.py asks for, but for what to do with a message (guard.py).
 
-The caller sets the time with ``engine.at`` before each call, hands over proposals (and messages, in guard.py), ticks, and
-takes what came out. The log stages what must be synced; an entry counts for the leader itself only when it is synced.
+Every call that may look at the clock brings the time. The log stages what must be synced; an entry counts for the leader itself
+only when it is synced.
 
-This room drives; the corrections of what PySyncObj does with a message stand in guard.py. Replaced here: the tick (one send
-for everything that gathered, and the commit index at once to whoever waits for it: H13), the counting of the leader's own
-log, the fallback of a leader without a majority after one election timeout instead of 30 s (H11), the wiring of
-administrative commands: there is none (H15), and every majority: it is counted over the voters of the newest set of members in
-the log, which PySyncObj knows nothing of.
+Replaced here: the tick (one send for everything that gathered, and the commit index at once to whoever waits for it: H13), the
+counting of the leader's own log, the fallback of a leader without a majority after one election timeout instead of 30 s (H11),
+the wiring of administrative commands: there is none (H15), and every majority: it is counted over the voters that ``follow``
+brings, which PySyncObj knows nothing of.
 """
 
 from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Collection
 from typing import Any, Final
 
 from raftcoord import limits
-from raftcoord.consensus.pysyncobj import library as engine
+from raftcoord.consensus.engine import EntryTriple, InForce, Message, Step, StoredLog, Timing
+from raftcoord.consensus.pysyncobj import library
 from raftcoord.consensus.pysyncobj.library import STATE, Node, SyncObj, SyncObjConf, Transport
-from raftcoord.consensus.pysyncobj.log import EntryTriple, RaftLog
-from raftcoord.core.members import Members, encode
+from raftcoord.consensus.pysyncobj.log import RaftLog
 from raftcoord.errors import check
 
-Message = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds. The election timeout is drawn anew from [election_min, election_max] each time."""
-
-    heartbeat: float
-    election_min: float
-    election_max: float
+_ROLES: Final = {STATE.FOLLOWER: "follower", STATE.CANDIDATE: "candidate", STATE.LEADER: "leader"}
 
 
 class _Outbox(Transport):  # type: ignore[misc]
@@ -68,11 +57,13 @@ def _settings(timing: Timing, log: RaftLog) -> Any:
 
 
 class Raft(SyncObj):  # type: ignore[misc]
-    """One node's PySyncObj. ``congested(node)``: whether that peer should get no more entries now.
+    """One node's PySyncObj.
 
-    ``identity``: of this node's data. Its id is that of the member with this identity in ``log.members``, 0 while it is none: an
-    id is known by the log alone, because one that was never committed may be given to another node.
+    ``identity``: of this node's data. Its id is that of the member with this identity in the set that is in force, 0 while it is
+    none: an id is known by the log alone, because one that was never committed may be given to another node.
     """
+
+    admitted = False
 
     _SyncObj__raftState: int
     _SyncObj__raftCurrentTerm: int
@@ -89,42 +80,40 @@ class Raft(SyncObj):  # type: ignore[misc]
     _SyncObj__otherNodes: set[Any]
     _SyncObj__selfNode: Any
 
-    def __init__(
-        self,
-        identity: str,
-        log: RaftLog,
-        timing: Timing,
-        rng: random.Random,
-        congested: Callable[[int], bool],
-    ) -> None:
+    def __init__(self, identity: str, stored: StoredLog, timing: Timing, rng: random.Random, now: float) -> None:
         self.identity: Final = identity
+        self.log: Final = RaftLog(stored)
         self._id = 0
-        self._log: Final = log
+        self._now = now
         self._timing: Final = timing
         self._rng: Final = rng
-        self._congested: Final = congested
+        self._congested: Collection[int] = ()
+        self._unsent: set[int] = set()  # peers that have acknowledged, and have not been sent all of the log
         self._nodes: dict[int, Any] = {}  # every node that was ever spoken to, by id; PySyncObj compares the objects
         self._peers: list[Any] = []  # the other members, in the order of their ids
-        self._members: Members | None = None  # those that are in force
+        self._in_force = InForce(None, stored.applied_index)
         self.voters: frozenset[int] = frozenset()
         self.is_member = False
-        """Whether this node is in the newest set of members in its log."""
         self._outbox: Final = _Outbox()
         self._committed: list[EntryTriple] = []
         self._send_now = False
         self._asked: deque[tuple[int, int]] = deque()  # (index, peer): whose entries wait for the commit index
         self.behind: set[int] = set()
-        """Peers whose next entry is compacted here: they need a copy of the ledger. The reader removes what it serves."""
-        super().__init__(Node(0), [], _settings(timing, log), transport=self._outbox)
-        self._SyncObj__raftLastApplied = log.getRaftCommitIndex()
-        self.follow_members()
+        library.at(now)
+        super().__init__(Node(0), [], _settings(timing, self.log), transport=self._outbox)
+        self._SyncObj__raftLastApplied = stored.applied_index
+
+    def _at(self, now: float) -> None:
+        """A call begins: this is the time, for PySyncObj too."""
+        self._now = now
+        library.at(now)
 
     # -- what the outside may ask ---------------------------------------------------------------------------------
 
     @property
-    def role(self) -> int:
-        """STATE.FOLLOWER, CANDIDATE or LEADER."""
-        return self._SyncObj__raftState
+    def role(self) -> str:
+        """leader, follower or candidate."""
+        return _ROLES[self._SyncObj__raftState]
 
     @property
     def is_leader(self) -> bool:
@@ -141,6 +130,11 @@ class Raft(SyncObj):  # type: ignore[misc]
     def term(self) -> int:
         """The current term."""
         return self._SyncObj__raftCurrentTerm
+
+    @property
+    def vote(self) -> int | None:
+        """Whom this node has voted for in that term."""
+        return self.log.getVotedForNodeId()
 
     @property
     def commit_index(self) -> int:
@@ -173,35 +167,34 @@ class Raft(SyncObj):  # type: ignore[misc]
 
     @property
     def may_change_members(self) -> bool:
-        """Whether this node may propose a set of members.
-
-        It leads, has committed an entry of its own term (without that, two leaders in turn could each make a step that the
-        other does not know: Ongaro's correction of section 4.1, raft-dev, July 2015), and the last step is committed.
-        """
-        settled = self._log.term_at(self.commit_index) == self.term and self._log.members_index <= self.commit_index
+        """Whether a set of members may be proposed here (engine.py)."""
+        settled = self.log.term_at(self.commit_index) == self.term and self._in_force.at <= self.commit_index
         return self.is_leader and settled
 
     # -- what the outside may do ----------------------------------------------------------------------------------
 
-    def connected(self, node: int) -> None:
+    def connected(self, node: int, now: float) -> None:
         """The link to that peer is up: whatever was in flight before is sent again."""
+        self._at(now)
         peer = self._node(node)
         self._SyncObj__onNodeConnected(peer)
         if self.is_leader and peer in self._SyncObj__otherNodes:
-            self._SyncObj__raftNextIndex[peer] = max(self._SyncObj__raftMatchIndex[peer] + 1, self._log.first_index + 1)
+            self._SyncObj__raftNextIndex[peer] = max(self._SyncObj__raftMatchIndex[peer] + 1, self.log.first_index + 1)
             self._send_now = True
 
-    def disconnected(self, node: int) -> None:
+    def disconnected(self, node: int, now: float) -> None:
         """The link to that peer is down."""
+        self._at(now)
         self._SyncObj__onNodeDisconnected(self._node(node))
 
-    def follow_members(self) -> None:
-        """Count over the newest set of members in the log from now on."""
-        if self._log.members is self._members:
+    def follow(self, in_force: InForce) -> None:
+        """Count over these members from now on."""
+        newest, before, self._in_force = in_force.members, self._in_force.members, in_force
+        self.admitted = newest is not None
+        if newest is before:
             return
-        self._members = self._log.members
-        members = () if self._members is None else self._members.members
-        own = None if self._members is None else self._members.with_identity(self.identity)
+        members = () if newest is None else newest.members
+        own = None if newest is None else newest.with_identity(self.identity)
         if own is not None and own.id != self._id:
             check(not self.is_leader, "the id of a leader changed")
             self._id = own.id
@@ -215,16 +208,9 @@ class Raft(SyncObj):  # type: ignore[misc]
                 table.pop(node, None)
             self.behind.discard(node.id)
         for node in self._SyncObj__otherNodes - known:
-            self._SyncObj__raftNextIndex[node] = self._log.last_index + 1
+            self._SyncObj__raftNextIndex[node] = self.log.last_index + 1
             self._SyncObj__raftMatchIndex[node] = 0
-            self._SyncObj__lastResponseTime[node] = engine._Time.now
-
-    def propose_members(self, members: Members) -> int:
-        """Leader only, while ``may_change_members``: append this set, which counts at once; return its index."""
-        check(self.may_change_members, "members would be changed before the last change is settled")
-        index = self.propose(engine.MEMBERS + encode(members))
-        self.follow_members()
-        return index
+            self._SyncObj__lastResponseTime[node] = self._now
 
     def _node(self, number: int) -> Any:
         node = self._nodes.get(number)
@@ -235,28 +221,54 @@ class Raft(SyncObj):  # type: ignore[misc]
     def propose(self, data: bytes, asker: int | None = None) -> int:
         """Leader only: append an entry, for the peer ``asker`` if there is one; return its index. The next tick sends it."""
         check(self.is_leader, "a follower was asked to append")
-        index = self._log.last_index + 1
-        self._log.add(data, index, self.term)
+        index = self.log.last_index + 1
+        self.log.add(data, index, self.term)
         self._send_now = True
         if asker is not None:
             self._asked.append((index, asker))
         return index
 
-    def tick(self) -> None:
+    def step(self, now: float, congested: Collection[int]) -> Step:
+        """Let time pass, commit, and say what is to be stored and sent."""
+        check(not self._committed, "a step before the last one's entries were applied")
+        self.tick(now, congested)
+        at_once, after_sync = self._sorted(self.take_messages())
+        return Step(at_once, self.log.take() if self.log.dirty else None, after_sync)
+
+    def tick(self, now: float, congested: Collection[int] = ()) -> None:
         """Let time pass, commit, and send what gathered."""
+        self._at(now)
+        self._congested = congested
+        if self._unsent:
+            self._send_now = self._send_now or any(node not in congested for node in self._unsent)
+            self._unsent.clear()
         self.doTick(0)
 
-    def installed(self, index: int, term: int, members: Members | None) -> None:
-        """A copy of the ledger up to (index, term), with these members, is now the log."""
-        self._log.reset(index, term, members)
-        self.follow_members()
+    def _sorted(
+        self, messages: list[tuple[int, Message]]
+    ) -> tuple[list[tuple[int, Message]], list[tuple[int, Message]]]:
+        """Entries may go before the leader's own sync, in a term that is on disk. Everything else waits for it (H6)."""
+        if self.log.hard_state_dirty:
+            return [], messages
+        at_once: list[tuple[int, Message]] = []
+        after_sync: list[tuple[int, Message]] = []
+        for pair in messages:
+            (at_once if pair[1]["type"] == "append_entries" else after_sync).append(pair)
+        return at_once, after_sync
+
+    def synced(self, index: int) -> None:
+        """What was staged is on disk, and with it everything up to ``index``."""
+        self.log.synced(index)
+
+    def compact(self, applied_index: int) -> int | None:
+        """Forget entries far enough below ``applied_index``; the new first index, or None if there is nothing to do."""
+        return self.log.compact(applied_index)
+
+    def installed(self, index: int, term: int) -> None:
+        """A copy of the ledger up to (index, term) is now the log."""
+        self.log.reset(index, term)
         self._SyncObj__raftCommitIndex = index
         self._SyncObj__raftLastApplied = index
-
-    @property
-    def has_committed(self) -> bool:
-        """Whether ``take_committed`` would give something."""
-        return bool(self._committed)
 
     def take_committed(self) -> list[EntryTriple]:
         """Entries committed since the last call, in order, each exactly once."""
@@ -271,7 +283,7 @@ class Raft(SyncObj):  # type: ignore[misc]
     # -- the tick -------------------------------------------------------------------------------------------------
 
     def _onTick(self, timeToWait: float) -> None:
-        now = engine._Time.now
+        now = self._now
         if self.is_leader:
             self._advance_commit()
             self._check_quorum(now)
@@ -293,17 +305,17 @@ class Raft(SyncObj):  # type: ignore[misc]
         match = self._SyncObj__raftMatchIndex
         held = [match[node] for node in self._peers if node.id in self.voters]
         if self.is_voter:
-            held.append(self._log.synced_index)
+            held.append(self.log.synced_index)
         held.sort(reverse=True)
         index = held[self.majority - 1]
-        if index > self.commit_index and self._log.term_at(index) == self.term:
+        if index > self.commit_index and self.log.term_at(index) == self.term:
             self._SyncObj__raftCommitIndex = index
 
     def _check_quorum(self, now: float) -> None:
         since = now - self._timing.election_max
         heard = self._SyncObj__lastResponseTime
         alive = self.is_voter + sum(heard[node] > since for node in self._peers if node.id in self.voters)
-        removed = not self.is_voter and self._log.members_index <= self.commit_index
+        removed = not self.is_voter and self._in_force.at <= self.commit_index
         if alive < self.majority or removed:
             self._follow(None)
 
@@ -314,14 +326,14 @@ class Raft(SyncObj):  # type: ignore[misc]
     def _SyncObj__applyLogEntries(self) -> None:
         applied, commit = self.applied_index, self.commit_index
         if commit > applied:
-            self._committed.extend(self._log.between(applied, commit))
+            self._committed.extend(self.log.between(applied, commit))
             self._SyncObj__raftLastApplied = commit
 
     def _SyncObj__sendAppendEntries(self) -> None:
         self._send_now = False
         while self._asked and self._asked[0][0] <= self.commit_index:
             self._asked.popleft()
-        self._SyncObj__newAppendEntriesTime = engine._Time.now + self._timing.heartbeat
+        self._SyncObj__newAppendEntriesTime = self._now + self._timing.heartbeat
         for node in self._peers:
             if node in self._SyncObj__connectedNodes:
                 self._send_to(node)
@@ -340,14 +352,14 @@ class Raft(SyncObj):  # type: ignore[misc]
 
     def _send_to(self, node: Any) -> None:
         following = self._SyncObj__raftNextIndex[node]
-        first, last = self._log.first_index, self._log.last_index
+        first, last = self.log.first_index, self.log.last_index
         if following <= first:
             self.behind.add(node.id)
             self._send_entries(node, first, [])
             return
         for _ in range(limits.APPENDS_PER_PASS_MAX):
-            room = following <= last and not self._congested(node.id)
-            entries = self._log.entries_from(following, limits.APPEND_BYTES_MAX) if room else []
+            room = following <= last and node.id not in self._congested
+            entries = self.log.entries_from(following, limits.APPEND_BYTES_MAX) if room else []
             self._send_entries(node, following - 1, entries)
             following += len(entries)
             if not entries or following > last:
@@ -362,7 +374,7 @@ class Raft(SyncObj):  # type: ignore[misc]
                 "term": self.term,
                 "commit_index": self.commit_index,
                 "prevLogIdx": previous,
-                "prevLogTerm": self._log.term_at(previous),
+                "prevLogTerm": self.log.term_at(previous),
                 "entries": entries,
             },
         )
@@ -397,8 +409,8 @@ class Raft(SyncObj):  # type: ignore[misc]
                 {
                     "type": what,
                     "term": term,
-                    "last_log_index": self._log.last_index,
-                    "last_log_term": self._log.term_at(self._log.last_index),
+                    "last_log_index": self.log.last_index,
+                    "last_log_term": self.log.term_at(self.log.last_index),
                 },
             )
 

@@ -16,10 +16,8 @@ from __future__ import annotations
 
 from typing import Any, Final, NoReturn
 
-from raftcoord.consensus.pysyncobj.log import EntryTriple
+from raftcoord.consensus.engine import EntryTriple, Message
 from raftcoord.errors import RemoteProtocolError
-
-Message = dict[str, Any]
 
 _FIELDS: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
     "append_entries": (1, ("term", "commit_index", "prevLogIdx", "prevLogTerm", "entries")),
