@@ -1,14 +1,7 @@
-"""The event loop's one rule: tick, then sync, then flush.
+"""One node's part in the cluster: its group, its links, and who takes part. host.py takes the turns.
 
-    tick    deliver what arrived, hand over the proposals that gathered, step the group;
-    sync    store everything that the step staged in node.db, in a worker thread, one commit, one fsync;
-    flush   only then let votes and acknowledgements go. Entries to followers may go before.
-
-While a sync runs, messages and proposals gather: that is the group commit, and it needs no timer. A small sync on a quick disk
-is done in the event loop itself, because a thread and back would cost as much again.
-
-What cannot be handled halts the node: ``on_halt`` is called once, and this object does nothing more. A failed sync is never
-retried, because what the disk kept of it is not known.
+Owed: a proposal is answered once, by its deadline; a change of members likewise; what cannot be handled halts the node, and
+``on_halt`` is called once. Never: a message, a vote or an answer after that.
 """
 
 from __future__ import annotations
@@ -23,26 +16,27 @@ from raftcoord.config import Config
 from raftcoord.consensus.batches import BarrierDone, Done
 from raftcoord.consensus.copies import Incoming, Outgoing
 from raftcoord.consensus.disk import (
+    NodeDisk,
     ledger_of,
     log_of,
     not_taken_over,
     start_of,
-    write_of,
     write_of_founding,
     write_of_identities,
     write_of_invitation,
 )
 from raftcoord.consensus.engine import Message, Timing
-from raftcoord.consensus.group import Group, MembersDone, Ready, Store
+from raftcoord.consensus.group import Group, MembersDone
+from raftcoord.consensus.host import Errand, Host
 from raftcoord.consensus.identity import Identities, Place
 from raftcoord.consensus.leaps import check_copy
 from raftcoord.consensus.peers import Peers
 from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.consensus.steering import Asked, Steering
 from raftcoord.consensus.sync_thread import Runner, SyncThread
-from raftcoord.consensus.view import View
 from raftcoord.core.commands import Command
-from raftcoord.core.members import described
+from raftcoord.core.ledger import Ledger
+from raftcoord.core.members import Members, described
 from raftcoord.env import Env
 from raftcoord.errors import (
     ConfigError,
@@ -62,7 +56,7 @@ ASK_MEMBERS_S: Final = 3.0
 """Seconds that a node whose cluster.yaml contradicts its stored members waits for another member to say that they changed."""
 
 
-class Consensus(View):
+class Consensus:
     """One node's part in the cluster. ``on_halt(error)``: called once when the node must stop; the error is for the operator."""
 
     def __init__(
@@ -79,8 +73,6 @@ class Consensus(View):
         self._name = name
         self._db = db
         self._on_halt = on_halt
-        self._runner: Runner = SyncThread(f"{name} sync") if runner is None else runner
-        self._own_thread = self._runner if isinstance(self._runner, SyncThread) else None
         self._directory = config.node(name).data_dir
         self._env = env
         stored = db.load()
@@ -102,12 +94,8 @@ class Consensus(View):
         self._heard = asyncio.Event()
         self._peers = Peers(config, name, env, boot, self, lambda: self.ledger.cluster, self._identities)
         self._steering = Steering(name, lambda: self._group, self._peers, self._identities, self._timing.election_min)
-        self._inbox: list[Callable[[float], None]] = []
-        self._scheduled = False
-        self._busy = False
-        self._running = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._idle = asyncio.Event()
+        runner = SyncThread(f"{name} sync") if runner is None else runner
+        self._host = Host([self._group], NodeDisk(db), self._peers, self, runner, self._timing.heartbeat / 2)
         self._outgoing = Outgoing(db, self._directory, name, self._peers)
         self._incoming = Incoming(self._directory)
         self._install: tuple[SnapshotInfo, Any, Callable[[Any], None]] | None = None
@@ -148,8 +136,7 @@ class Consensus(View):
         except BaseException:
             await self._peers.stop()
             raise
-        self._running = True
-        self._beat()
+        self._host.start()
 
     async def _agree_with_file(self) -> None:
         """ConfigError if cluster.yaml names others than the members.
@@ -171,35 +158,28 @@ class Consensus(View):
 
     async def stop(self) -> None:
         """Take part no more; answer every open proposal; wait for a sync that runs."""
-        was_running, self._running = self._running, False
-        if self._timer is not None:
-            self._timer.cancel()
+        was_running = self._host.running
+        self._host.stop()
         await self._outgoing.stop()
         await self._peers.stop()
-        while self._busy:
-            self._idle.clear()
-            await self._idle.wait()
+        await self._host.settled()
         if was_running:
             self._answer_all(Unavailable("this node stops; ask another one"))
-        if self._own_thread is not None:
-            self._own_thread.close()
 
     def propose(self, command: Command, deadline: float, done: Done) -> None:
         """Propose; ``done`` is called once with the ledger's result, Unavailable (nothing attempted) or NotKnown.
 
         ``deadline``: loop time (s). Raises Overloaded or Unavailable when nothing was attempted.
         """
-        if not self._running:
-            raise Unavailable("this node has stopped; ask another one")
+        self._must_run()
         self._group.propose(command, deadline, done)
-        self._wake()
+        self._host.wake()
 
     def barrier(self, deadline: float, done: BarrierDone) -> None:
         """``done((term, index))`` when this node has applied what was committed before this call; else as ``propose``."""
-        if not self._running:
-            raise Unavailable("this node has stopped; ask another one")
+        self._must_run()
         self._group.barrier(deadline, done)
-        self._wake()
+        self._host.wake()
 
     def change_members(self, step: str, name: NodeName, deadline: float, done: MembersDone) -> None:
         """Make ``step`` ("add", "remove" or "replace") with node ``name``, at the leader.
@@ -207,23 +187,24 @@ class Consensus(View):
         ``done`` is called once: with the new set when it is committed, with LocalProtocolError or Unavailable when nothing was
         attempted, or with NotKnown. ``deadline``: loop time (s).
         """
-        if not self._running:
-            raise Unavailable("this node has stopped; ask another one")
+        self._must_run()
         self._steering.ask(Asked(step, name, deadline, done))
-        self._wake()
+        self._host.wake()
+
+    def _must_run(self) -> None:
+        if not self._host.running:
+            raise Unavailable("this node has stopped; ask another one")
 
     # -- what the peers say ---------------------------------------------------------------------------------------
 
     def on_message(self, node: int, message: Message) -> None:
         """A checked message of a peer: it waits for the next turn."""
         group = self._group
-        self._inbox.append(lambda now: self._receive(group, node, message, now))
-        self._wake()
+        self._host.hear(lambda now: self._receive(group, node, message, now))
 
     def after_messages(self, then: Callable[[], None]) -> None:
         """Call ``then`` when the messages so far have been judged."""
-        self._inbox.append(lambda now: then())
-        self._wake()
+        self._host.hear(lambda now: then())
 
     def _receive(self, group: Group, node: int, message: Message, now: float) -> None:
         if group is not self._group:  # which took no part; the sender's id was that of the file, and may be another's
@@ -236,8 +217,7 @@ class Consensus(View):
     def on_link(self, node: int, up: bool) -> None:
         """A link came up or went down: it waits for the next turn, in order with the messages."""
         group = self._group
-        self._inbox.append(lambda now: group.connected(node, now) if up else group.disconnected(node, now))
-        self._wake()
+        self._host.hear(lambda now: group.connected(node, now) if up else group.disconnected(node, now))
 
     def on_copy(self, node: int, step: str, params: list[Any], reply: Callable[[Any], None]) -> None:
         """A step of a ledger copy that the leader sends."""
@@ -259,120 +239,69 @@ class Consensus(View):
         else:
             path, info = self._incoming.end(node)
             self._install = (info, path, reply)
-            self._wake()
+            self._host.wake()
 
-    # -- tick, sync, flush ----------------------------------------------------------------------------------------
+    # -- what the host asks ---------------------------------------------------------------------------------------
 
-    def _beat(self) -> None:
-        self._timer = self._loop.call_later(self._timing.heartbeat / 2, self._beat)
-        if self._busy:  # a step would have to wait for the disk; those whose time is up need not
-            try:
-                self._group.expire(self._loop.time())
-                self._steering.expire(self._loop.time())
-            except Exception as error:
-                self._halt(error)
-        self._wake()
+    @property
+    def has_work(self) -> bool:
+        """Whether a turn would do something here."""
+        return self._steering.has_work or self._install is not None or self._identities.has_news
+
+    def errand(self) -> Errand | None:
+        """Who is who goes to the disk before anything is made of it (identity.py); a copy takes the place of the ledger."""
+        if identities := self._identities.unsaved:
+            return self._remember(write_of_identities(identities), lambda: self._remembered(identities))
+        if invitation := self._identities.invitation:
+            return self._remember(write_of_invitation(invitation), self._taken_in)
+        if founding := self._identities.founding:
+            return self._remember(write_of_founding(founding), self._founded)
+        return self._install_errand()
+
+    def before_step(self, now: float) -> None:
+        """The members may be changed now."""
+        self._steering.turn(now)
+
+    def after_step(self) -> None:
+        """The log may have other members now."""
+        self._follow_members()
+
+    def applied(self, group: Group) -> None:
+        """Who listens hears of it, and who needs a copy gets one."""
+        self._tell()
+        self._outgoing.serve(group.raft.behind, self.term if self.is_leader else None)
+
+    def expire(self, now: float) -> None:
+        """A change of members need not wait for a sync that hangs."""
+        self._steering.expire(now)
+
+    def halted(self, error: BaseException) -> None:
+        """Answer everybody, and say why."""
+        log.critical("%s: halted: %s", self._name, error, exc_info=not isinstance(error, RaftcoordError))
+        self._answer_all(Unavailable("this node has halted; ask another one"))
+        self._on_halt(
+            error if isinstance(error, RaftcoordError) else Halt(f"an error that raftcoord does not handle: {error!r}")
+        )
+
+    def _answer_all(self, error: Unavailable) -> None:
+        """``error`` to those whose request was never attempted, NotKnown to the others."""
+        self._group.fail_all(error)
+        self._steering.refuse_all(error)
 
     def _news(self) -> None:
         self._heard.set()
-        self._wake()
+        self._host.wake()
 
-    def _wake(self) -> None:
-        if not self._scheduled and not self._busy and self._running:
-            self._scheduled = True
-            self._loop.call_soon(self._turn)
+    # -- who takes part -------------------------------------------------------------------------------------------
 
-    def _turn(self) -> None:
-        self._scheduled = False
-        if self._busy or not self._running:
-            return
-        try:
-            if identities := self._identities.unsaved:
-                self._remember(write_of_identities(identities), lambda: self._remembered(identities))
-                return
-            if invitation := self._identities.invitation:
-                self._remember(write_of_invitation(invitation), self._taken_in)
-                return
-            if founding := self._identities.founding:
-                self._remember(write_of_founding(founding), self._founded)
-                return
-            if self._install is not None:
-                self._begin_install()
-                return
-            now = self._loop.time()
-            if self._group.ledger_is_overdue(now):
-                self._store_ledger(now)
-                return
-            self._drain(now)
-            self._steering.turn(now)
-            ready = self._group.step(now, self._peers.congested)
-            self._follow_members()
-            self._peers.send(ready.at_once)
-            if ready.store is not None:
-                self._sync(ready, ready.store, now)
-                return
-            self._peers.send(ready.after_sync)
-            self._apply(now)
-            self._store_ledger(now)
-        except Exception as error:
-            self._halt(error)
-
-    def _apply(self, now: float) -> None:
-        self._group.apply(now)
-        self._tell()
-        self._outgoing.serve(self._group.raft.behind, self.term if self.is_leader else None)
-
-    def _sync(self, ready: Ready, store: Store, now: float) -> None:
-        """At the leader clients wait for what is committed; at a follower the leader waits for the sync. They come first."""
-        leads = self.is_leader
-        if leads:
-            self._apply(now)
-        thread = self._own_thread
-        if thread is None or not thread.is_quick or not store.is_small:
-            self._sync_elsewhere(ready, store, apply=not leads)
-            return
-        thread.run_here(lambda: self._db.write(write_of(store)))
-        self._flush(ready, store, apply=not leads)
-        self._store_ledger(now)
-        if self._group.has_work:
-            self._wake()
-
-    def _sync_elsewhere(self, ready: Ready, store: Store, apply: bool) -> None:
-        self._busy = True
-        write = write_of(store)
-        self._runner.run(lambda: self._db.write(write), lambda _, error: self._synced(ready, store, apply, error))
-
-    def _flush(self, ready: Ready, store: Store, apply: bool) -> None:
-        now = self._loop.time()
-        self._group.stored(store, now)
-        self._peers.send(ready.after_sync)
-        if apply:
-            self._apply(now)
-
-    def _store_ledger(self, now: float) -> None:
-        """What of the ledger is due goes to the disk when nobody waits for the disk."""
-        store = self._group.ledger_store(now)
-        if store is not None:
-            self._sync_elsewhere(Ready([], store, []), store, apply=False)
-
-    def _remember(self, write: Write, then: Callable[[], None]) -> None:
-        """Who is who goes to the disk before anything is made of it (identity.py)."""
-        self._busy = True
-        self._runner.run(lambda: self._db.write(write), lambda _, error: self._after_remembering(then, error))
-
-    def _after_remembering(self, then: Callable[[], None], error: BaseException | None) -> None:
-        self._busy = False
-        self._idle.set()
-        if not self._running:
-            return
-        try:
+    def _remember(self, write: Write, then: Callable[[], None]) -> Errand:
+        def done(_: Any, error: BaseException | None) -> None:
             if error is not None:
                 raise error
-            then()
-        except Exception as caught:
-            self._halt(caught)
-            return
-        self._turn()
+            if self._host.running:
+                then()
+
+        return Errand(lambda: self._db.write(write), done)
 
     def _remembered(self, identities: dict[NodeName, str]) -> None:
         self._identities.saved(identities)
@@ -397,6 +326,7 @@ class Consensus(View):
         assert members is not None
         self._identities.follow(members, stored.members)
         self._group.take_over(waiting)
+        self._host.groups = [self._group]
         self._peers.follow_members()
         for node in self._peers.up:
             self._group.connected(node, self._loop.time())
@@ -411,33 +341,6 @@ class Consensus(View):
         self._peers.follow_members()
         if new:
             log.info("%s: members (epoch %d): %s", self._name, members.epoch, described(members))
-
-    def _drain(self, now: float) -> None:
-        inbox, self._inbox = self._inbox, []
-        for event in inbox:
-            event(now)
-
-    def _synced(self, ready: Ready, store: Store, apply: bool, error: BaseException | None) -> None:
-        self._busy = False
-        self._idle.set()
-        if not self._running:
-            return
-        try:
-            if error is not None:
-                raise error
-            self._flush(ready, store, apply)
-            if (
-                self._inbox
-                or self._steering.has_work
-                or self._install is not None
-                or self._group.has_work
-                or self._identities.has_news
-            ):
-                self._turn()
-            else:
-                self._store_ledger(self._loop.time())
-        except Exception as caught:
-            self._halt(caught)
 
     def _tell(self) -> None:
         bound = self.ledger.participants
@@ -458,65 +361,136 @@ class Consensus(View):
             for founded in self.on_founded:
                 founded(cluster)
 
-    def _halt(self, error: BaseException) -> None:
-        if not self._running:
-            return
-        self._running = False
-        if self._timer is not None:
-            self._timer.cancel()
-        log.critical("%s: halted: %s", self._name, error, exc_info=not isinstance(error, RaftcoordError))
-        self._answer_all(Unavailable("this node has halted; ask another one"))
-        self._on_halt(
-            error if isinstance(error, RaftcoordError) else Halt(f"an error that raftcoord does not handle: {error!r}")
-        )
+    # -- what is read ---------------------------------------------------------------------------------------------
 
-    def _answer_all(self, error: Unavailable) -> None:
-        """``error`` to those whose request was never attempted, NotKnown to the others."""
-        self._group.fail_all(error)
-        self._steering.refuse_all(error)
+    @property
+    def ledger(self) -> Ledger:
+        """What this node has applied. Read only."""
+        return self._group.ledger
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this node believes itself leader."""
+        return self._group.raft.is_leader
+
+    @property
+    def leader(self) -> NodeName | None:
+        """The leader that a proposal could be handed to now, or None."""
+        leader = self._group.reachable_leader
+        return None if leader is None else self._peers.name_of(leader)
+
+    @property
+    def role(self) -> str:
+        """leader, follower or candidate; learner, if it catches up and does not vote yet; waiting, if it takes no part yet
+        (identity.py); removed, if it is no member, by its own log or by what the members say that refuse it."""
+        if not self._group.raft.admitted:
+            return "waiting"
+        if self._peers.expelled_by and not self._peers.up:
+            return "removed"
+        if not self._group.raft.is_voter and self.members is not None:
+            return "learner" if self._group.raft.is_member else "removed"
+        return self._group.raft.role
+
+    @property
+    def term(self) -> int:
+        """The current term."""
+        return self._group.raft.term
+
+    @property
+    def commit_index(self) -> int:
+        """The highest index known here to be committed."""
+        return self._group.raft.commit_index
+
+    @property
+    def applied_index(self) -> int:
+        """The highest index applied here."""
+        return self._group.applied_index
+
+    @property
+    def applied_term(self) -> int:
+        """The term of that entry."""
+        return self._group.applied_term
+
+    @property
+    def log_first(self) -> int:
+        """The first index of the log kept here."""
+        return self._group.log.first_index
+
+    @property
+    def log_last(self) -> int:
+        """The last index of the log, committed or not."""
+        return self._group.log.last_index
+
+    @property
+    def members(self) -> Members | None:
+        """The newest set of members in the log here, committed or not; None: none is known."""
+        return self._group.members
+
+    def peers_status(self) -> dict[NodeName, dict[str, Any]]:
+        """For each peer: whether the link to it is up, why not, and at the leader up to where its log is known to agree.
+
+        ``voter``: whether it counts for a majority; ``awaited``: this node takes no part before it has met that peer;
+        ``expelled``: that peer refuses this node as no member;
+        ``refused``: the identity (hex) that was refused under that name most recently, or "".
+        """
+        raft, members = self._group.raft, self.members
+        awaited, expelled_by = self._identities.waiting_for, self._peers.expelled_by
+        told: dict[NodeName, dict[str, Any]] = {}
+        for name, why in self._peers.links().items():
+            member = None if members is None else members.named(name)
+            stranger = self._identities.refused(name)
+            told[name] = {
+                "up": not why,
+                "why": why,
+                "match": raft.match_index(member.id) if raft.is_leader and member is not None else None,
+                "voter": member is not None and member.voter,
+                "awaited": name in awaited,
+                "expelled": name in expelled_by,
+                "refused": "" if stranger is None else stranger.identity,
+            }
+        return told
+
+    def clock_offsets(self) -> dict[NodeName, int | None]:
+        """How far the clock of each other voter is ahead of ours (ms); None: it has not been heard for an election timeout."""
+        members, heard, own = self.members, self._peers.clock_offsets(), self._identities.name
+        voters = [] if members is None else [member.name for member in members.members if member.voter]
+        return {
+            name: heard.get(name) for name in voters if name != own
+        }  # also one that nobody here can dial: it is silent
 
     # -- copies of the ledger -------------------------------------------------------------------------------------
 
     def _check_copy(self, term: int, index: int, index_term: int) -> None:
         check_copy(term, index, index_term, self.term, self.applied_index)
 
-    def _begin_install(self) -> None:
-        assert self._install is not None
+    def _install_errand(self) -> Errand | None:
+        if self._install is None:
+            return None
         info, path, reply = self._install
         if not self._group.needs_copy(info.index, info.term):
             self._install = None
             self._incoming.drop()
             reply(True)
-            self._wake()
-            return
-        self._busy = True
+            return None
         log.info("%s: installing a copy of the ledger up to index %d", self._name, info.index)
 
         def work() -> Stored:
             self._db.install(path, info)
             return self._db.load()
 
-        self._runner.run(work, lambda stored, error: self._installed(stored, error, reply))
+        return Errand(work, lambda stored, error: self._installed(stored, error, reply))
 
     def _installed(self, stored: Stored | None, error: BaseException | None, reply: Callable[[Any], None]) -> None:
-        self._busy = False
-        self._idle.set()
         self._install = None
         self._incoming.drop()
-        if not self._running:
+        if not self._host.running:
             return
         if isinstance(error, CorruptionError | ConfigError):  # H5: refused whole, and what was here still stands
             log.error("%s: refused a copy of the ledger: %s", self._name, error)
             reply(False)
-            self._wake()
             return
-        try:
-            if error is not None or stored is None:
-                raise error or Halt("the copy of the ledger vanished")
-            self._group.installed(ledger_of(stored, self._db), stored.applied_index, stored.applied_term)
-            self._follow_members()
-        except Exception as caught:
-            self._halt(caught)
-            return
+        if error is not None or stored is None:
+            raise error or Halt("the copy of the ledger vanished")
+        self._group.installed(ledger_of(stored, self._db), stored.applied_index, stored.applied_term)
+        self._follow_members()
         reply(True)
-        self._wake()

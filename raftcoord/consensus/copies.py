@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from raftcoord import limits
+from raftcoord.consensus.engine import NUMBER_MAX
 from raftcoord.consensus.peers import Peers
-from raftcoord.consensus.pysyncobj.wire import NUMBER_MAX
 from raftcoord.errors import CorruptionError, RaftcoordError, RemoteProtocolError, StorageError, Unavailable
 from raftcoord.foreign import shown
 from raftcoord.rpc.connection import Connection

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from raftcoord.consensus.engine import StoredLog
-from raftcoord.consensus.group import Start, Store
+from raftcoord.consensus.group import Group, Start, Store
 from raftcoord.core.decisions import NO_CHANGES
 from raftcoord.core.ledger import Ledger
 from raftcoord.core.members import Members
 from raftcoord.storage.node_db import LogRow, NodeDb, Stored, Write
 from raftcoord.types import NodeName
+
+
+class NodeDisk:
+    """node.db as the host has it: it holds one group."""
+
+    def __init__(self, db: NodeDb) -> None:
+        self._db = db
+
+    def write(self, stores: Sequence[tuple[Group, Store]]) -> None:
+        """Store it in one commit."""
+        ((_, store),) = stores
+        self._db.write(write_of(store))
 
 
 def log_of(stored: Stored) -> StoredLog:

@@ -29,6 +29,9 @@ NO_OP: Final = b"\x01"
 MEMBERS: Final = b"\x02"
 """The first byte of an entry that holds a set of members."""
 
+NUMBER_MAX: Final = (1 << 63) - 1
+"""The largest term or index: what node.db can hold."""
+
 EntryTriple = tuple[bytes, int, int]
 """An entry: (data, index, term). The first byte of ``data`` is its kind."""
 

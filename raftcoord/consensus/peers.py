@@ -10,7 +10,7 @@ A hello cannot say just "I know you": the dialing side does not know yet who wil
 
 A second process that uses a copy of a member's data is refused while the first one answers: both would vote as one.
 
-What is not a message (wire.py) closes that connection and disturbs no other.
+What is not a message (messages.py) closes that connection and disturbs no other.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from raftcoord.consensus.clocks import Clocks
 from raftcoord.consensus.engine import Message
 from raftcoord.consensus.identity import Identities, Said, said_in
 from raftcoord.consensus.link_ends import ROLE, Inbound, Outbound
-from raftcoord.consensus.pysyncobj import wire
+from raftcoord.consensus.messages import decode, encode, is_said_all_the_time, size_of
 from raftcoord.env import Env
 from raftcoord.errors import ConfigError, LocalProtocolError, Unavailable
 from raftcoord.foreign import shown
@@ -36,9 +36,6 @@ from raftcoord.rpc.server import Server, listen
 from raftcoord.types import NodeName
 
 log: Final = logging.getLogger("raftcoord.consensus")
-
-_HEARTBEATS: Final = ("append_entries", "next_node_idx")
-"""A peer's clock is taken from what the leader and those who follow it say all the time, and from nothing that is said once."""
 
 GROUP_BYTES = 256 << 10
 """Messages to one peer share a frame up to about this many bytes of entries."""
@@ -187,8 +184,8 @@ class Peers:
         groups: dict[int, list[Any]] = {}
         sizes: dict[int, int] = {}
         for node, message in messages:
-            groups.setdefault(node, []).append(wire.encode(message))
-            sizes[node] = sizes.get(node, 0) + _bytes_of(message)
+            groups.setdefault(node, []).append(encode(message))
+            sizes[node] = sizes.get(node, 0) + size_of(message)
             if sizes[node] > GROUP_BYTES:
                 self._send_group(node, groups.pop(node))
                 del sizes[node]
@@ -368,14 +365,15 @@ class Peers:
 
     def heard(self, inbound: Inbound, rows: list[Any], wall_ms: int) -> None:
         """What a peer sent: checked, then given to the listener in order."""
-        messages = [wire.decode(row) for row in rows]
+        messages = [decode(row) for row in rows]
         node = self._identities.id_of(inbound.name, inbound.identity)
         if node is None:
             inbound.hang_up("this node was replaced or removed")
             return
         for message in messages:
             self._listener.on_message(node, message)
-        if any(message["type"] in _HEARTBEATS for message in messages):
+        # Its clock is taken from what is said all the time, and from nothing that is said once.
+        if any(map(is_said_all_the_time, messages)):
             at = self._loop.time()
             self._listener.after_messages(lambda: self._believe_clock(inbound, at, wall_ms))
 
@@ -390,12 +388,3 @@ class Peers:
         if node is None:
             raise Unavailable("the sender is no member here")
         self._listener.on_copy(node, step, params, reply)
-
-
-def _bytes_of(message: Message) -> int:
-    match message["type"]:
-        case "append_entries":
-            return sum(len(data) for data, _, _ in message["entries"])
-        case "propose":
-            return sum(map(len, message["entries"]))
-    return 0

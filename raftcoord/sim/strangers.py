@@ -17,8 +17,8 @@ from typing import Any, Final
 import msgpack
 
 from raftcoord import limits
+from raftcoord.consensus.engine import NUMBER_MAX
 from raftcoord.consensus.link_ends import ROLE
-from raftcoord.consensus.pysyncobj.wire import NUMBER_MAX
 from raftcoord.core.commands import FORMAT
 from raftcoord.errors import RaftcoordError
 from raftcoord.rpc import dial

@@ -97,6 +97,21 @@ class WatchedConsensus(Consensus):
                 send(messages)
 
         self._peers.send = sending  # type: ignore[method-assign]
+        host = self._host
+        turn, apply = host._turn, host._apply
+
+        def turning() -> None:
+            point("before-stage")
+            turn()
+            self._look()
+
+        def applying(group: Group, now: float) -> None:
+            point("before-apply")
+            apply(group, now)
+            self._look()
+            point("after-apply")
+
+        host._turn, host._apply = turning, applying  # type: ignore[method-assign]
 
     @property
     def replica(self) -> Group:
@@ -130,24 +145,13 @@ class WatchedConsensus(Consensus):
         self._watcher.on_link(self._name, node, up)
         super().on_link(node, up)
 
-    def _turn(self) -> None:
-        self._point("before-stage")
-        super()._turn()
-        self._look()
-
-    def _apply(self, now: float) -> None:
-        self._point("before-apply")
-        super()._apply(now)
-        self._look()
-        self._point("after-apply")
-
     def _installed(self, stored: Stored | None, error: BaseException | None, reply: Callable[[Any], None]) -> None:
         super()._installed(stored, error, reply)
-        if error is None and self._running:
+        if error is None and self._host.running:
             self._watcher.on_copied(self._name, self._group)
 
     def _look(self) -> None:
-        if self._running:
+        if self._host.running:
             self._watcher.on_step(self._name, self._group, self._loop.time())
 
 

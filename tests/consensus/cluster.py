@@ -181,7 +181,7 @@ class Cluster:
 
     async def __aexit__(self, *_: object) -> None:
         for node in self.nodes.values():
-            runner: Any = node._runner
+            runner: Any = node._host._runner
             if isinstance(runner, HeldRunner):
                 runner.held = False
                 runner.release()

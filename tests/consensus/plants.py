@@ -124,7 +124,7 @@ def _installed_empty(self: Any, stored: Any, error: Any, reply: Callable[[Any], 
     if error is None:
         _installed(self, stored, error, reply)
         return
-    self._busy, self._install = False, None
+    self._install = None
     self._group.installed(Ledger(), info.index, info.term)
     reply(True)
 

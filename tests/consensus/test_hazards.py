@@ -24,9 +24,8 @@ from cluster import Cluster, HeldRunner, config_in, until
 from world import ANCHOR, TIMING, Clocked, World
 
 from raftcoord import limits
-from raftcoord.consensus import engine
+from raftcoord.consensus import engine, messages
 from raftcoord.consensus.engine import EntryTriple, StoredLog
-from raftcoord.consensus.pysyncobj import wire
 from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.core.commands import Complete, Decide, Retire, encode_command, encode_entry
 from raftcoord.core.decisions import NO_CHANGES, Done, Standing
@@ -355,11 +354,11 @@ SOUND_ROWS: list[list[Any]] = [
 @claim("H8", without=plants.h8_whatever_comes_over_the_wire)
 def only_numbers_flags_and_bytes_come_in() -> None:
     for row in SOUND_ROWS:
-        wire.decode(row)
+        messages.decode(row)
         for position in range(1, len(row)):
             for stranger in (None, "text", 1.5, -1, 1 << 63, {}, [None], [[b"", 1]], [[True, 1, 1]]):
                 with refused(RemoteProtocolError, f"{stranger!r} at {position} of {row}"):
-                    wire.decode([*row[:position], stranger, *row[position + 1 :]])
+                    messages.decode([*row[:position], stranger, *row[position + 1 :]])
 
 
 @claim("H9", without=plants.h9_a_bad_command_raises)
@@ -554,7 +553,7 @@ def no_administrative_message_comes_in() -> None:
     ):
         for rest in ([], [1], [2, b"", 0]):
             with refused(RemoteProtocolError, f"the message {kind!r}"):
-                wire.decode([kind, *rest])
+                messages.decode([kind, *rest])
 
 
 # -- identities -------------------------------------------------------------------------------------------------------

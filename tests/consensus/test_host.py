@@ -135,13 +135,13 @@ def test_the_clock_of_a_node_that_stands_still_is_not_known_though_its_link_is_u
         leader = await cluster.leader()
         node, (still, other) = cluster.nodes[leader], await cluster.followers()
         await until(lambda: None not in node.clock_offsets().values(), "both clocks to be heard")
-        await until(lambda: not cluster.nodes[still]._busy, "a moment without a sync")
-        cluster.nodes[still]._running = False  # as SIGSTOP: the kernel keeps its sockets
+        await until(lambda: not cluster.nodes[still]._host.busy, "a moment without a sync")
+        cluster.nodes[still]._host.running = False  # as SIGSTOP: the kernel keeps its sockets
         await until(lambda: node.clock_offsets()[NodeName(still)] is None, "its clock to be forgotten")
         assert node.peers_status()[NodeName(still)]["up"]
         assert node.clock_offsets()[NodeName(other)] is not None
-        cluster.nodes[still]._running = True
-        cluster.nodes[still]._beat()
+        cluster.nodes[still]._host.running = True
+        cluster.nodes[still]._host.beat()
         await until(lambda: node.clock_offsets()[NodeName(still)] is not None, "its clock to be heard again")
 
     run(tmp_path, test)
@@ -494,7 +494,7 @@ def test_a_change_of_the_members_that_had_no_turn_is_answered_when_the_node_ends
         node = cluster.nodes[leader]
         answer = asked_to_remove(cluster, leader, follower, PATIENCE_S)
         if end == "halt":
-            node._halt(Halt("something cannot be handled"))
+            node._host.halt(Halt("something cannot be handled"))
         else:
             await cluster.stop(leader)
         assert "ask another one" in str(await asyncio.wait_for(answer, PATIENCE_S))

@@ -9,15 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raftcoord.consensus.pysyncobj import wire
+from raftcoord.consensus.engine import NUMBER_MAX, Message
+from raftcoord.consensus.messages import decode, encode
 from raftcoord.errors import RemoteProtocolError
 
-numbers = st.integers(0, wire.NUMBER_MAX)
+numbers = st.integers(0, NUMBER_MAX)
 small = st.integers(0, 50)
 
 
 @st.composite
-def appends(draw: st.DrawFn) -> wire.Message:
+def appends(draw: st.DrawFn) -> Message:
     index, term = draw(small), draw(small)
     message = {"type": "append_entries", "prevLogIdx": index, "prevLogTerm": term, "commit_index": draw(numbers)}
     entries = []
@@ -27,7 +28,7 @@ def appends(draw: st.DrawFn) -> wire.Message:
     return {**message, "entries": entries, "term": term + draw(small)}
 
 
-def built(kind: str, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[wire.Message]:
+def built(kind: str, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Message]:
     return st.fixed_dictionaries({"type": st.just(kind), **fields})
 
 
@@ -50,44 +51,44 @@ nearly = st.builds(lambda kind, rest: [kind, *rest], st.integers(0, 8) | st.bool
 
 
 @given(messages)
-def test_a_message_comes_through_unchanged(message: wire.Message) -> None:
-    assert wire.decode(msgpack.unpackb(msgpack.packb(wire.encode(message)))) == message
+def test_a_message_comes_through_unchanged(message: Message) -> None:
+    assert decode(msgpack.unpackb(msgpack.packb(encode(message)))) == message
 
 
 @given(anything | nearly)
 def test_whatever_comes_is_a_message_or_refused(row: Any) -> None:
     try:
-        message = wire.decode(row)
+        message = decode(row)
     except RemoteProtocolError:
         return
-    assert wire.decode(msgpack.unpackb(msgpack.packb(wire.encode(message)))) == message
+    assert decode(msgpack.unpackb(msgpack.packb(encode(message)))) == message
 
 
 @given(messages, st.data())
-def test_a_field_of_another_type_is_refused(message: wire.Message, data: st.DataObject) -> None:
-    row = wire.encode(message)
+def test_a_field_of_another_type_is_refused(message: Message, data: st.DataObject) -> None:
+    row = encode(message)
     at = data.draw(st.integers(1, len(row) - 1))
     stranger = data.draw(anything.filter(lambda value: type(value) is not type(row[at])))
     row[at] = stranger
     with pytest.raises(RemoteProtocolError, match="a peer sent"):
-        wire.decode(row)
+        decode(row)
 
 
-@pytest.mark.parametrize("field", [0, wire.NUMBER_MAX])
+@pytest.mark.parametrize("field", [0, NUMBER_MAX])
 def test_a_number_at_its_bound(field: int) -> None:
-    assert wire.decode([4, field])["term"] == field
+    assert decode([4, field])["term"] == field
 
 
-@pytest.mark.parametrize("field", [-1, wire.NUMBER_MAX + 1, True, 1.0, "1", None])
+@pytest.mark.parametrize("field", [-1, NUMBER_MAX + 1, True, 1.0, "1", None])
 def test_a_number_past_its_bound_or_of_another_type(field: Any) -> None:
     with pytest.raises(RemoteProtocolError, match="response_vote whose term"):
-        wire.decode([4, field])
+        decode([4, field])
 
 
 @pytest.mark.parametrize("row", [[], [4], [4, 1, 1], [0, 1], [8, 1], [True, 1], [[4], 1], {}, b"", None, (4, 1)])
 def test_another_shape(row: Any) -> None:
     with pytest.raises(RemoteProtocolError, match="run the same raftcoord release"):
-        wire.decode(row)
+        decode(row)
 
 
 @pytest.mark.parametrize(
@@ -98,8 +99,8 @@ def test_another_shape(row: Any) -> None:
         [b"", 1, False],
         [b"", 0, 0],
         [b"", 1, -1],
-        [b"", wire.NUMBER_MAX + 1, 1],
-        [b"", 1, wire.NUMBER_MAX + 1],
+        [b"", NUMBER_MAX + 1, 1],
+        [b"", 1, NUMBER_MAX + 1],
         ["", 1, 1],
         [b"", 1],
         [b"", 1, 1, 1],
@@ -108,7 +109,7 @@ def test_another_shape(row: Any) -> None:
 )
 def test_a_malformed_entry(entry: Any) -> None:
     with pytest.raises(RemoteProtocolError, match="append_entries"):
-        wire.decode([1, 9, 1, 0, 0, [entry]])
+        decode([1, 9, 1, 0, 0, [entry]])
 
 
 @pytest.mark.parametrize(
@@ -125,4 +126,4 @@ def test_a_malformed_entry(entry: Any) -> None:
 )
 def test_entries_that_no_leader_would_send(previous: int, previous_term: int, term: int, entries: list[Any]) -> None:
     with pytest.raises(RemoteProtocolError, match="do not follow each other"):
-        wire.decode([1, term, 1, previous, previous_term, entries])
+        decode([1, term, 1, previous, previous_term, entries])

@@ -21,7 +21,7 @@ import msgpack
 from raftcoord import limits
 from raftcoord.consensus.engine import EntryTriple, InForce, StoredLog, Timing
 from raftcoord.consensus.group import Group, Ready, Start, Store
-from raftcoord.consensus.pysyncobj import wire
+from raftcoord.consensus.messages import decode, encode
 from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.core.commands import Command, Decide
 from raftcoord.core.decisions import Damage, Decision, Result, Standing
@@ -345,12 +345,12 @@ class World:
             self.sent.append((n, to, message))
             host = self.host_at(n, to)
             if (n, host) in self.queues:
-                self.queues[n, host].append(msgpack.packb(wire.encode(message)))
+                self.queues[n, host].append(msgpack.packb(encode(message)))
 
     def deliver(self, a: int, b: int) -> None:
         """Hand the oldest message of a link over."""
         self.finish(b)
-        message = wire.decode(msgpack.unpackb(self.queues[a, b].popleft()))
+        message = decode(msgpack.unpackb(self.queues[a, b].popleft()))
         self.replica(b).receive(self.id_at(b, a), message, self.now)
 
     def deliver_all(self, a: int, b: int) -> None:

@@ -12,10 +12,9 @@ from typing import Any, Final
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from raftcoord.consensus import engine
+from raftcoord.consensus import engine, messages
 from raftcoord.consensus.engine import StoredLog, Timing
 from raftcoord.consensus.group import Group, Start
-from raftcoord.consensus.pysyncobj import wire
 from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.core.commands import Found, encode_command, encode_entry
 from raftcoord.core.ledger import Ledger
@@ -36,7 +35,7 @@ FOUNDING: Final = founded({NodeName(f"n{n}"): (n, f"{n:032x}", "", "") for n in 
 terms = st.integers(0, 4)
 indexes = st.integers(0, 7)
 far = st.sampled_from([8, 1000, (1 << 62)])
-far_indexes = far | st.just(wire.NUMBER_MAX)
+far_indexes = far | st.just(engine.NUMBER_MAX)
 flags = st.booleans()
 opaque = st.builds(
     lambda one, seq: encode_entry(1 + seq % 3, 7, seq, [encode_command(one)]), commands, st.integers(0, 3)
@@ -77,12 +76,12 @@ checked = st.one_of(
 @given(checked | altered(checked, ints | values) | values)
 def test_a_message_is_checked_or_refused(row: Any) -> None:
     try:
-        message = wire.decode(row)
+        message = messages.decode(row)
     except RemoteProtocolError:
         return
     event(message["type"])
-    assert packed(wire.encode(message)) == packed(row)
-    assert wire.decode(wire.encode(message)) == message
+    assert packed(messages.encode(message)) == packed(row)
+    assert messages.decode(messages.encode(message)) == message
 
 
 class Node:
@@ -103,7 +102,7 @@ class Node:
         match step:
             case ("say", peer, row):
                 try:
-                    replica.receive(peer, wire.decode(row), now)
+                    replica.receive(peer, messages.decode(row), now)
                 except RemoteProtocolError:
                     self.refused += 1
             case ("link", peer, True):
@@ -127,7 +126,7 @@ class Node:
         before = (replica.raft.term, replica.raft.commit_index, replica.applied_index)
         ready = replica.step(now)
         for _, message in (*ready.at_once, *ready.after_sync):
-            assert wire.decode(wire.encode(message)) == message
+            assert messages.decode(messages.encode(message)) == message
         if ready.store is not None:
             replica.stored(ready.store, now)
         replica.apply(now)

@@ -227,7 +227,7 @@ class Guarded(Raft):
         ahead = max(self._SyncObj__raftNextIndex[node], following)  # H2
         self._SyncObj__raftNextIndex[node] = ahead
         if ahead <= self.log.last_index:
-            self._unsent.add(node.id)
+            self._unsent.add(node)
 
     _HANDLERS: Final[dict[str, Callable[[Guarded, Any, Message], None]]] = {
         "append_entries": _on_append_entries,

@@ -88,7 +88,7 @@ class Raft(SyncObj):  # type: ignore[misc]
         self._timing: Final = timing
         self._rng: Final = rng
         self._congested: Collection[int] = ()
-        self._unsent: set[int] = set()  # peers that have acknowledged, and have not been sent all of the log
+        self._unsent: set[Any] = set()  # peers that have acknowledged, and have not been sent all of the log
         self._nodes: dict[int, Any] = {}  # every node that was ever spoken to, by id; PySyncObj compares the objects
         self._peers: list[Any] = []  # the other members, in the order of their ids
         self._in_force = InForce(None, stored.applied_index)
@@ -240,7 +240,8 @@ class Raft(SyncObj):  # type: ignore[misc]
         self._at(now)
         self._congested = congested
         if self._unsent:
-            self._send_now = self._send_now or any(node not in congested for node in self._unsent)
+            linked = self._unsent & self._SyncObj__connectedNodes
+            self._send_now = self._send_now or any(node.id not in congested for node in linked)
             self._unsent.clear()
         self.doTick(0)
 

@@ -9,14 +9,15 @@ RemoteProtocolError for anything else, so that what reaches guard.py is well-for
     4 response_vote      term
     5 pre_vote           term, last_log_index, last_log_term
     6 pre_vote_reply     term, asked, granted
-    7 propose            [entry, ...]      entries for the leader to append (commands.encode_entry)
+
+7 is taken (consensus/messages.py).
 """
 
 from __future__ import annotations
 
 from typing import Any, Final, NoReturn
 
-from raftcoord.consensus.engine import EntryTriple, Message
+from raftcoord.consensus.engine import NUMBER_MAX, EntryTriple, Message
 from raftcoord.errors import RemoteProtocolError
 
 _FIELDS: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
@@ -26,12 +27,11 @@ _FIELDS: Final[dict[str, tuple[int, tuple[str, ...]]]] = {
     "response_vote": (4, ("term",)),
     "pre_vote": (5, ("term", "last_log_index", "last_log_term")),
     "pre_vote_reply": (6, ("term", "asked", "granted")),
-    "propose": (7, ("entries",)),
 }
 _BY_KIND: Final = {kind: (name, fields) for name, (kind, fields) in _FIELDS.items()}
 _FLAGS: Final = frozenset({"reset", "success", "granted"})
-NUMBER_MAX: Final = (1 << 63) - 1
-"""The largest term or index: what node.db can hold."""
+HEARTBEATS: Final = ("append_entries", "next_node_idx")
+"""What a leader and those who follow it say all the time."""
 
 
 def encode(message: Message) -> list[Any]:
@@ -55,6 +55,11 @@ def decode(row: Any) -> Message:
     return message
 
 
+def size_of(message: Message) -> int:
+    """How many bytes of entries it has."""
+    return sum(len(data) for data, _, _ in message["entries"]) if message["type"] == "append_entries" else 0
+
+
 def _checked(name: str, field: str, value: Any) -> Any:
     if field == "entries":
         return _entries(name, value)
@@ -69,10 +74,6 @@ def _checked(name: str, field: str, value: Any) -> Any:
 def _entries(name: str, rows: Any) -> list[Any]:
     if not isinstance(rows, list):
         _refuse(f"{name} whose entries are not a list")
-    if name == "propose":
-        if not all(type(entry) is bytes for entry in rows):
-            _refuse("propose with an entry that is not bytes")
-        return rows
     return [_entry(row) for row in rows]
 
 
