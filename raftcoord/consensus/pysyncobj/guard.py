@@ -8,8 +8,7 @@
     H12  _elect, _on_pre_vote pre-vote; no vote while a leader is heard
     H16  receive, _elect      who is not admitted (identity.py) hears nothing and stands for nothing
 
-Elsewhere: H5 and H7 (snapshot, journal) replaced by log.py and storage, H6 (durability) by consensus.py and storage, H8 (pickle)
-by library.py and wire.py, H9 (apply) by group.py and core, H11, H13 and H15 in raft.py, H14 (callbacks) by group.py.
+The other hazards are corrected elsewhere: docs/pysyncobj.md lists every correction with its test.
 
 What is left to PySyncObj: terms and votes, becoming leader, accepting entries, and what leader and follower remember of each
 other. Messages are its dictionaries.
