@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from raftcoord import limits
 from raftcoord.config import Config
-from raftcoord.consensus.batches import BarrierDone, Done
 from raftcoord.consensus.copies import Incoming, Outgoing
 from raftcoord.consensus.disk import (
     NodeDisk,
@@ -31,6 +30,7 @@ from raftcoord.consensus.host import Errand, Host
 from raftcoord.consensus.identity import Identities, Place
 from raftcoord.consensus.leaps import check_copy
 from raftcoord.consensus.peers import Peers
+from raftcoord.consensus.proposals import BarrierDone, Done
 from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.consensus.steering import Asked, Steering
 from raftcoord.consensus.sync_thread import Runner, SyncThread

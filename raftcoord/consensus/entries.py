@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, NoReturn
 
 from raftcoord import limits
-from raftcoord.consensus.batches import Batch
 from raftcoord.consensus.engine import MEMBERS, NO_OP, REGULAR, Arriving, Log
+from raftcoord.consensus.proposals import Batch
 from raftcoord.core.bounds import excess
 from raftcoord.core.commands import Command, Sealed, open_entry
 from raftcoord.core.members import Members, decode, follows

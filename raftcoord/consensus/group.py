@@ -14,10 +14,8 @@ Whoever drives it repeats (host.py; the simulator):
 
 Answers (``done`` callbacks) are called from ``apply``: what they tell is committed, that is, on the disks of a majority.
 
-Proposals. What gathers between two steps becomes one entry, named (origin, boot, seq). It is appended by the leader, here or
-elsewhere, and answered when this node applies the entry of that name. Commands are idempotent, so an entry whose fate is not
-known is simply proposed again to the next leader. At its deadline a proposal is answered: Unavailable if it was never handed
-to a leader, else NotKnown (hazard H14).
+Proposals (proposals.py). What gathers between two steps becomes one entry, appended by the leader, here or elsewhere, and
+answered when this node applies the entry of that name.
 """
 
 from __future__ import annotations
@@ -26,7 +24,6 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple
 
 from raftcoord import limits
-from raftcoord.consensus.batches import NEVER, NEVER_HANDED_OVER, BarrierDone, Batch, Done
 from raftcoord.consensus.engine import (
     MEMBERS,
     NO_OP,
@@ -40,11 +37,12 @@ from raftcoord.consensus.engine import (
 )
 from raftcoord.consensus.entries import Kept, Opened, acceptable, reopened
 from raftcoord.consensus.members_in_log import MembersInLog, members_in
-from raftcoord.core.commands import Command, encode_command, encode_entry
+from raftcoord.consensus.proposals import BarrierDone, Batch, Done, Proposals
+from raftcoord.core.commands import Command
 from raftcoord.core.decisions import NO_CHANGES, Changes
 from raftcoord.core.ledger import Ledger
 from raftcoord.core.members import Members, encode, follows
-from raftcoord.errors import Halt, NotKnown, Overloaded, RaftcoordError, Unavailable, check
+from raftcoord.errors import Halt, NotKnown, RaftcoordError, Unavailable, check
 
 MembersDone = Callable[[Members | RaftcoordError], None]
 
@@ -121,18 +119,12 @@ class Group:
         self._sets = MembersInLog(start.members, self.applied_index, after, hearsay=start.hearsay)
         engine.follow(self._sets.newest)
         self._changing: tuple[int, int, float, MembersDone] | None = None  # (index, term, deadline, done)
-        self._gathering: list[Batch] = []
-        self._flying: dict[int, Batch] = {}
-        self._open = 0
-        self._seq = 0
+        self.proposals = Proposals()
         self._links: dict[int, int] = {}  # link generation by peer; 0: down
         self._generation = 0
         self._forwarded: list[tuple[int, bytes, tuple[Command, ...]]] = []
         self._kept = Kept(self.log)
         self._horizon_ms_max = horizon_ms_max
-        self._unplaced: list[Batch] = []  # sealed since the last time that everything was handed over
-        self._placed_all: tuple[int, int, int] = (0, 0, 0)  # (leader, term, link generation) of that time
-        self._earliest = NEVER
         self._stored_at = now
         self._stored_index = self.applied_index
 
@@ -161,7 +153,7 @@ class Group:
     @property
     def has_work(self) -> bool:
         """Whether a step would do something now, other than by a message or by the passing of time."""
-        return bool(self._gathering or self._forwarded) or (
+        return bool(self.proposals.gathering or self._forwarded) or (
             self.raft.is_leader and self.log.synced_index > self.raft.commit_index
         )
 
@@ -172,33 +164,11 @@ class Group:
 
         Raises Overloaded when limits.PROPOSALS_MAX are open: nothing was attempted.
         """
-        encoded = encode_command(command)
-        batch = self._room_for(len(encoded))
-        batch.commands.append(command)
-        batch.encoded.append(encoded)
-        batch.size += len(encoded)
-        batch.waiting.append((deadline, done))
-        self._due(batch, deadline)
+        self.proposals.propose(command, deadline, done)
 
     def barrier(self, deadline: float, done: BarrierDone) -> None:
         """Call ``done((term, index))`` when this node has applied everything that was committed before this call."""
-        batch = self._room_for(0)
-        batch.barriers.append((deadline, done))
-        self._due(batch, deadline)
-
-    def _due(self, batch: Batch, deadline: float) -> None:
-        if deadline < batch.deadline:
-            batch.deadline = deadline
-            if deadline < self._earliest:
-                self._earliest = deadline
-
-    def _room_for(self, more: int) -> Batch:
-        if self._open >= limits.PROPOSALS_MAX:
-            raise Overloaded(f"{self._open} proposals are open at this node; try again in a moment, or more slowly")
-        self._open += 1
-        if not self._gathering or self._gathering[-1].full(more):
-            self._gathering.append(Batch())
-        return self._gathering[-1]
+        self.proposals.barrier(deadline, done)
 
     def change_members(self, members: Members, deadline: float, done: MembersDone) -> None:
         """Leader only: make this step. ``done`` gets the set when it is committed, NotKnown at ``deadline`` or if it may be lost.
@@ -215,7 +185,6 @@ class Group:
         self._sets.add(index, term, members)
         self.raft.follow(self._sets.newest)
         self._changing = (index, term, deadline, done)
-        self._earliest = min(self._earliest, deadline)
 
     # -- links and messages ---------------------------------------------------------------------------------------
 
@@ -245,7 +214,7 @@ class Group:
             self.raft.receive(sender, message, now)
             return
         name = (self.node, self.boot)
-        sets = self._kept.open(arriving, name, self._flying, self._horizon_ms_max(), self._sets.before)
+        sets = self._kept.open(arriving, name, self.proposals.flying, self._horizon_ms_max(), self._sets.before)
         self.raft.receive(sender, message, now)
         self._follow_log(sets)
 
@@ -278,8 +247,9 @@ class Group:
 
     def expire(self, now: float) -> None:
         """Answer those whose deadline has come (H14). Also while a sync runs, which may hang for as long as the disk likes."""
-        if self._earliest <= now:
-            self._expire(now)
+        if self._changing is not None and self._changing[2] <= now:
+            self._changed(NotKnown())
+        self.proposals.expire(now)
 
     def ledger_store(self, now: float) -> Store | None:
         """What of the ledger is to be stored now, or None. The log on disk has it already, so no sync is needed."""
@@ -325,29 +295,19 @@ class Group:
         self.ledger = ledger
         self.applied_index, self.applied_term = index, term
         self._stored_index = index
-        self._placed_all = (0, 0, 0)
+        self.proposals.hand_over_again()
         self.raft.installed(index, term)
         self._sets.reset(ledger.members, index)
         self.raft.follow(self._sets.newest)
 
     def take_over(self, waiting: Group) -> None:
         """What gathered in a group that never took part is proposed by this one."""
-        check(not waiting._flying, "a group that took part would be replaced")
-        self._gathering, waiting._gathering = waiting._gathering, []
-        self._open, waiting._open = waiting._open, 0
-        self._earliest = waiting._earliest
+        self.proposals.take_over(waiting.proposals)
 
     def fail_all(self, error: Unavailable) -> None:
         """This group stops: answer ``error`` to what was never handed to a leader, NotKnown to what was."""
-        batches: list[tuple[Batch, RaftcoordError]] = [(batch, NotKnown()) for batch in self._flying.values()]
-        batches += [(batch, error) for batch in self._gathering]
-        self._flying.clear()
-        self._gathering.clear()
-        self._open = 0
         self._changed(NotKnown())
-        for batch, answer in batches:
-            for _, done in (*batch.waiting, *batch.barriers):
-                done(answer)
+        self.proposals.fail_all(error)
 
     def ledger_is_overdue(self, now: float) -> bool:
         """Whether the ledger must be stored before anything else, because it never found a quiet moment."""
@@ -367,12 +327,8 @@ class Group:
         leader = self.reachable_leader
         if leader is None:
             return []
-        for batch in self._gathering:
-            self._seal(batch)
-        self._gathering.clear()
         place = (leader, self.raft.term, self._links.get(leader, 0))
-        batches = self._unplaced if place == self._placed_all else list(self._flying.values())
-        self._placed_all, self._unplaced = place, []
+        batches = self.proposals.hand_over(place, (self.node, self.boot))
         if self.raft.is_leader:
             for batch in batches:
                 self._append(batch.entry, batch.commands, batch, None)
@@ -389,14 +345,6 @@ class Group:
         data = REGULAR + entry
         index = self.raft.propose(data, asker)
         self._kept.put(index, Opened(data, commands, batch))
-
-    def _seal(self, batch: Batch) -> None:
-        self._seq += 1
-        batch.seq = self._seq
-        batch.entry = encode_entry(self.node, self.boot, batch.seq, batch.encoded)
-        batch.encoded = []
-        self._flying[batch.seq] = batch
-        self._unplaced.append(batch)
 
     # -- applying -------------------------------------------------------------------------------------------------
 
@@ -416,14 +364,13 @@ class Group:
 
     def _apply_entry(self, data: bytes, term: int, index: int) -> None:
         apply = self.ledger.apply
-        entry = self._kept.take(index, data) or reopened(data, (self.node, self.boot), self._flying)
+        entry = self._kept.take(index, data) or reopened(data, (self.node, self.boot), self.proposals.flying)
         batch = entry.batch
-        if batch is None or self._flying.pop(batch.seq, None) is None:  # somebody else's, or ours and answered before
+        if batch is None or not self.proposals.landed(batch):  # somebody else's, or ours and answered before
             for command in entry.commands:
                 apply(command, term, index)
             return
         results = [apply(command, term, index) for command in batch.commands]
-        self._open -= len(batch.waiting) + len(batch.barriers)
         for (_, done), result in zip(batch.waiting, results, strict=True):
             done(result)
         for _, reached in batch.barriers:
@@ -440,24 +387,3 @@ class Group:
             changing[3](answer)
 
     # -- deadlines ------------------------------------------------------------------------------------------------
-
-    def _expire(self, now: float) -> None:
-        if self._changing is not None and self._changing[2] <= now:
-            self._changed(NotKnown())
-        late: list[tuple[Callable[[RaftcoordError], None], RaftcoordError]] = []
-        for batch in self._gathering:
-            late += [(done, Unavailable(NEVER_HANDED_OVER)) for done in batch.drop_late(now)]
-        self._open -= len(late)
-        self._gathering = [batch for batch in self._gathering if batch.waiting or batch.barriers]
-        for batch in list(self._flying.values()):
-            answered, done_with = batch.answer_late(now)
-            late += [(done, NotKnown()) for done in answered]
-            if done_with:
-                self._open -= len(batch.waiting) + len(batch.barriers)
-                del self._flying[batch.seq]
-        batches = [*self._gathering, *self._flying.values()]
-        self._earliest = min((batch.deadline for batch in batches), default=NEVER)
-        if self._changing is not None:
-            self._earliest = min(self._earliest, self._changing[2])
-        for done, error in late:
-            done(error)

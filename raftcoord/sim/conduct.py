@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from raftcoord import limits
-from raftcoord.consensus.batches import NEVER
 from raftcoord.consensus.engine import Engine
 from raftcoord.consensus.group import Group
+from raftcoord.consensus.proposals import NEVER
 
 _DRIFT: Final = 0.8
 """Clocks of nodes may run so much slower than that of the world."""
@@ -84,7 +84,7 @@ class Conduct:
 
     def copied(self, name: str, replica: Group) -> None:
         """The log was replaced by a copy: what would have answered a proposal may lie behind it."""
-        self._unplaced[name] = {batch.entry for batch in replica._flying.values()}
+        self._unplaced[name] = {batch.entry for batch in replica.proposals.flying.values()}
         self._place.pop(name, None)
 
     def heard(self, name: str, sender: int, message: dict[str, Any]) -> None:
@@ -147,7 +147,7 @@ class Conduct:
         before, self._place[name] = self._place.get(name), place
         if place != before or place[0] is None:
             return  # it hands over in the next step
-        waiting = self._unplaced.pop(name) & {batch.entry for batch in replica._flying.values()}
+        waiting = self._unplaced.pop(name) & {batch.entry for batch in replica.proposals.flying.values()}
         self._must(
             not waiting or place[0] == replica.node,
             "handed over",
@@ -199,7 +199,7 @@ class Conduct:
             )
 
     def _in_time(self, name: str, replica: Group, local: float) -> None:
-        for batch in (*replica._flying.values(), *replica._gathering):
+        for batch in (*replica.proposals.flying.values(), *replica.proposals.gathering):
             self._must(
                 batch.deadline == NEVER or batch.deadline > local - _LATE_S,
                 "late",
@@ -219,4 +219,8 @@ class Conduct:
             "bounds",
             f"{name} keeps {ledger.memory_count} decisions in memory",
         )
-        self._must(replica._open <= limits.PROPOSALS_MAX, "bounds", f"{name} holds {replica._open} proposals open")
+        self._must(
+            replica.proposals.open <= limits.PROPOSALS_MAX,
+            "bounds",
+            f"{name} holds {replica.proposals.open} proposals open",
+        )

@@ -14,9 +14,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from raftcoord.consensus.batches import Done
 from raftcoord.consensus.consensus import Consensus
 from raftcoord.consensus.group import Group
+from raftcoord.consensus.proposals import Done
 from raftcoord.core.commands import Command
 from raftcoord.errors import StorageError
 from raftcoord.node.node import Node

@@ -14,8 +14,8 @@ from typing import Any
 from unittest import mock
 
 from raftcoord.consensus import consensus, entries, group
-from raftcoord.consensus.group import Group
 from raftcoord.consensus.identity import Identities
+from raftcoord.consensus.proposals import Proposals
 from raftcoord.consensus.pysyncobj import library, raft, wire
 from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.consensus.pysyncobj.raft import Raft
@@ -239,7 +239,7 @@ h12_a_vote_for_whoever_asks = replacing((Guarded, "_hears_leader", lambda self: 
 
 h13_the_commit_index_waits_for_the_heartbeat = replacing((Raft, "_tell_askers", lambda self: None))
 
-h14_a_proposal_may_wait_for_ever = replacing((Group, "_expire", lambda self, now: None))
+h14_a_proposal_may_wait_for_ever = replacing((Proposals, "_expire", lambda self, now: None))
 
 h15_admin_commands_are_wired = replacing(
     (raft._Outbox, "setOnUtilityMessageCallback", library.Transport.setOnUtilityMessageCallback)

@@ -13,7 +13,7 @@ from unittest import mock
 
 from plants import Plant, both, handling, replacing  # tests/consensus/plants.py
 
-from raftcoord.consensus import consensus, entries, group
+from raftcoord.consensus import consensus, entries
 from raftcoord.consensus.group import Group
 from raftcoord.consensus.pysyncobj import guard
 from raftcoord.consensus.pysyncobj.guard import Guarded
@@ -113,7 +113,7 @@ def _taken_for_abort(self: Any, result: Any) -> None:
 
 _decided = Running._decided
 plant("not known is taken for an abort", (Running, "_decided", _taken_for_abort))
-plant("not known is told as unavailable", (group, "NotKnown", lambda: Unavailable(group.NEVER_HANDED_OVER)))
+plant("not known is told as unavailable", (proposals, "NotKnown", lambda: Unavailable(proposals.NEVER_HANDED_OVER)))
 
 
 def _unrecorded(which: Callable[[ProposeDecide], bool]) -> Callable[[Any, ProposeDecide], None]:

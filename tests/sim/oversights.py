@@ -14,6 +14,7 @@ from plants import Plant, replacing  # tests/consensus/plants.py
 from raftcoord import limits
 from raftcoord.consensus.group import Group
 from raftcoord.consensus.peers import Peers
+from raftcoord.consensus.proposals import Proposals
 from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.core import coordinator
 from raftcoord.core.coordinator import Ballot
@@ -62,14 +63,7 @@ plant(
 )
 
 
-def _installed_and_waited(self: Any, ledger: Any, index: int, term: int) -> None:
-    placed = self._placed_all
-    _installed(self, ledger, index, term)
-    self._placed_all = placed
-
-
-_installed = Group.installed
-plant("nothing is proposed again after a copy", (Group, "installed", _installed_and_waited))
+plant("nothing is proposed again after a copy", (Proposals, "hand_over_again", lambda self: None))
 
 
 def _measured(self: Any, node: int, rows: Any, wall_ms: int) -> None:
