@@ -13,7 +13,7 @@ from unittest import mock
 
 from plants import Plant, both, handling, replacing  # tests/consensus/plants.py
 
-from raftcoord.consensus import consensus, entries
+from raftcoord.consensus import consensus, entries, proposals
 from raftcoord.consensus.group import Group
 from raftcoord.consensus.pysyncobj import guard
 from raftcoord.consensus.pysyncobj.guard import Guarded
