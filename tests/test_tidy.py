@@ -17,8 +17,7 @@ LINES_EXPLAINED = 400
 
 LONG = {
     "raftcoord/limits.py": "a table: every bound stands in one place, with its unit and its reason",
-    "raftcoord/consensus/consensus.py": "what happens in a turn of the event loop, in one order, and who takes part",
-    "raftcoord/consensus/group.py": "one replica's whole contract with its driver, step by step",
+    "raftcoord/consensus/consensus.py": "one node's part in the cluster: proposals, links, copies, and who takes part",
     "raftcoord/consensus/pysyncobj/raft.py": "PySyncObj driven from outside, majorities and members included",
     "raftcoord/core/ledger.py": "one rule for each replicated command",
 }
