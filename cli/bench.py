@@ -14,8 +14,8 @@ from .tables import Column, Listing
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from raftcoord.drills.bench import BenchReport, Measured
-    from raftcoord.drills.bench_databases import Compared, DatabasesReport
+    from raftcoord.bench.cluster import BenchReport, Measured
+    from raftcoord.bench.databases import Compared, DatabasesReport
 
 
 def with_measurement(function: Function) -> Function:
@@ -48,8 +48,8 @@ def decide(config: Path | None, output: Output, **given: Any) -> None:
 
     Through the leader and, one at a time, through a follower.
     """
+    from raftcoord.bench import cluster as bench
     from raftcoord.config import Config
-    from raftcoord.drills import bench
 
     if config is not None and given["nodes"] is not None:
         raise click.UsageError("--nodes is for a throwaway cluster: it goes without -c")
@@ -65,7 +65,7 @@ def transfer(output: Output, **given: Any) -> None:
 
     Through all nodes in turn, on a throwaway cluster.
     """
-    from raftcoord.drills import bench
+    from raftcoord.bench import cluster as bench
 
     _finish(bench.transfer(_options(given), lambda measured: _tell(output, measured)), output)
 
@@ -97,8 +97,8 @@ def databases(output: Output, **given: Any) -> None:
     plain. ratio: coordinated transfers/s to plain ones; the range is that of single turns. Afterwards money, payments and lists
     of prepared transactions are compared with what was counted.
     """
-    from raftcoord.drills import bench_databases
-    from raftcoord.drills.bench_databases import DatabasesOptions
+    from raftcoord.bench import databases as bench_databases
+    from raftcoord.bench.databases import DatabasesOptions
 
     report = bench_databases.databases(
         DatabasesOptions(**_given(given)), lambda compared: output.progress(_sentence(compared))
@@ -117,7 +117,7 @@ def failover(output: Output, **given: Any) -> int:
     The time from the kill to the first commit of the next leader, under load. It is audited as a drill is.
     Exit code 6: a promise was broken.
     """
-    from raftcoord.drills import bench
+    from raftcoord.bench import cluster as bench
 
     from .telling import Teller, figures_text, verdict_text, violations_text
 
@@ -137,7 +137,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _options(options: dict[str, Any]) -> Any:
-    from raftcoord.drills.bench import BenchOptions
+    from raftcoord.bench.cluster import BenchOptions
 
     return BenchOptions(**_given(options))
 

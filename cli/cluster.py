@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from raftcoord.config import Config
-    from raftcoord.node.processes import LocalCluster
+    from raftcoord.processes.local_cluster import LocalCluster
 
 _RESOLVER: Final = "resolver"
 _LOOK_S: Final = 0.2
@@ -35,8 +35,8 @@ def up(detach: bool, config: Config, output: Output) -> int:
     """
     import asyncio
 
-    from raftcoord.node.processes import LocalCluster
     from raftcoord.private import must_be_ours
+    from raftcoord.processes.local_cluster import LocalCluster
 
     must_be_ours(config.data_dir)
     cluster = LocalCluster(config)
@@ -114,8 +114,8 @@ def down(config: Config, output: Output) -> None:
 
     These are nodes, participants and the resolver. Their data is kept.
     """
-    from raftcoord.node.processes import LocalCluster
     from raftcoord.private import must_be_ours
+    from raftcoord.processes.local_cluster import LocalCluster
 
     must_be_ours(config.data_dir)
     stopped = LocalCluster(config).stop_all()

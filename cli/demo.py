@@ -11,7 +11,7 @@ from .errors import BROKEN
 from .options import Output, with_output
 
 if TYPE_CHECKING:
-    from raftcoord.drills.demo import DemoReport
+    from raftcoord.demos.participants import DemoReport
     from raftcoord.drills.report import OnEvent
 
 
@@ -58,13 +58,13 @@ def demo(output: Output, databases: bool, **given: Any) -> int:
 
 
 def _demo(given: dict[str, Any], on_event: OnEvent) -> DemoReport:
-    from raftcoord.drills.demo import DemoOptions, run_demo
+    from raftcoord.demos.participants import DemoOptions, run_demo
 
     return run_demo(DemoOptions(**given), on_event)
 
 
 def _demo_on_databases(given: dict[str, Any], on_event: OnEvent) -> DemoReport:
-    from raftcoord.drills.databases_demo import DatabasesDemoOptions, run_databases_demo
+    from raftcoord.demos.databases import DatabasesDemoOptions, run_databases_demo
 
     if "in_flight" in given:
         given["programs"] = given.pop("in_flight")

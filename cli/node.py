@@ -15,7 +15,7 @@ from .telling import reading
 
 if TYPE_CHECKING:
     from raftcoord.config import Config
-    from raftcoord.node.processes import LocalCluster
+    from raftcoord.processes.local_cluster import LocalCluster
 
 _FOLLOW_S = 0.2
 
@@ -138,8 +138,8 @@ for _command in (members.add, members.remove, members.replace):
 
 
 def _cluster(config: Config) -> LocalCluster:
-    from raftcoord.node.processes import LocalCluster
     from raftcoord.private import must_be_ours
+    from raftcoord.processes.local_cluster import LocalCluster
 
     must_be_ours(config.data_dir)
     return LocalCluster(config)

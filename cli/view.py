@@ -173,7 +173,7 @@ class View:
 
 async def look(client: AsyncClient, config: Config) -> View:
     """The cluster now."""
-    from raftcoord.node.processes import LocalCluster
+    from raftcoord.processes.local_cluster import LocalCluster
 
     local = LocalCluster(config)
     told = await client.nodes()

@@ -22,7 +22,7 @@ from raftcoord_cli.main import main
 from raftcoord import Client, RaftcoordError, TxId, Verdict, limits
 from raftcoord.config import Config
 from raftcoord.drills.catalog import DRILLS
-from raftcoord.node.processes import LocalCluster, write_local_config
+from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from raftcoord import limits, logs
-from raftcoord.node.local_process import LocalProcess
+from raftcoord.processes.local_process import LocalProcess
 
 SMALL = 4_000
 

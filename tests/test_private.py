@@ -16,8 +16,8 @@ import pytest
 
 from raftcoord import private
 from raftcoord.errors import ConfigError
-from raftcoord.node.processes import LocalCluster, write_local_config
 from raftcoord.participants.sqlite import SqliteParticipant
+from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 from raftcoord.storage.node_db import NodeDb
 
 NOBODY = 65_534
@@ -192,7 +192,7 @@ def test_a_directory_that_is_there_keeps_its_mode_and_a_link_is_not_followed(pla
 
 
 def test_a_pid_file_that_somebody_locks_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raftcoord.node.local_process.PID_FILE_S", 0.2)
+    monkeypatch.setattr("raftcoord.processes.local_process.PID_FILE_S", 0.2)
     cluster = LocalCluster(write_local_config(place))
     cluster.config.data_dir.mkdir()
     pid_file = cluster.config.data_dir / "n1.pid"

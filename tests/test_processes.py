@@ -16,8 +16,8 @@ import pytest
 
 from raftcoord.config import Config
 from raftcoord.errors import ConfigError, RaftcoordError
-from raftcoord.node.local_process import LocalProcess, look_at
-from raftcoord.node.processes import LocalCluster, write_local_config
+from raftcoord.processes.local_cluster import LocalCluster, write_local_config
+from raftcoord.processes.local_process import LocalProcess, look_at
 
 READY = "import signal; print('raftcoord node x ready: here', flush=True); signal.pause()"
 
@@ -300,7 +300,7 @@ def test_sighup_does_not_end_a_node(tmp_path: Path) -> None:
 def test_a_throwaway_cluster_ends_with_the_process_that_started_it_also_by_kill_9(tmp_path: Path) -> None:
     config = write_local_config(tmp_path)
     program = (
-        "import signal, sys; from raftcoord.config import Config; from raftcoord.node.processes import LocalCluster\n"
+        "import signal, sys; from raftcoord.config import Config; from raftcoord.processes.local_cluster import LocalCluster\n"
         "cluster = LocalCluster(Config.load(sys.argv[1]), throwaway=True); cluster.start_all()\n"
         "cluster.start_participant('bank-a', Config.load(sys.argv[1]).data_dir / 'a.db')\n"
         "print('up', flush=True); signal.pause()\n"
@@ -326,7 +326,7 @@ def test_a_throwaway_cluster_ends_with_the_process_that_started_it_also_by_kill_
 def test_other_processes_outlive_the_one_that_started_them(tmp_path: Path) -> None:
     config = write_local_config(tmp_path, nodes=1)
     program = (
-        "import sys; from raftcoord.config import Config; from raftcoord.node.processes import LocalCluster\n"
+        "import sys; from raftcoord.config import Config; from raftcoord.processes.local_cluster import LocalCluster\n"
         "LocalCluster(Config.load(sys.argv[1])).start_all()\n"
     )
     subprocess.run([sys.executable, "-c", program, str(config.path)], check=True, timeout=60)

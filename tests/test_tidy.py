@@ -30,11 +30,11 @@ LEVELS = (
     ("resource_config",),
     ("config", "core"),
     ("history", "resources", "rpc", "storage"),
-    ("consensus",),
+    ("consensus", "processes"),
     ("client", "node", "participants"),
     ("drills", "integrations", "resolver"),
     ("sim",),
-    ("doctor",),
+    ("bench", "demos", "doctor"),
     ("raftcoord_cli",),
 )
 """DESIGN section 2: a room imports only from lower levels, and from itself."""

@@ -21,7 +21,7 @@ from raftcoord.doctor.aside import aside
 from raftcoord.doctor.clocks import Clock, measured
 from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Row, Verdict
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
-from raftcoord.node.processes import LocalCluster
+from raftcoord.processes.local_cluster import LocalCluster
 
 NAME_S: Final = 3.0
 """How long the name of a node's host may take to be found (s)."""

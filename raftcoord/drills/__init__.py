@@ -1,1 +1,1 @@
-"""Real processes, real faults, a verdict: the demo, the drills and the benchmarks."""
+"""Real processes, real faults, an audit, a verdict."""

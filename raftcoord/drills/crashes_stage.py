@@ -27,7 +27,7 @@ from raftcoord.drills.crashes_drivers import DRIVERS, MARIADB, POSTGRESQL, SQLIT
 from raftcoord.drills.crashes_program import Job, Told
 from raftcoord.drills.servers import MariaDbServer, NotHere, PostgreSqlServer, Server
 from raftcoord.errors import RaftcoordError
-from raftcoord.node.processes import LocalCluster, write_local_config
+from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 from raftcoord.resources import drivers
 from raftcoord.resources.steps import SqlError, Statement
 from raftcoord.types import Branch, TxId

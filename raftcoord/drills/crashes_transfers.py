@@ -35,7 +35,7 @@ from raftcoord.drills.orders import ORDERS_MAX, Generated, Order
 from raftcoord.drills.report import Event, Kind, OnEvent, rounded
 from raftcoord.drills.servers import Server
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
-from raftcoord.node.processes import LocalCluster, write_local_config
+from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 from raftcoord.types import Branch, State, TxId
 
 NAME: Final = "databases-transfers"

@@ -23,7 +23,7 @@ from raftcoord.drills.programs import Program, Work
 from raftcoord.drills.servers import MariaDbServer, NotHere, PostgreSqlServer, Server
 from raftcoord.drills.stage import Plan, Props, Stage
 from raftcoord.errors import ConfigError, RaftcoordError
-from raftcoord.node.processes import LocalCluster
+from raftcoord.processes.local_cluster import LocalCluster
 from raftcoord.resource_config import ResourceConfig
 from raftcoord.resources.steps import ConnectionLost
 from raftcoord.types import Branch, TxId

@@ -20,7 +20,7 @@ from raftcoord.drills.link import eventually
 from raftcoord.drills.load import Load
 from raftcoord.drills.orders import Order, written
 from raftcoord.errors import RaftcoordError
-from raftcoord.node.local_process import LocalProcess
+from raftcoord.processes.local_process import LocalProcess
 from raftcoord.types import State, TxId
 
 STOP_TIMEOUT_S: Final = 30.0

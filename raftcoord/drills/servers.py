@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from raftcoord.node.local_process import look_at
+from raftcoord.processes.local_process import look_at
 
 START_S = 40.0
 PR_SET_PDEATHSIG = 1

@@ -23,8 +23,8 @@ from raftcoord.drills.faults import Leader
 from raftcoord.drills.link import NodeLink, eventually, leader_among, shown_by
 from raftcoord.drills.orders import Opening
 from raftcoord.errors import RaftcoordError
-from raftcoord.node.local_process import LocalProcess
-from raftcoord.node.processes import LocalCluster, write_local_config
+from raftcoord.processes.local_cluster import LocalCluster, write_local_config
+from raftcoord.processes.local_process import LocalProcess
 from raftcoord.rpc.codes import RpcError
 from raftcoord.types import Branch, TxId
 

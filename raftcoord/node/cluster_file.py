@@ -12,7 +12,7 @@ from typing import Final
 
 from raftcoord.config import Address, Config
 from raftcoord.errors import ConfigError, LocalProtocolError
-from raftcoord.node.processes import free_ports
+from raftcoord.processes.local_cluster import free_ports
 from raftcoord.types import checked_name
 
 NAME: Final = "demo"

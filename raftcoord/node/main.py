@@ -22,7 +22,7 @@ from raftcoord.consensus.consensus import Consensus
 from raftcoord.env import Env
 from raftcoord.errors import ConfigError, RaftcoordError
 from raftcoord.node.node import Node
-from raftcoord.node.progress import Progress
+from raftcoord.processes.progress import Progress
 from raftcoord.storage.node_db import NodeDb
 
 log: Final = logging.getLogger("raftcoord.node")

@@ -18,7 +18,7 @@ import pytest
 
 from raftcoord import limits
 from raftcoord.config import Address, Config
-from raftcoord.node.processes import LocalCluster, write_local_config
+from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 from raftcoord.rpc.hello import PROTOCOL_VERSION
 from raftcoord.types import TxId
 

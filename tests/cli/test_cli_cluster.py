@@ -17,7 +17,7 @@ import pytest
 
 from raftcoord.client.synchronous import Client
 from raftcoord.config import Config
-from raftcoord.node.processes import LocalCluster, write_local_config
+from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 from raftcoord.types import State, TxId, Verdict
 
 PAY = {

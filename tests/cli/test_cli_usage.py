@@ -19,7 +19,7 @@ from raftcoord.config import Config
 from raftcoord.drills.audit import Violation
 from raftcoord.drills.report import DrillReport
 from raftcoord.errors import ConfigError, Unavailable
-from raftcoord.node.processes import LocalCluster, write_local_config
+from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 from raftcoord.resource_config import ResourceConfig
 from raftcoord.resources.steps import Finding
 from raftcoord.types import Outcome, TxId

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from raftcoord_cli.groups import Commands, summary
 from raftcoord_cli.main import main
 
-from raftcoord.node.processes import write_local_config
+from raftcoord.processes.local_cluster import write_local_config
 
 DESIGNED = {
     *("demo", "init", "up", "down", "status", "top", "submit", "doctor", "participant run", "resolver run"),

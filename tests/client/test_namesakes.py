@@ -13,7 +13,7 @@ import pytest
 from raftcoord import Client
 from raftcoord.config import Config
 from raftcoord.errors import Unavailable
-from raftcoord.node.processes import LocalCluster, write_local_config
+from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 from raftcoord.storage.founded import founded_in
 from raftcoord.storage.node_db import NodeDb
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pymysql
 import pytest
+from raftcoord.node.processes import write_local_config
 from resources.banks import Bank, MariaDbBank, PostgreSqlBank, SqliteBank
 
 from raftcoord import TxId
@@ -18,7 +19,6 @@ from raftcoord.doctor import databases, prepared
 from raftcoord.doctor.databases import Looked
 from raftcoord.doctor.findings import REACHABLE, Row, Verdict
 from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
-from raftcoord.node.processes import write_local_config
 from raftcoord.resource_config import ResourceConfig
 from raftcoord.resources import drivers
 from raftcoord.resources import gid as gids

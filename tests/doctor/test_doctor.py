@@ -25,7 +25,7 @@ from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.config import Config
 from raftcoord.doctor import aside, clocks, databases, examine, nodes, prepared
 from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Verdict
-from raftcoord.node.processes import LocalCluster, write_local_config
+from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 from raftcoord.resources import drivers
 from raftcoord.resources import gid as gids
 from raftcoord.types import State

@@ -20,7 +20,7 @@ from raftcoord.doctor.disks import Speed
 from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Report, Row, Verdict
 from raftcoord.doctor.prepared import Found
 from raftcoord.errors import ConfigError, Unavailable
-from raftcoord.node.processes import write_local_config
+from raftcoord.processes.local_cluster import write_local_config
 from raftcoord.resources import gid as gids
 from raftcoord.resources import mariadb
 from raftcoord.resources.dialects import DIALECTS

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import pytest
 
 from raftcoord import limits
+from raftcoord.bench.cluster import Measured, measure
 from raftcoord.config import Address, NodeConfig
 from raftcoord.drills.audit import Row
-from raftcoord.drills.bench import Measured, measure
 from raftcoord.drills.faults import Leader
 from raftcoord.drills.link import NodeLink, eventually, leader_among
 from raftcoord.errors import LocalProtocolError, RaftcoordError, Unavailable

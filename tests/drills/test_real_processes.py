@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from raftcoord.drills import banks, bench, runner
-from raftcoord.drills.bench import BenchOptions, Measured
-from raftcoord.drills.demo import DemoOptions, run_demo
+from raftcoord.bench import cluster as bench
+from raftcoord.bench.cluster import BenchOptions, Measured
+from raftcoord.demos.participants import DemoOptions, run_demo
+from raftcoord.drills import banks, runner
 from raftcoord.drills.report import Event
 from raftcoord.drills.runner import DrillOptions
-from raftcoord.node.local_process import look_at
+from raftcoord.processes.local_process import look_at
 
 TESTS = Path(__file__).parents[1]
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from raftcoord.drills import bench
+from raftcoord.bench import cluster as bench
+from raftcoord.bench.cluster import BenchOptions, BenchReport, Measured
+from raftcoord.demos.participants import DemoOptions, repeated
 from raftcoord.drills.audit import Violation
-from raftcoord.drills.bench import BenchOptions, BenchReport, Measured
-from raftcoord.drills.demo import DemoOptions, repeated
 from raftcoord.drills.history import History
 from raftcoord.drills.orders import Generated
 from raftcoord.drills.report import DrillReport, FaultRecord, client_figures, failover_figures, timed

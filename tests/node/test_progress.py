@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from storage.filling import fill, opened
 
-from raftcoord.node import progress
+from raftcoord.processes import progress
 from raftcoord.storage.node_db import NodeDb
 from raftcoord.storage.reading import Reading
 

@@ -11,7 +11,7 @@ import pytest
 
 from raftcoord import Client
 from raftcoord.config import Config
-from raftcoord.node.processes import LocalCluster, write_local_config
+from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 
 from .banks import Bank, MariaDbBank, PostgreSqlBank, SqliteBank
 

@@ -17,8 +17,8 @@ import pytest
 from raftcoord import COMMIT, Client, TxId, limits
 from raftcoord.config import Config
 from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
-from raftcoord.node.local_process import LocalProcess
-from raftcoord.node.processes import LocalCluster, write_local_config
+from raftcoord.processes.local_cluster import LocalCluster, write_local_config
+from raftcoord.processes.local_process import LocalProcess
 from raftcoord.resources import drivers
 from raftcoord.resources import gid as gids
 

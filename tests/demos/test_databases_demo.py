@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from raftcoord.drills import databases_demo, trial
+from raftcoord.demos import databases as databases_demo
+from raftcoord.demos.databases import DatabasesDemoOptions, check_possible, run_databases_demo
+from raftcoord.drills import trial
 from raftcoord.drills.database_banks import DatabaseBanks
 from raftcoord.drills.database_stage import LEDGER, ORDERS, DatabaseProps, DatabaseStage
-from raftcoord.drills.databases_demo import DatabasesDemoOptions, check_possible, run_databases_demo
 from raftcoord.drills.history import Told
 from raftcoord.drills.journal import Begun, Journal, Reader, Stopped
 from raftcoord.drills.orders import Generated, parse, written

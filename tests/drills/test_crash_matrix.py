@@ -20,7 +20,7 @@ from raftcoord.drills.crashes_drivers import DRIVERS, PAIRS, Couple, chosen, cou
 from raftcoord.drills.crashes_program import CENTS, Job, Point, Told
 from raftcoord.drills.crashes_stage import Programs
 from raftcoord.errors import RaftcoordError
-from raftcoord.node.processes import LocalCluster, write_local_config
+from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 
 COUPLE = Couple(DRIVERS["psycopg"], DRIVERS["pymysql"])
 PAID, NOT_PAID = (-CENTS, CENTS), (0, 0)

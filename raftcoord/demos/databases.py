@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from raftcoord.demos.participants import NODES_ALLOWED, DemoReport, orders_for, repeated
 from raftcoord.drills import servers
 from raftcoord.drills.audit import Violation
 from raftcoord.drills.database_stage import CALLED, LEDGER, ORDERS, DatabaseProps, DatabaseStage
-from raftcoord.drills.demo import NODES_ALLOWED, DemoReport, orders_for, repeated
 from raftcoord.drills.faults import Fault, Injected, KillLeader, Target
 from raftcoord.drills.orders import ORDERS_MAX, Opening, Order, opening_for, text_of
 from raftcoord.drills.play import play_with

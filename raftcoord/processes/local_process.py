@@ -22,7 +22,7 @@ from typing import IO, Final, NamedTuple
 
 from raftcoord import lifeline, logs, private
 from raftcoord.errors import ConfigError
-from raftcoord.node.starting import START_TIMEOUT_S, OnReading, Starting, unwatched, wait_ready
+from raftcoord.processes.starting import START_TIMEOUT_S, OnReading, Starting, unwatched, wait_ready
 
 STOP_TIMEOUT_S: Final = 10.0
 """How long a process may take to end after SIGTERM (s), before SIGKILL, which it survives as well."""

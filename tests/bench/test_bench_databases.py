@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from raftcoord.drills import bench_databases
-from raftcoord.drills.bench_databases import Bank, Compared, DatabasesOptions, DatabasesReport, Rate
+from raftcoord.bench import databases as bench_databases
+from raftcoord.bench.databases import Bank, Compared, DatabasesOptions, DatabasesReport, Rate
 from raftcoord.drills.servers import NotHere, PostgreSqlServer, Server
 from raftcoord.errors import ConfigError, RaftcoordError
 from raftcoord.resources.steps import Statement

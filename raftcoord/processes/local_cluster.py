@@ -22,9 +22,9 @@ from typing import Final
 from raftcoord import logs
 from raftcoord.config import Address, Config, NodeConfig
 from raftcoord.errors import ConfigError
-from raftcoord.node import starting
-from raftcoord.node.local_process import STOP_TIMEOUT_S, LocalProcess
-from raftcoord.node.starting import OnReading, unwatched
+from raftcoord.processes import starting
+from raftcoord.processes.local_process import STOP_TIMEOUT_S, LocalProcess
+from raftcoord.processes.starting import OnReading, unwatched
 from raftcoord.strict_yaml import variables
 from raftcoord.types import NodeName, checked_name
 

@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from time import perf_counter
 from typing import Any, Final
 
-from raftcoord.drills import transfers
-from raftcoord.drills.bench import SECONDS_MAX
+from raftcoord.bench import transferring as transfers
+from raftcoord.bench.cluster import SECONDS_MAX
 from raftcoord.drills.database_banks import raise_banks
 from raftcoord.drills.history import percentile
 from raftcoord.drills.play import play

@@ -6,8 +6,8 @@ Each thread has a connection to each database and makes one transfer after the o
                   is recorded and no proof is asked for: after a crash nobody knows what became of it
     coordinated   the same statements inside ``client.transaction()``, with its marks and its proofs and a replicated decision
 
-``python -m raftcoord.drills.transfers CONFIG THREADS SEED URL URL``. It reads lines ``KIND SECONDS`` from stdin and answers each
-with a line of JSON: the milliseconds that each transfer took.
+``python -m raftcoord.bench.transferring CONFIG THREADS SEED URL URL``. It reads lines ``KIND SECONDS`` from stdin, and answers
+each with a line of JSON: the milliseconds that each transfer took.
 
 Owed: a transfer counts only if it was committed in both; anything else ends the process with the reason on stderr.
 """

@@ -1,0 +1,1 @@
+"""How fast: rates and latencies, measured from outside the nodes."""

@@ -1,0 +1,1 @@
+"""The product in a minute, on a throwaway cluster that is killed under load."""
