@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .errors import BROKEN
 from .groups import Commands
 from .options import Function, Number, Output, with_output
 from .tables import Column, Listing
@@ -14,8 +13,9 @@ from .tables import Column, Listing
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from raftcoord.bench.cluster import BenchReport, Measured
-    from raftcoord.bench.databases import Compared, DatabasesReport
+    from raftcoord.bench.cluster import Measured
+    from raftcoord.bench.databases import Compared
+    from raftcoord.bench.measuring import BenchOptions, BenchReport
 
 
 def with_measurement(function: Function) -> Function:
@@ -48,13 +48,13 @@ def decide(config: Path | None, output: Output, **given: Any) -> None:
 
     Through the leader and, one at a time, through a follower.
     """
-    from raftcoord.bench import cluster as bench
+    from raftcoord.bench import cluster
     from raftcoord.config import Config
 
     if config is not None and given["nodes"] is not None:
         raise click.UsageError("--nodes is for a throwaway cluster: it goes without -c")
     running = None if config is None else Config.load(config)
-    _finish(bench.decide(_options(given), running, lambda measured: _tell(output, measured)), output)
+    _finish(cluster.decide(_options(given), running, lambda measured: _tell(output, measured)), output)
 
 
 @bench.command()
@@ -65,9 +65,9 @@ def transfer(output: Output, **given: Any) -> None:
 
     Through all nodes in turn, on a throwaway cluster.
     """
-    from raftcoord.bench import cluster as bench
+    from raftcoord.bench import cluster
 
-    _finish(bench.transfer(_options(given), lambda measured: _tell(output, measured)), output)
+    _finish(cluster.transfer(_options(given), lambda measured: _tell(output, measured)), output)
 
 
 @bench.command()
@@ -97,12 +97,10 @@ def databases(output: Output, **given: Any) -> None:
     plain. ratio: coordinated transfers/s to plain ones; the range is that of single turns. Afterwards money, payments and lists
     of prepared transactions are compared with what was counted.
     """
-    from raftcoord.bench import databases as bench_databases
-    from raftcoord.bench.databases import DatabasesOptions
+    from raftcoord.bench import databases
 
-    report = bench_databases.databases(
-        DatabasesOptions(**_given(given)), lambda compared: output.progress(_sentence(compared))
-    )
+    options = _options({"seconds": 6.0} | _given(given))
+    report = databases.databases(options, lambda compared: output.progress(_sentence(compared)))
     output.result(report.to_json(), lambda: _databases_table(report))
 
 
@@ -117,27 +115,21 @@ def failover(output: Output, **given: Any) -> int:
     The time from the kill to the first commit of the next leader, under load. It is audited as a drill is.
     Exit code 6: a promise was broken.
     """
-    from raftcoord.bench import cluster as bench
+    from raftcoord.bench import cluster
 
-    from .telling import Teller, figures_text, verdict_text, violations_text
+    from .telling import Teller, show_report
 
     with Teller(output) as teller:
-        report = bench.failover(**_given(given), on_event=teller)
-    parts = [
-        figures_text(report.figures),
-        violations_text(report.violations),
-        verdict_text(report.held, report.verdict),
-    ]
-    output.result(report.to_json(), "\n".join(part for part in parts if part))
-    return 0 if report.held else BROKEN
+        report = cluster.failover(**_given(given), on_event=teller)
+    return show_report(report, output)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value not in (None, ())}
 
 
-def _options(options: dict[str, Any]) -> Any:
-    from raftcoord.bench.cluster import BenchOptions
+def _options(options: dict[str, Any]) -> BenchOptions:
+    from raftcoord.bench.measuring import BenchOptions
 
     return BenchOptions(**_given(options))
 
@@ -167,7 +159,7 @@ def _sentence(compared: Compared) -> str:
     )
 
 
-def _databases_table(report: DatabasesReport) -> Listing:
+def _databases_table(report: BenchReport) -> Listing:
     drops = {"transfers/s": 0, "p50 ms": 2, "p99 ms": 3, "ratio": 1, "of single turns": 4}
     table = Listing(
         [

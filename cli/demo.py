@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from .errors import BROKEN
 from .options import Output, with_output
-
-if TYPE_CHECKING:
-    from raftcoord.demos.participants import DemoReport
-    from raftcoord.drills.report import OnEvent
 
 
 @click.command()
@@ -42,30 +37,12 @@ def demo(output: Output, databases: bool, **given: Any) -> int:
 
     It asks nothing and leaves nothing behind. Exit code 0: every promise held; 6: one was broken.
     """
-    from .telling import Teller, verdict_text, violations_text
+    from raftcoord.demos.databases import run_databases_demo
+    from raftcoord.demos.demo import DemoOptions, run_demo
 
-    run = _demo_on_databases if databases else _demo
+    from .telling import Teller, show_report
+
+    options = DemoOptions(databases=databases, **{name: value for name, value in given.items() if value is not None})
     with Teller(output) as teller:
-        report = run({name: value for name, value in given.items() if value is not None}, teller)
-    parts = [
-        "\n".join(["", "What was done", *(f"  {line}" for line in report.did)]) if report.did else "",
-        violations_text(report.violations),
-        "\n".join(["What to try next", *(f"  {line}" for line in report.next_steps)]),
-        verdict_text(report.held, report.verdict),
-    ]
-    output.result(report.to_json(), "\n\n".join(part for part in parts if part))
-    return 0 if report.held else BROKEN
-
-
-def _demo(given: dict[str, Any], on_event: OnEvent) -> DemoReport:
-    from raftcoord.demos.participants import DemoOptions, run_demo
-
-    return run_demo(DemoOptions(**given), on_event)
-
-
-def _demo_on_databases(given: dict[str, Any], on_event: OnEvent) -> DemoReport:
-    from raftcoord.demos.databases import DatabasesDemoOptions, run_databases_demo
-
-    if "in_flight" in given:
-        given["programs"] = given.pop("in_flight")
-    return run_databases_demo(DatabasesDemoOptions(**given), on_event)
+        report = (run_databases_demo if databases else run_demo)(options, teller)
+    return show_report(report, output)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from .errors import BROKEN
 from .options import Output, console
+from .tables import Column, Listing
 
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from raftcoord.drills.report import Event
+    from raftcoord.drills.report import Event, Report
 
 _PROGRESS_EVERY_S: Final = 5.0
 """Seconds between two lines of progress where the last one cannot be overwritten."""
@@ -86,6 +88,53 @@ def violations_text(violations: Sequence[Any], shown: int = 10) -> str:
     if len(violations) > shown:
         lines.append(f"  and {len(violations) - shown} more")
     return "\n".join(lines)
+
+
+def show_report(report: Report, output: Output) -> int:
+    """Print how a drill or a demo has ended; the exit code."""
+    more = report.more
+    if output.as_json:
+        output.result(report.to_json(), "")
+        return 0 if report.held else BROKEN
+    if more.get("rows"):
+        output.result({}, lambda: _cases(more["rows"]))
+    untested = [click.style(f"not tested: {each}", fg="yellow") for each in more.get("not_tested", ())]
+    killed = ", ".join(f"{count} x {what}" for what, count in more.get("killed", {}).items())
+    parts = [
+        figures_text(report.figures) if "did" not in more else "",
+        *untested,
+        f"  killed: {killed}" if killed else "",
+        _under("What was done", more.get("did", ())),
+        violations_text(report.violations),
+        _under("What to try next", more.get("next_steps", ())),
+        verdict_text(report.held, report.verdict),
+    ]
+    click.echo("\n".join(part for part in parts if part))
+    return 0 if report.held else BROKEN
+
+
+def _under(title: str, lines: Sequence[str]) -> str:
+    return "\n".join(["", title, *(f"  {line}" for line in lines), ""]) if lines else ""
+
+
+def _cases(rows: Sequence[Mapping[str, Any]]) -> Listing:
+    """The crash matrix."""
+    table = Listing(
+        [
+            Column("pair"),
+            Column("drivers", drop=3, wrap=True),
+            Column("killed", drop=4),
+            Column("when", drop=2, wrap=True),
+            Column("outcome", drop=1),
+            Column("told", drop=6),
+            Column("locks free s", drop=5, right=True),
+            Column("held"),
+        ]
+    )
+    for row in rows:
+        end = (row["told"], f"{row['locks_free_s']:.2f}", "yes" if row["held"] else "BROKEN")
+        table.add(row["pair"], " + ".join(row["drivers"]), row["killed"], row["point"], row["outcome"], *end)
+    return table
 
 
 def _figure(value: object) -> str:

@@ -14,10 +14,11 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Final
 
+from raftcoord.bench.measuring import BenchOptions, BenchReport, measured_on
 from raftcoord.config import Config
 from raftcoord.drills.faults import KillLeader
 from raftcoord.drills.history import percentile
@@ -25,18 +26,15 @@ from raftcoord.drills.link import NodeLink, leader_among
 from raftcoord.drills.load import wait_until
 from raftcoord.drills.orders import Generated
 from raftcoord.drills.play import play, run
-from raftcoord.drills.report import DrillReport, OnEvent, rounded, timed
-from raftcoord.drills.stage import Plan, Stage, host_banks
+from raftcoord.drills.props import Plan, host_banks
+from raftcoord.drills.report import OnEvent, Report, timed
+from raftcoord.drills.stage import Stage
 from raftcoord.drills.trial import Trial
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
 from raftcoord.rpc import codes
 from raftcoord.rpc.codes import RpcError
 from raftcoord.types import State, TxId, Verdict
 
-IN_FLIGHT_MAX: Final = 4_096
-"""The node's own bound on open requests of one connection."""
-
-SECONDS_MAX: Final = 3_600.0
 KILLS_MAX: Final = 10_000
 WARM_UP_S: Final = 0.5
 CALL_TIMEOUT_MS: Final = 10_000
@@ -66,40 +64,6 @@ class Measured:
     latency_ms_max: float
 
 
-@dataclass(frozen=True, slots=True)
-class BenchReport:
-    """What was measured, in the order of the measurements."""
-
-    benchmark: str
-    nodes: int
-    results: tuple[Measured, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        results = [{name: rounded(value) for name, value in asdict(result).items()} for result in self.results]
-        return {"benchmark": self.benchmark, "nodes": self.nodes, "results": results}
-
-
-@dataclass(frozen=True, slots=True)
-class BenchOptions:
-    """``in_flight``: how many calls are open, one measurement each, 1 to IN_FLIGHT_MAX; ``seconds``: of each measurement."""
-
-    in_flight: tuple[int, ...] = (1, 64, 512)
-    seconds: float = 5.0
-    nodes: int = 3
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        if not self.in_flight or not all(1 <= number <= IN_FLIGHT_MAX for number in self.in_flight):
-            raise ConfigError(
-                f"calls in flight: {', '.join(map(str, self.in_flight)) or 'none'}; give numbers from 1 to {IN_FLIGHT_MAX}"
-            )
-        if not 0.1 <= self.seconds <= SECONDS_MAX:
-            raise ConfigError(f"{self.seconds:g} s per measurement is out of range; give 0.1 to {SECONDS_MAX:g}")
-        if self.nodes not in (1, 3, 5, 7):
-            raise ConfigError(f"a benchmark cannot run on {self.nodes} nodes; give 1, 3, 5 or 7")
-
-
 def decide(
     options: BenchOptions, config: Config | None = None, on_result: Callable[[Measured], None] = lambda measured: None
 ) -> BenchReport:
@@ -109,20 +73,15 @@ def decide(
     """
     if config is not None:
         return run(_decide_on(config, options, on_result), fast=True)
-    plan = Plan(options.nodes, {}, {}, options.seed, clients=0)
-    return play(
-        plan,
-        lambda stage: _decide(tuple(stage.links.values()), options, on_result),
-        keep=lambda report: False,
-        fast=True,
-    )
+    plan = Plan(options.nodes, options.seed, clients=0)
+    return measured_on(plan, lambda stage: _decide(tuple(stage.links.values()), options, on_result))
 
 
 def transfer(options: BenchOptions, on_result: Callable[[Measured], None] = lambda measured: None) -> BenchReport:
     """Transactions over two SQLite participants on a throwaway cluster, through all nodes in turn; blocks."""
     source = Generated(options.seed, banks=1, accounts=_ACCOUNTS)
     opening = source.opening()
-    plan = Plan(options.nodes, opening, host_banks(opening, 1), options.seed, clients=0)
+    plan = Plan(options.nodes, options.seed, opening, host_banks(opening, 1), clients=0)
     orders = source.orders()
 
     def call() -> Call:
@@ -136,10 +95,10 @@ def transfer(options: BenchOptions, on_result: Callable[[Measured], None] = lamb
             on_result(results[-1])
         return BenchReport("transfer", len(links), tuple(results))
 
-    return play(plan, scene, keep=lambda report: False, fast=True)
+    return measured_on(plan, scene)
 
 
-def failover(kills: int = 20, nodes: int = 3, seed: int = 1, on_event: OnEvent = lambda event: None) -> DrillReport:
+def failover(kills: int = 20, nodes: int = 3, seed: int = 1, on_event: OnEvent = lambda event: None) -> Report:
     """kill -9 of the leader ``kills`` times (1 to KILLS_MAX) under load; blocks. See ``failover_s_*`` in the figures."""
     if not 1 <= kills <= KILLS_MAX:
         raise ConfigError(f"{kills} kills of the leader is out of range; give 1 to {KILLS_MAX}")
@@ -149,7 +108,7 @@ def failover(kills: int = 20, nodes: int = 3, seed: int = 1, on_event: OnEvent =
     opening = source.opening()
     rng = random.Random(seed)
 
-    async def scene(stage: Stage) -> DrillReport:
+    async def scene(stage: Stage) -> Report:
         trial = Trial(stage, opening, on_event)
         async with asyncio.TaskGroup() as group, trial.told_progress():
             group.create_task(trial.load.at_rate(source.orders(), _FAILOVER_RATE_PER_S, in_flight_max=256))
@@ -159,9 +118,9 @@ def failover(kills: int = 20, nodes: int = 3, seed: int = 1, on_event: OnEvent =
             trial.load.stop()
         await trial.settle()
         violations, figures, directory = await trial.judge(keep=False)
-        return DrillReport("bench failover", not violations, violations, trial.faults, figures, seed, directory)
+        return Report("bench failover", violations, figures, seed, directory, trial.faults)
 
-    plan = Plan(nodes, opening, host_banks(opening, 1), seed)
+    plan = Plan(nodes, seed, opening, host_banks(opening, 1))
     return timed(lambda: play(plan, scene, keep=lambda report: report.directory is not None))
 
 

@@ -16,29 +16,25 @@ import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
 from raftcoord.bench import transferring as transfers
-from raftcoord.bench.cluster import SECONDS_MAX
+from raftcoord.bench.measuring import BenchOptions, BenchReport, measured_on
 from raftcoord.drills.database_banks import raise_banks
 from raftcoord.drills.history import percentile
-from raftcoord.drills.play import play
-from raftcoord.drills.report import rounded
+from raftcoord.drills.props import Plan
 from raftcoord.drills.servers import MariaDbServer, NotHere, PostgreSqlServer, Server
-from raftcoord.drills.stage import Plan, Stage
+from raftcoord.drills.stage import Stage
 from raftcoord.errors import ConfigError, RaftcoordError
 from raftcoord.types import Branch
 
-PAIRS: Final[dict[str, tuple[type[Server], type[Server]]]] = {
+KINDS: Final[dict[str, tuple[type[Server], type[Server]]]] = {
     "postgresql": (PostgreSqlServer, PostgreSqlServer),
     "mariadb": (MariaDbServer, MariaDbServer),
     "mixed": (PostgreSqlServer, MariaDbServer),
 }
-WORKERS_MAX: Final = 60
-"""One connection each; the PostgreSQL of servers.py takes 64."""
-
 WARM_UP_S: Final = 0.5
 _ROUND_S: Final = 1.0
 """About how long one kind runs until it is the other's turn (seconds)."""
@@ -76,64 +72,21 @@ class Compared:
     ratio_max: float
 
 
-@dataclass(frozen=True, slots=True)
-class DatabasesReport:
-    """What was measured, in the order of the measurements."""
-
-    nodes: int
-    results: tuple[Compared, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        results = [_written(asdict(result)) for result in self.results]
-        return {"benchmark": "databases", "nodes": self.nodes, "results": results}
-
-
-@dataclass(frozen=True, slots=True)
-class DatabasesOptions:
-    """``pairs``: of PAIRS; ``workers``: threads that transfer, one measurement each, 1 to WORKERS_MAX.
-
-    ``seconds``: of each kind in each measurement. ``processes``: over which the threads are dealt; 0 means one for each core.
-    """
-
-    pairs: tuple[str, ...] = tuple(PAIRS)
-    workers: tuple[int, ...] = (1, 8, 32)
-    seconds: float = 6.0
-    processes: int = 0
-    nodes: int = 3
-
-    def __post_init__(self) -> None:
-        if not self.pairs or not all(pair in PAIRS for pair in self.pairs):
-            raise ConfigError(f"{', '.join(self.pairs) or 'none'}: give pairs of databases from {', '.join(PAIRS)}")
-        if not self.workers or not all(1 <= number <= WORKERS_MAX for number in self.workers):
-            raise ConfigError(
-                f"workers: {', '.join(map(str, self.workers)) or 'none'}; give numbers from 1 to {WORKERS_MAX}"
-            )
-        if not 0.1 <= self.seconds <= SECONDS_MAX:
-            raise ConfigError(f"{self.seconds:g} s per measurement is out of range; give 0.1 to {SECONDS_MAX:g}")
-        if not 0 <= self.processes <= WORKERS_MAX:
-            raise ConfigError(f"{self.processes} processes is out of range; give 1 to {WORKERS_MAX}")
-        if self.nodes not in (1, 3, 5, 7):
-            raise ConfigError(f"a benchmark cannot run on {self.nodes} nodes; give 1, 3, 5 or 7")
-
-
-def databases(
-    options: DatabasesOptions, on_result: Callable[[Compared], None] = lambda compared: None
-) -> DatabasesReport:
+def databases(options: BenchOptions, on_result: Callable[[Compared], None] = lambda compared: None) -> BenchReport:
     """Compare them; blocks. ConfigError if a server or a driver is not installed."""
 
-    async def scene(stage: Stage) -> DatabasesReport:
+    async def scene(stage: Stage) -> BenchReport:
         results = []
         for pair in options.pairs:
             async with contextlib.AsyncExitStack() as stack:
-                kinds = zip(PAIRS[pair], transfers.BRANCHES, strict=True)
+                kinds = zip(KINDS[pair], transfers.BRANCHES, strict=True)
                 banks = [await stack.enter_async_context(_running(kind, branch)) for kind, branch in kinds]
                 for workers in options.workers:
                     results.append(await _compare(stage, options, pair, workers, banks))
                     on_result(results[-1])
-        return DatabasesReport(options.nodes, tuple(results))
+        return BenchReport("databases", options.nodes, tuple(results))
 
-    return play(Plan(options.nodes, {}, {}, seed=1, clients=0), scene, keep=lambda report: False, fast=True)
+    return measured_on(Plan(options.nodes, seed=1, clients=0), scene)
 
 
 class Bank:
@@ -190,12 +143,12 @@ class _Workers:
     def __init__(self, processes: Sequence[Process]) -> None:
         self._processes = processes
 
-    async def measure(self, kind: str, seconds: float) -> Measured:
+    async def measure(self, kind: str, seconds: float) -> Turns:
         """All at once; RaftcoordError if one of them has failed."""
         began_s = perf_counter()
         async with asyncio.timeout(seconds + _STALL_S):
             told = await asyncio.gather(*(self._ask(process, f"{kind} {seconds}\n") for process in self._processes))
-        return Measured([each for took in told for each in took], perf_counter() - began_s)
+        return Turns([each for took in told for each in took], perf_counter() - began_s)
 
     async def _ask(self, process: Process, line: str) -> list[float]:
         assert process.stdin is not None
@@ -233,13 +186,13 @@ async def _started(stage: Stage, threads: Sequence[int], name: str, banks: Seque
 
 
 @dataclass(slots=True)
-class Measured:
+class Turns:
     """Turns of one kind: what each transfer took (ms), and for how long (s)."""
 
     took_ms: list[float]
     seconds: float
 
-    def add(self, other: Measured) -> None:
+    def add(self, other: Turns) -> None:
         """One more turn."""
         self.took_ms += other.took_ms
         self.seconds += other.seconds
@@ -255,11 +208,11 @@ class Measured:
         return Rate(len(self.took_ms), self.seconds, self.rate_per_s, p50, p99)
 
 
-async def _compare(stage: Stage, options: DatabasesOptions, pair: str, workers: int, banks: Sequence[Bank]) -> Compared:
+async def _compare(stage: Stage, options: BenchOptions, pair: str, workers: int, banks: Sequence[Bank]) -> Compared:
     processes = min(workers, options.processes or os.cpu_count() or 1)
     threads = [workers // processes + (number < workers % processes) for number in range(processes)]
     before = await asyncio.to_thread(_counted, banks)
-    measured = {kind: Measured([], 0.0) for kind in (transfers.PLAIN, transfers.COORDINATED)}
+    measured = {kind: Turns([], 0.0) for kind in (transfers.PLAIN, transfers.COORDINATED)}
     ratios = []
     async with _started(stage, threads, f"{pair}-{workers}", banks) as at_work:
         warm_up = [len((await at_work.measure(kind, WARM_UP_S)).took_ms) for kind in measured]
@@ -296,7 +249,3 @@ def _counted(banks: Sequence[Bank]) -> int:
 
 def _ratio(coordinated: float, plain: float) -> float:
     return coordinated / plain if plain else math.nan
-
-
-def _written(value: Any) -> Any:
-    return {name: _written(each) for name, each in value.items()} if isinstance(value, dict) else rounded(value)

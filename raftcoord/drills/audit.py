@@ -13,6 +13,7 @@ What must hold, with L the ledger, for every transaction that a client has begun
     all          COMMITTED in L: both banks have applied it
     nothing      ABORTED in L: neither bank has
     alone        a bank has applied nothing that nobody submitted
+    as ordered   a payment that a bank has written down is of the order's account and amount
     once         of the attempts at one order at most one is COMMITTED
     money        each account holds its opening and its committed orders, to the cent; the sum over all banks is unchanged
 
@@ -47,13 +48,25 @@ class Row(NamedTuple):
 UNDECIDED: Final = Row(State.UNDECIDED)
 
 
+class Payment(NamedTuple):
+    """What a bank has written down about one side of an order."""
+
+    txid: TxId
+    account: str
+    cents: int
+
+
 @dataclass(frozen=True, slots=True)
 class Books:
-    """One bank at the end: what each account holds (cents), which transactions it has finished and how, which it has prepared."""
+    """One bank at the end: what each account holds (cents), which transactions it has finished and how, which it has prepared.
+
+    ``payments``: of a bank that writes them down.
+    """
 
     balances: Mapping[str, int]
     finished: Mapping[TxId, State]
     prepared: Collection[TxId] = ()
+    payments: Collection[Payment] = ()
 
 
 class Violation(NamedTuple):
@@ -106,6 +119,7 @@ def audit(
         *case.clients(),
         *case.banks(),
         *case.strangers(),
+        *case.payments(),
         *case.paid_twice(),
         *case.accounts(),
         *case.sums(),
@@ -217,6 +231,17 @@ class _Case:
                 if state is State.COMMITTED and (order is None or bank not in order.banks):
                     yield Violation("stranger", txid, f"{bank} has applied it, but nobody submitted it to that bank")
 
+    def payments(self) -> Iterator[Violation]:
+        """as ordered. A payment that is not there or that nobody ordered is found by ``banks`` and ``strangers``."""
+        for bank, book in self.books.items():
+            written: dict[TxId, list[tuple[str, str, int]]] = defaultdict(list)
+            for txid, account, cents in book.payments:
+                written[txid].append((bank, account, cents))
+            for txid, rows in written.items():
+                order = self.attempts.get(txid)
+                if order is not None and bank in order.banks and rows != [s for s in order.sides if s[0] == bank]:
+                    yield Violation("not as ordered", txid, f"{bank} has written down {rows}; it is order {order}")
+
     def paid_twice(self) -> Iterator[Violation]:
         """once."""
         paid: dict[int, TxId] = {}
@@ -233,8 +258,7 @@ class _Case:
         moves: dict[tuple[str, str], int] = defaultdict(int)
         touched: dict[tuple[str, str], TxId] = {}
         for txid, order in self.attempts.items():
-            sides = ((HOME_BANK, order.account_from, -order.cents), (order.bank_to, order.account_to, order.cents))
-            for bank, account, cents in sides:
+            for bank, account, cents in order.sides:
                 touched[bank, account] = txid
                 if self.outcome[txid] is State.COMMITTED:
                     moves[bank, account] += cents

@@ -1,4 +1,4 @@
-"""Banks in a PostgreSQL or a MariaDB: their accounts, and a row for each payment, under a name and a URL.
+"""Banks in a PostgreSQL, a MariaDB or a SQLite: their accounts, and a row for each payment, under a name and a URL.
 
     home = raise_banks(PostgreSqlServer(), "bank-home")
     home.open({Branch("bank-home"): {"1": 10_000}})
@@ -13,20 +13,27 @@ through the code that is audited. It never commits an order: whoever pays does.
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
-from raftcoord.drills.audit import Books
-from raftcoord.drills.orders import Opening, Order
+from raftcoord.drills.audit import Books, Payment
+from raftcoord.drills.orders import HOME_BANK, Opening, Order
 from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer, Server
 from raftcoord.errors import RaftcoordError
 from raftcoord.resources import drivers
 from raftcoord.resources.session import Session
-from raftcoord.resources.steps import Statement
+from raftcoord.resources.steps import ConnectionLost, SqlError, Statement
 from raftcoord.types import Branch, State, TxId
+
+POSTGRESQL: Final = "postgresql"
+MARIADB: Final = "mariadb"
+SQLITE: Final = "sqlite"
+CALLED: Final = {POSTGRESQL: "PostgreSQL", MARIADB: "MariaDB", SQLITE: "SQLite"}
 
 LOCK_WAIT_S: Final = 5
 """How long an order waits for a row that another one holds (seconds)."""
@@ -38,6 +45,15 @@ _TABLES: Final = (
     "account VARCHAR(20) NOT NULL, cents BIGINT NOT NULL, PRIMARY KEY (order_id, txid))",
 )
 _ROWS_AT_ONCE: Final = 500
+_NOT_PATIENT: Final = {
+    POSTGRESQL: "SET lock_timeout = '1ms'",
+    MARIADB: "SET innodb_lock_wait_timeout = 0",
+    SQLITE: "PRAGMA busy_timeout = 0",
+}
+_LOCKED: Final = ("55P03", "1205", "SQLITE_CONSTRAINT_TRIGGER", "SQLITE_BUSY")
+"""lock_not_available, ER_LOCK_WAIT_TIMEOUT, the frozen file of SQLite, and another writer in it."""
+
+_T = TypeVar("_T")
 
 
 class Refused(RaftcoordError):
@@ -69,18 +85,17 @@ class DatabaseBanks:
 
     def open(self, opening: Opening) -> None:
         """Create the tables, the accounts of ``opening`` with what they hold, and the marks."""
-        rows = ((bank, account, cents) for bank, accounts in opening.items() for account, cents in accounts.items())
+        rows = (
+            f"('{bank}', '{account}', {cents})"
+            for bank, accounts in opening.items()
+            for account, cents in accounts.items()
+        )
         with self.outside() as session:
             for table in _TABLES:
-                session.execute(Statement(table))
+                session.execute(Statement(table, outside=True))
             session.run(session.dialect.create_marks())
-            cursor = session.connection.cursor()
             while some := list(islice(rows, _ROWS_AT_ONCE)):
-                cursor.execute(
-                    f"INSERT INTO accounts VALUES {', '.join(['(%s, %s, %s)'] * len(some))}",
-                    [value for row in some for value in row],
-                )
-            cursor.close()
+                session.execute(Statement(f"INSERT INTO accounts VALUES {', '.join(some)}", outside=True))
 
     def books(self) -> dict[Branch, Books]:
         """What each bank holds and has been paid. Call it when nobody pays: it is read in several statements.
@@ -91,11 +106,13 @@ class DatabaseBanks:
         finished: dict[str, dict[TxId, State]] = defaultdict(dict)
         for bank, account, cents in self.rows("SELECT bank, account, cents FROM accounts"):
             balances[bank][account] = int(cents)
-        for bank, txid in self.rows("SELECT bank, txid FROM payments"):
+        payments: dict[str, list[Payment]] = defaultdict(list)
+        for bank, txid, account, cents in self.rows("SELECT bank, txid, account, cents FROM payments"):
             finished[bank][TxId.parse(txid)] = State.COMMITTED
+            payments[bank].append(Payment(TxId.parse(txid), account, int(cents)))
         banks = [Branch(bank) for bank in {**balances, **finished}]
         prepared = {bank: tuple(self.prepared()) for bank in banks[:1]}
-        return {bank: Books(balances[bank], finished[bank], prepared.get(bank, ())) for bank in banks}
+        return {bank: Books(balances[bank], finished[bank], prepared.get(bank, ()), payments[bank]) for bank in banks}
 
     def prepared(self) -> list[TxId]:
         """The transactions with a branch that is prepared on this server, of whatever cluster."""
@@ -122,8 +139,14 @@ class DatabaseBanks:
             session.close()
 
 
-def raise_banks(server: Server, name: str) -> DatabaseBanks:
-    """A new and empty database on ``server``, which runs, for the resource ``name``."""
+def raise_banks(server: Server | None, name: str, directory: Path | None = None) -> DatabaseBanks:
+    """A new and empty database on ``server``, which runs, for the resource ``name``. None: a file of SQLite in ``directory``."""
+    if server is None:
+        assert directory is not None
+        path = directory / f"{name}.db"
+        with contextlib.closing(sqlite3.connect(path)) as made:
+            made.execute("PRAGMA journal_mode = WAL")
+        return DatabaseBanks(name, f"sqlite:///{path}")
     if not isinstance(server, PostgreSqlServer | MariaDbServer):
         raise TypeError(f"{type(server).__name__} is neither PostgreSQL nor MariaDB")
     database = name.replace("-", "_")
@@ -131,11 +154,67 @@ def raise_banks(server: Server, name: str) -> DatabaseBanks:
     return DatabaseBanks(name, server.url(database))
 
 
+class AccountWatch:
+    """One account of ``banks``, looked at again and again. It never waits for a lock.
+
+    ``is_free`` is true only if somebody else can change the account at this moment. Close it in the thread that has looked;
+    another one may look then.
+    """
+
+    def __init__(self, banks: DatabaseBanks, bank: str, account: str) -> None:
+        self.banks = banks
+        self._where = f"WHERE bank = '{bank}' AND account = '{account}'"
+        self._session: Session | None = None
+
+    def cents(self) -> int:
+        """What the account holds."""
+        ((cents,),) = self._sql(f"SELECT cents FROM accounts {self._where}")
+        return int(cents)
+
+    def prepared(self, cluster: str) -> list[TxId]:
+        """What ``cluster`` has prepared for this branch."""
+        listed = self._do(lambda session: session.run(session.dialect.list_prepared(cluster)))
+        return [each.gid.txid for each in listed if each.gid.branch == self.banks.name]
+
+    def is_free(self, cluster: str, txid: TxId) -> bool:
+        """Nothing of ``txid`` is prepared, and somebody else's update of the account succeeds."""
+        if txid in self.prepared(cluster):
+            return False
+        try:
+            self._sql(f"UPDATE accounts SET cents = cents {self._where}")
+        except SqlError as error:
+            if error.code in _LOCKED:
+                return False
+            raise
+        return True
+
+    def close(self) -> None:
+        """Hang up."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def _sql(self, text: str) -> list[tuple[Any, ...]]:
+        return self._do(lambda session: session.execute(Statement(text, reads=True, outside=True)).rows)
+
+    def _do(self, work: Callable[[Session], _T]) -> _T:
+        """On a connection that is made anew when the server was killed since."""
+        if self._session is not None:
+            with contextlib.suppress(ConnectionLost):
+                return work(self._session)
+            self.close()
+        self._session = drivers.connect(self.banks.url)
+        self._session.execute(Statement(_NOT_PATIENT[self._session.dialect.name], outside=True))
+        return work(self._session)
+
+
 def pay(order: Order, txid: TxId, home: Any, other: Any) -> None:
-    """The work of ``order`` on two enlisted connections: debit at the home bank, credit at the other. Raises Refused."""
-    home_bank, bank_to = order.banks
-    pay_side(home, order.order_id, txid, home_bank, order.account_from, -order.cents)
-    pay_side(other, order.order_id, txid, bank_to, order.account_to, order.cents)
+    """The work of ``order`` on two enlisted connections: of the home bank's database, and of the others'. Raises Refused.
+
+    The home bank's side comes first, whoever pays: one order of locks for all, and so no deadlock across databases.
+    """
+    for bank, account, cents in sorted(order.sides, key=lambda side: side[0] != HOME_BANK):
+        pay_side(home if bank == HOME_BANK else other, order.order_id, txid, bank, account, cents)
 
 
 def pay_side(connection: Any, order_id: int, txid: TxId, bank: str, account: str, cents: int) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from raftcoord.drills.history import Told
 from raftcoord.types import State, TxId
@@ -30,7 +30,14 @@ class Stopped(NamedTuple):
     txid: TxId
 
 
-Entry = Begun | Told | Stopped
+class Left(NamedTuple):
+    """A program has its decision to commit ``txid``, and leaves the commits to the resolver."""
+
+    txid: TxId
+
+
+Entry = Begun | Told | Stopped | Left
+_KINDS: Final[dict[str, type[Entry]]] = {kind.__name__: kind for kind in (Begun, Told, Stopped, Left)}
 
 
 class Journal:
@@ -70,6 +77,6 @@ class Reader:
 def _entry(line: bytes) -> Entry:
     ((kind, row),) = json.loads(line).items()
     row["txid"] = TxId.parse(row["txid"])
-    if kind == "Told":
-        return Told(**row | {"state": None if row["state"] is None else State(row["state"])})
-    return Begun(**row) if kind == "Begun" else Stopped(**row)
+    if row.get("state") is not None:
+        row["state"] = State(row["state"])
+    return _KINDS[kind](**row)

@@ -1,6 +1,6 @@
 """Payment orders: the work that the demo and the drills give to the cluster.
 
-An order moves money from an account of the home bank to an account of another bank: one transaction, two branches. It
+An order moves money from an account of the home bank to an account of another bank, or back: one transaction, two branches. It
 owes exact cents (an amount never passes through a float) and errors that name file, line and what is wrong. It never
 touches a database or a network.
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +39,7 @@ Opening = Mapping[Branch, Mapping[str, int]]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One payment: ``cents`` from ``account_from`` of the home bank to ``account_to`` of ``bank_to``."""
+    """One payment: ``cents`` from ``account_from`` of ``bank_from`` to ``account_to`` of ``bank_to``."""
 
     order_id: int
     account_from: str
@@ -47,16 +47,22 @@ class Order:
     account_to: str
     cents: int
     purpose: str
+    bank_from: Branch = HOME_BANK
 
     @property
     def banks(self) -> tuple[Branch, Branch]:
         """The two participants, the paying one first."""
-        return (HOME_BANK, self.bank_to)
+        return (self.bank_from, self.bank_to)
+
+    @property
+    def sides(self) -> tuple[tuple[Branch, str, int], tuple[Branch, str, int]]:
+        """Bank, account and cents: what a committed order adds, first to the paying account, then to the other."""
+        return (self.bank_from, self.account_from, -self.cents), (self.bank_to, self.account_to, self.cents)
 
     def payloads(self) -> dict[str, Any]:
-        """What to submit: the home bank refuses to overdraw the account, the other bank refuses an unknown account."""
+        """What to submit: the paying bank refuses to overdraw the account, the other bank refuses an unknown account."""
         return {
-            HOME_BANK: [{"op": "add", "key": self.account_from, "amount": -self.cents, "min": 0}],
+            self.bank_from: [{"op": "add", "key": self.account_from, "amount": -self.cents, "min": 0}],
             self.bank_to: [{"op": "add", "key": self.account_to, "amount": self.cents}],
         }
 
@@ -149,13 +155,28 @@ def bank_named(letters: str) -> Branch:
     return Branch(f"bank-{letters.lower()}")
 
 
+def both_ways(orders: Iterable[Order]) -> Iterator[Order]:
+    """``orders``, those with an even id paid back: from the other bank to the home bank."""
+    for order in orders:
+        if order.order_id % 2:
+            yield order
+        else:
+            yield replace(
+                order,
+                bank_from=order.bank_to,
+                account_from=order.account_to,
+                bank_to=order.bank_from,
+                account_to=order.account_from,
+            )
+
+
 def opening_for(orders: Iterable[Order], spare_cents: int = 100_00) -> Opening:
     """Accounts for ``orders``: whoever pays can pay all of its orders and keeps ``spare_cents``; whoever receives has 0."""
     opening: dict[Branch, dict[str, int]] = {HOME_BANK: {}}
     for order in orders:
-        home = opening[HOME_BANK]
-        home[order.account_from] = home.get(order.account_from, spare_cents) + order.cents
-        opening.setdefault(order.bank_to, {})[order.account_to] = 0
+        paying, receiving = (opening.setdefault(bank, {}) for bank in order.banks)
+        paying[order.account_from] = (paying.get(order.account_from) or spare_cents) + order.cents
+        receiving.setdefault(order.account_to, 0)
     return opening
 
 

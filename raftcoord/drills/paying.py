@@ -15,7 +15,6 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,11 +24,13 @@ from raftcoord.config import Config
 from raftcoord.drills import orders as order_files
 from raftcoord.drills.database_banks import DatabaseBanks, Refused, pay
 from raftcoord.drills.history import Told
-from raftcoord.drills.journal import Begun, Journal, Reader, Stopped
+from raftcoord.drills.journal import Begun, Journal, Left, Reader, Stopped
 from raftcoord.drills.orders import Order
+from raftcoord.drills.points import Point, PointedTransaction, Points
 from raftcoord.errors import Aborted, InDoubt, Overloaded, RaftcoordError, Unavailable
 from raftcoord.resources import drivers
-from raftcoord.types import Branch, Outcome, State, TxId, Verdict
+from raftcoord.resources.steps import ConnectionLost
+from raftcoord.types import Branch, State, TxId
 
 ATTEMPT_S: Final = 5.0
 """What the program gives its transaction (seconds); several elections fit into it."""
@@ -40,38 +41,28 @@ RETRY_S_MAX: Final = 0.5
 """Bounds of the pause before the next attempt (seconds)."""
 
 
-class StoppingClient(Client):
-    """A client that holds the program for good between a decision to commit and the commits, once ``stop`` is there."""
+class Payer:
+    """``client``: its number in the history; ``banks``: the home bank's database and the others'.
 
-    stop: Path
-    journal: Journal
+    ``stop``: once this file is there, it holds for good after the next decision to commit, before the commits. ``left``: the
+    part of the commits that it leaves to the resolver.
+    """
 
-    def decide(
+    def __init__(
         self,
-        txid: TxId | str,
-        verdict: Verdict,
-        branches: Iterable[str] = (),
-        reason: str = "",
-        *,
-        timeout: float = ATTEMPT_S,
-    ) -> Outcome:
-        """See Client."""
-        outcome = super().decide(txid, verdict, branches, reason, timeout=timeout)
-        if outcome.committed and self.stop.exists():
-            self.journal.write(Stopped(outcome.txid))
-            while True:
-                signal.pause()
-        return outcome
-
-
-class Program:
-    """``client``: its number in the history; ``banks``: where the money comes from, and where it goes."""
-
-    def __init__(self, node: Client, journal: Journal, client: int, banks: tuple[DatabaseBanks, DatabaseBanks]) -> None:
+        node: Client,
+        journal: Journal,
+        client: int,
+        banks: tuple[DatabaseBanks, DatabaseBanks],
+        stop: Path,
+        left: float,
+    ) -> None:
         self._node = node
         self._journal = journal
         self._client = client
         self._banks = banks
+        self._stop = stop
+        self._left = left
         self._connections: tuple[Any, ...] = ()
 
     def pay(self, order: Order, begun: TxId | None) -> None:
@@ -92,9 +83,11 @@ class Program:
         """None if a database is away, so that nothing was begun."""
         if not self._is_connected():
             return None
-        tx = self._node.transaction(timeout=ATTEMPT_S)
+        tx = PointedTransaction(self._node, ATTEMPT_S, self._node._complete_later)
         txid = tx.txid
         assert txid is not None  # it is read before the block
+        is_left = random.random() < self._left
+        tx.points = Points(lambda point: self._reached(point, txid, is_left))
         self._journal.write(Begun(txid, order.order_id))
         called_s = time.monotonic()
         told = Told(txid, self._client, "submit", called_s, called_s, "not attempted", None)
@@ -109,9 +102,7 @@ class Program:
             raise
         except InDoubt as doubt:
             told = told._replace(certainty="unknown", reason=doubt.why)
-        except (
-            Exception
-        ) as error:  # a driver's, from the work, or Aborted: rolled back on both sides, and never COMMITTED
+        except Exception as error:  # a driver's, or Aborted: rolled back on both sides, and never COMMITTED
             told = told._replace(reason=str(error))
             if isinstance(error, Aborted) and tx.outcome is not None:
                 told = told._replace(certainty="known", state=State.ABORTED)
@@ -122,6 +113,18 @@ class Program:
         if told.state is not State.COMMITTED:
             self._disconnect()
         return told._replace(returned_s=time.monotonic())
+
+    def _reached(self, point: Point, txid: TxId, is_left: bool) -> None:
+        if not point.decided:
+            return
+        if point is Point.AFTER_DECISION and self._stop.exists():
+            self._journal.write(Stopped(txid))
+            while True:
+                signal.pause()
+        if is_left:
+            if point is Point.AFTER_DECISION:
+                self._journal.write(Left(txid))
+            raise ConnectionLost("it is left to the resolver")
 
     def _resolve(self, txid: TxId) -> Told:
         called_s = time.monotonic()
@@ -137,10 +140,8 @@ class Program:
         return told._replace(returned_s=time.monotonic())
 
     def _is_connected(self) -> bool:
-        usable = [
-            not drivers.session(
-                connection, Branch(bank.name)
-            ).is_closed()  # as a branch ends that the resolver is to finish
+        usable = [  # a connection is closed when its branch was left to the resolver
+            not drivers.session(connection, Branch(bank.name)).is_closed()
             for connection, bank in zip(self._connections, self._banks, strict=False)
         ]
         if usable != [True, True]:
@@ -186,6 +187,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--number", type=int, required=True, help="this program's, from 0")
     parser.add_argument("--of", type=int, required=True, help="how many programs share the orders")
+    parser.add_argument("--both-ways", action="store_true", help="orders with an even id are paid back")
+    parser.add_argument("--left", type=float, default=0.0, help="the part of the commits that is left to the resolver")
     parser.add_argument("--client", type=int, required=True, help="its number in the history")
     parser.add_argument("--began", type=float, required=True, help="when order 0 is due (monotonic clock, seconds)")
     parser.add_argument("--rate", type=float, required=True, help="orders that fall due per second, over all programs")
@@ -202,17 +205,18 @@ def _run(given: argparse.Namespace) -> None:
     config = Config.load(given.config)
     home, other = (DatabaseBanks(name, config.resource(name).url()) for name in (given.home, given.other))
     orders = order_files.load(given.orders)
+    if given.both_ways:
+        orders = tuple(order_files.both_ways(orders))
     paid, doubtful = unfinished(given.journal)
     journal = Journal(given.journal)
-    with StoppingClient.from_config(config, name=given.name) as node:
-        node.journal, node.stop = journal, given.stop
-        program = Program(node, journal, given.client, (home, other))
+    with Client.from_config(config, name=given.name) as node:
+        payer = Payer(node, journal, given.client, (home, other), given.stop, given.left)
         print(f"raftcoord program {given.name} ready", flush=True)
-        for index in range(given.number, len(orders), given.of):
-            order = orders[index]
+        for index, order in enumerate(orders):
             if order.order_id not in paid:
-                time.sleep(max(0.0, given.began + index / given.rate - time.monotonic()))
-                program.pay(order, doubtful.get(order.order_id))
+                due_s = given.began + (given.number + index * given.of) / given.rate
+                time.sleep(max(0.0, due_s - time.monotonic()))
+                payer.pay(order, doubtful.get(order.order_id))
 
 
 if __name__ == "__main__":

@@ -11,15 +11,15 @@ import contextlib
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from raftcoord.drills.stage import Plan, Props, Stage
+from raftcoord.drills.props import Plan, Props
+from raftcoord.drills.stage import Stage
 
 T = TypeVar("T")
-P = TypeVar("P", bound=Props)
-S = TypeVar("S", bound=Stage)
 _ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -31,22 +31,10 @@ def play(
     The directory is kept if the scene fails (the error's note names it), or if ``keep`` of its result is true.
     ``fast``: see ``run``.
     """
-    return play_with(lambda directory: Props(directory, plan), lambda props: Stage(props, plan), scene, keep, fast=fast)
-
-
-def play_with(
-    set_up: Callable[[Path], P],
-    stage_of: Callable[[P], S],
-    scene: Callable[[S], Coroutine[Any, Any, T]],
-    keep: Callable[[T], bool],
-    *,
-    fast: bool = False,
-) -> T:
-    """As ``play``, with other props and another stage."""
     with _directory() as directory:
-        props = set_up(directory)
+        props = Props(directory, plan)
         try:
-            result = run(_act(props, stage_of, scene), fast=fast)
+            result = run(_act(Stage(props), scene), fast=fast)
         finally:
             with _undisturbed():
                 props.end()
@@ -65,6 +53,19 @@ def run(scene: Coroutine[Any, Any, T], *, fast: bool = False) -> T:
         return runner.run(_interruptible(scene))
 
 
+async def in_thread(work: Callable[[threading.Event], T]) -> T:
+    """``work`` in a thread. Whoever is interrupted sets the event that it was given, and waits for it: it may hold processes."""
+    stop = threading.Event()
+    working = asyncio.ensure_future(asyncio.to_thread(work, stop))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        stop.set()
+        with contextlib.suppress(Exception):
+            await working
+        raise
+
+
 def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
@@ -74,8 +75,7 @@ def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return new_loop
 
 
-async def _act(props: P, stage_of: Callable[[P], S], scene: Callable[[S], Coroutine[Any, Any, T]]) -> T:
-    stage = stage_of(props)
+async def _act(stage: Stage, scene: Callable[[Stage], Coroutine[Any, Any, T]]) -> T:
     try:
         async with stage.lit():
             return await scene(stage)

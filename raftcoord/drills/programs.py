@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from raftcoord.drills.history import Told
-from raftcoord.drills.journal import Begun, Entry, Reader, Stopped
+from raftcoord.drills.journal import Begun, Entry, Left, Reader, Stopped
 from raftcoord.drills.link import eventually
 from raftcoord.drills.load import Load
-from raftcoord.drills.orders import Order, written
+from raftcoord.drills.orders import Order, both_ways, written
 from raftcoord.errors import RaftcoordError
 from raftcoord.processes.local_process import LocalProcess
 from raftcoord.types import State, TxId
@@ -33,7 +33,8 @@ _LOOK_S: Final = 0.02
 class Work:
     """What the programs do. ``directory``: where their files are; ``resources``: the names of the paying and the other one.
 
-    ``rate_per_s``: how many orders fall due per second, over all programs.
+    ``rate_per_s``: how many orders fall due per second, over all programs. ``both_ways``: orders with an even id are paid back.
+    ``left``: the part of the commits that is left to the resolver.
     """
 
     directory: Path
@@ -41,21 +42,27 @@ class Work:
     orders: Sequence[Order]
     resources: tuple[str, str]
     rate_per_s: float
+    both_ways: bool = False
+    left: float = 0.0
 
 
 class Program:
-    """One program. ``at_stop``: the transaction in whose commit it waits to be killed."""
+    """One program. ``at_stop``: the transaction in whose commit it waits to be killed. ``is_up``: nobody has killed it."""
 
     def __init__(self, work: Work, number: int, of: int) -> None:
         self.name = f"program-{number + 1}"
         self.at_stop: TxId | None = None
         self.has_open = False
+        self.is_up = False
+        self.share = {order.order_id for order in work.orders[number::of]}
         self._number = number
         self._of = of
         self._starts = 0
         self._work = work
         directory = work.directory
         self.journal = directory / f"{self.name}.journal"
+        self.orders = directory / f"{self.name}.tsv"
+        self.orders.write_text(written(work.orders[number::of]), encoding="utf-8")
         self.stop = directory / f"{self.name}.stop"
         self.process = LocalProcess(
             f"program {self.name}", [], directory / f"{self.name}.log", directory / f"{self.name}.pid", throwaway=True
@@ -66,7 +73,7 @@ class Program:
         home, other = self._work.resources
         given = {
             "config": self._work.config,
-            "orders": self._work.directory / "orders.tsv",
+            "orders": self.orders,
             "journal": self.journal,
             "stop": self.stop,
             "name": self.name,
@@ -77,28 +84,42 @@ class Program:
             "client": self._number + self._of * self._starts,
             "began": began_s,
             "rate": self._work.rate_per_s,
+            "left": self._work.left,
         }
         self._starts += 1
         self.at_stop = None
         self.stop.unlink(missing_ok=True)
         options = [part for name, value in given.items() for part in (f"--{name}", str(value))]
+        options += ["--both-ways"] if self._work.both_ways else []
         self.process.command = [sys.executable, "-m", "raftcoord.drills.paying", *options]
         self.process.start()
         self.process.wait_ready()
+        self.is_up = True
+
+    def kill(self) -> None:
+        """kill -9. Blocks."""
+        self.is_up = False
+        self.process.kill()
+
+    def last_words(self) -> str:
+        """The last line of its log."""
+        return "".join(self.process.log_path.read_text(errors="replace").splitlines()[-1:])
 
 
 class Programs:
-    """``programs`` at work on ``work``; ``load`` is told what they do, as if it did it itself."""
+    """``programs`` at work on ``work``; ``load`` is told what they do, as if it did it itself.
+
+    ``left``: how many commits they have left to the resolver.
+    """
 
     def __init__(self, work: Work, programs: Sequence[Program], load: Load) -> None:
         self.programs = programs
         self.load = load
         self.began_s = 0.0
-        self._orders = {order.order_id: order for order in work.orders}
+        self.left = 0
+        self._orders = {order.order_id: order for order in (both_ways(work.orders) if work.both_ways else work.orders)}
         self._readers = [(program, Reader(program.journal)) for program in programs]
-        self._shares = [list(self._orders)[number :: len(programs)] for number in range(len(programs))]
         self._paid: set[int] = set()
-        (work.directory / "orders.tsv").write_text(written(work.orders), encoding="utf-8")
 
     @contextlib.asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
@@ -114,12 +135,16 @@ class Programs:
                     following.cancel()
         finally:
             for program in self.programs:
-                await asyncio.to_thread(program.process.kill)
+                await self.kill(program)
         self._read()
 
     async def start(self, program: Program) -> None:
         """Start ``program`` on what it has left."""
         await asyncio.to_thread(program.start, self.began_s)
+
+    async def kill(self, program: Program) -> None:
+        """kill -9 of ``program``, wherever it is."""
+        await asyncio.to_thread(program.kill)
 
     async def kill_in_mid_commit(self, program: Program) -> TxId:
         """kill -9 of ``program`` with a decision to commit, and neither side committed; the transaction."""
@@ -132,7 +157,7 @@ class Programs:
             raise RaftcoordError(
                 f"{program.name} has decided nothing for {STOP_TIMEOUT_S:g} s, and so was not killed; look at its log"
             )
-        await asyncio.to_thread(program.process.kill)
+        await self.kill(program)
         return program.at_stop
 
     async def have_paid(self, orders: float, seconds: float) -> None:
@@ -148,11 +173,11 @@ class Programs:
         return [order for order_id, order in self._orders.items() if order_id not in self._paid]
 
     def fallen(self) -> list[str]:
-        """Programs that have ended although there are orders of theirs to pay."""
+        """Programs that have ended by themselves although there are orders of theirs to pay, with their last words."""
         return [
-            program.name
-            for number, program in enumerate(self.programs)
-            if program.process.pid is None and not self._paid.issuperset(self._shares[number])
+            f"{program.name} has ended by itself: {program.last_words()}"
+            for program in self.programs
+            if program.is_up and program.process.pid is None and not self._paid >= program.share
         ]
 
     async def _follow(self) -> None:
@@ -183,5 +208,7 @@ class Programs:
                 program.has_open = True
             case Stopped(txid):
                 program.at_stop = txid
+            case Left():
+                self.left += 1
             case Told():
                 program.has_open = False

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from raftcoord.drills.audit import SHOWN_MAX, Violation
 from raftcoord.drills.history import History, percentile
 from raftcoord.errors import check
 
-Kind = Literal["start", "progress", "fault", "heal", "settle", "audit", "kept"]
+EventKind = Literal["start", "progress", "fault", "heal", "settle", "audit", "kept"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +20,12 @@ class Event:
     """Something worth a line while it runs. ``at_s``: seconds since the beginning. ``figures``: the state of the work."""
 
     at_s: float
-    kind: Kind
+    kind: EventKind
     text: str
     figures: Mapping[str, int | float] = field(default_factory=dict)
 
 
 OnEvent = Callable[[Event], None]
-R = TypeVar("R", bound=Any)
 
 
 @dataclass(slots=True)
@@ -54,21 +53,35 @@ class FaultRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class DrillReport:
-    """A drill's end. ``directory``: where the files are, if they were kept."""
+class Report:
+    """How a drill or a demo has ended. ``directory``: where the files are, if they were kept.
+
+    ``if_held``: what its verdict says then; "": what the audit has compared. ``more``: JSON values that this one alone has.
+    """
 
     name: str
-    held: bool
     violations: Sequence[Violation]
-    faults: Sequence[FaultRecord]
     figures: Mapping[str, int | float]
     seed: int
-    directory: Path | None
+    directory: Path | None = None
+    faults: Sequence[FaultRecord] = ()
+    if_held: str = ""
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def held(self) -> bool:
+        """Whether no promise was broken."""
+        return not self.violations
 
     @property
     def verdict(self) -> str:
-        """The verdict in one line."""
-        return verdict_line(self.name, self.held, self.violations, self.figures)
+        """HELD or BROKEN, and why, in one line."""
+        if self.held:
+            return f"HELD: {self.name}: {self.if_held or compared(self.figures)}"
+        first = self.violations[0]
+        of = f" of transaction {first.txid}" if first.txid else ""
+        more = f" (and {len(self.violations) - 1} more)" if len(self.violations) > 1 else ""
+        return f"BROKEN: {self.name}: {first.kind}{of}: {first.what}{more}"
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; at most SHOWN_MAX violations, and their number."""
@@ -81,22 +94,17 @@ class DrillReport:
             "violations": [violation.to_json() for violation in self.violations[:SHOWN_MAX]],
             "faults": [fault.to_json() for fault in self.faults],
             "figures": {name: rounded(value) for name, value in self.figures.items()},
+            **self.more,
             "directory": str(self.directory) if self.directory else None,
         }
 
 
-def verdict_line(name: str, held: bool, violations: Sequence[Violation], figures: Mapping[str, int | float]) -> str:
-    """HELD or BROKEN, and why."""
-    if held:
-        parts = parts_of(figures)
-        return (
-            f"HELD: {name}: {figures['transactions']} transactions, {parts}; {figures['nodes_asked']} nodes and "
-            f"{figures['banks']} banks agree, to the cent"
-        )
-    first = violations[0]
-    of = f" of transaction {first.txid}" if first.txid else ""
-    more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
-    return f"BROKEN: {name}: {first.kind}{of}: {first.what}{more}"
+def compared(figures: Mapping[str, int | float]) -> str:
+    """What the audit has compared, in words."""
+    return (
+        f"{figures['transactions']} transactions, {parts_of(figures)}; {figures['nodes_asked']} nodes and "
+        f"{figures['banks']} banks agree, to the cent"
+    )
 
 
 def parts_of(figures: Mapping[str, int | float]) -> str:
@@ -107,7 +115,7 @@ def parts_of(figures: Mapping[str, int | float]) -> str:
     return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in parts.items() if count or name in named)
 
 
-def timed(make: Callable[[], R]) -> R:
+def timed(make: Callable[[], Report]) -> Report:
     """The report that ``make`` returns, with all the time that it took, its start and its end included, as ``wall_s``."""
     began_s = time.monotonic()
     report = make()

@@ -1,7 +1,6 @@
-"""A throwaway cluster of real processes: nodes, banks, clients, and the means to break them.
+"""A throwaway cluster of real processes: nodes, banks, databases with a resolver, clients, and the means to break them.
 
-It owes true answers about what runs, and it never touches a process or a directory that is not its own. Whoever makes Props
-owes ``end``; play.py does.
+It owes true answers about what runs, and it never touches a process or a directory that is not its own.
 """
 
 from __future__ import annotations
@@ -10,21 +9,21 @@ import asyncio
 import contextlib
 import random
 import shutil
-import sys
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.drills.audit import Books, Row
-from raftcoord.drills.books import open_banks, prepared_count, read_books
+from raftcoord.drills.books import prepared_count, read_books
+from raftcoord.drills.database_banks import CALLED
 from raftcoord.drills.faults import Leader
 from raftcoord.drills.link import NodeLink, eventually, leader_among, shown_by
-from raftcoord.drills.orders import Opening
+from raftcoord.drills.programs import Program, Work
+from raftcoord.drills.props import Props
 from raftcoord.errors import RaftcoordError
-from raftcoord.processes.local_cluster import LocalCluster, write_local_config
-from raftcoord.processes.local_process import LocalProcess
+from raftcoord.processes.local_cluster import LocalCluster
+from raftcoord.resources.steps import ConnectionLost
 from raftcoord.rpc.codes import RpcError
 from raftcoord.types import Branch, TxId
 
@@ -38,87 +37,48 @@ LEDGER_TIMEOUT_S: Final = 60.0
 """How long all nodes together may take to tell their ledgers (seconds)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """``hosts``: process name -> the banks that run in it. ``node_module``: what a node process runs.
-
-    ``clients``: so many that each node has some; a client chooses its node at random and stays with it.
-    """
-
-    nodes: int
-    opening: Opening
-    hosts: Mapping[str, tuple[Branch, ...]]
-    seed: int
-    clients: int = 12
-    node_module: str = "raftcoord.node"
-
-
-def host_banks(opening: Opening, processes: int) -> dict[str, tuple[Branch, ...]]:
-    """The first bank, which is the home bank, in a process of its own; the others dealt over ``processes`` more."""
-    home, *others = opening
-    groups: dict[str, tuple[Branch, ...]] = {str(home): (home,)}
-    for number in range(min(processes, len(others))):
-        dealt = tuple(others[number::processes])
-        groups[str(dealt[0]) if len(dealt) == 1 else f"banks-{number + 1}"] = dealt
-    return groups
-
-
-class Props:
-    """The files and processes of a stage. Everything here blocks."""
-
-    def __init__(self, directory: Path, plan: Plan) -> None:
-        self.directory = directory
-        self.databases = open_banks(directory, plan.opening)
-        config = write_local_config(directory, plan.nodes)
-        self.cluster = LocalCluster(config, throwaway=True, node_module=plan.node_module)
-        self.hosts = {name: self._host(name, banks) for name, banks in plan.hosts.items()}
-
-    def _host(self, name: str, banks: Iterable[Branch]) -> LocalProcess:
-        command = [
-            sys.executable,
-            "-m",
-            "raftcoord.drills.banks",
-            "--config",
-            str(self.cluster.config.path),
-            "--name",
-            name,
-        ]
-        command += [f"{bank}={self.databases[bank]}" for bank in banks]
-        return LocalProcess(
-            f"participant {name}",
-            command,
-            self.directory / f"{name}.log",
-            self.directory / f"{name}.pid",
-            throwaway=True,
-        )
-
-    def end(self) -> None:
-        """SIGKILL what still runs: everything that matters is on the disk by now."""
-        for process in self.hosts.values():
-            process.kill()
-        for node in self.cluster.config.nodes:
-            self.cluster.kill(node.name)
+LOCKS_TIMEOUT_S: Final = 30.0
+"""How long a prepared branch may stay after whoever can finish it is back (seconds); more is a violation."""
 
 
 class Stage:
-    """What a scene plays on. It is a ``faults.Target``."""
+    """What a scene plays on; a ``faults.Target``. ``locks_held_s``: how long, after each kill, until its locks were free."""
 
-    def __init__(self, props: Props, plan: Plan) -> None:
+    def __init__(self, props: Props) -> None:
+        plan = props.plan
         self.directory = props.directory
         self.rng = random.Random(plan.seed)
         self.nodes: Sequence[str] = tuple(node.name for node in props.cluster.config.nodes)
         self.hosts: Sequence[str] = tuple(props.hosts)
         self.clients: list[AsyncClient] = []
         self.links = {node.name: NodeLink(node, random.Random(plan.seed)) for node in props.cluster.config.nodes}
-        self._props = props
-        self._plan = plan
-        self._cluster = props.cluster
+        self.locks_held_s: list[float] = []
+        self.props = props
         self._running: set[str] = set()
+
+    def raise_programs(self, count: int, work: Work) -> list[Program]:
+        """``count`` programs that are ended with the stage. They do not run yet."""
+        self.props.programs = [Program(work, number, count) for number in range(count)]
+        return self.props.programs
+
+    @property
+    def config(self) -> Path:
+        """cluster.yaml."""
+        assert self._cluster.config.path is not None
+        return self._cluster.config.path
+
+    @property
+    def _cluster(self) -> LocalCluster:
+        return self.props.cluster
 
     @contextlib.asynccontextmanager
     async def lit(self) -> AsyncIterator[Self]:
-        """Everything runs and is connected inside; on the way out the connections are closed."""
+        """Everything runs and is connected inside; on the way out the connections are closed, and the servers stopped."""
         async with contextlib.AsyncExitStack() as stack:
+            if self.props.plan.databases:
+                # In a thread of the running loop: a server ends with the thread that has started it.
+                stack.push_async_callback(asyncio.to_thread, self.props.stop_servers)
+                await asyncio.to_thread(self.props.raise_databases)
             await asyncio.gather(
                 asyncio.to_thread(self._cluster.start_all),
                 *(self.start_host(name) for name in self.hosts),
@@ -128,13 +88,14 @@ class Stage:
                 link.start()
                 stack.push_async_callback(link.stop)
             await self._everything_connected()
-            for _ in range(self._plan.clients):
-                client = AsyncClient.from_config(str(self._cluster.config.path))
+            for _ in range(self.props.plan.clients):
+                client = AsyncClient.from_config(str(self.config))
                 self.clients.append(await stack.enter_async_context(client))
+            await asyncio.to_thread(self._cluster.start_resolver)
             yield self
 
     async def _everything_connected(self) -> None:
-        banks = set(self._plan.opening)
+        banks = set(self.props.plan.opening)
 
         async def connected() -> bool:
             shown = await self.shown()
@@ -188,12 +149,32 @@ class Stage:
             left += [f"{node[what]} {what} at node {name}" for what in ("running", "open") if node[what]]
         if len({node["applied_index"] for node in shown.values()}) > 1:
             left.append("the nodes have not applied the same entries")
-        prepared = await self.prepared_count()
+        try:
+            prepared = prepared_count(self.props.files) + len(await asyncio.to_thread(self.prepared))
+        except ConnectionLost as error:
+            return [*left, str(error)]
         return [*left, f"{prepared} branches prepared"] if prepared else left
 
-    async def prepared_count(self) -> int:
-        """How many branches are prepared now in all banks together."""
-        return prepared_count(self._props.databases)
+    def prepared(self, kind: str = "") -> list[TxId]:
+        """What is prepared in the databases, or in those of ``kind`` alone. Blocks."""
+        chosen = [name for name, database in self.props.plan.databases.items() if kind in ("", database.kind)]
+        return [txid for name in chosen for txid in self.props.banks[name].prepared()]
+
+    async def freed(self, txids: Iterable[TxId], since_s: float) -> float:
+        """Wait until none of ``txids`` is prepared anywhere; the seconds since ``since_s`` (``loop.time()``)."""
+        waiting = set(txids)
+
+        async def is_free() -> bool:
+            try:
+                return not waiting.intersection(await asyncio.to_thread(self.prepared))
+            except ConnectionLost:
+                return False
+
+        if not await eventually(is_free, LOCKS_TIMEOUT_S):
+            raise RaftcoordError(f"{len(waiting)} transactions are still prepared after {LOCKS_TIMEOUT_S:g} s")
+        held_s = asyncio.get_running_loop().time() - since_s
+        self.locks_held_s.append(held_s)
+        return held_s
 
     async def ledgers(self, txids: Iterable[TxId]) -> dict[str, dict[TxId, Row]]:
         """What each node's ledger says of ``txids``. Unavailable if one does not tell."""
@@ -203,8 +184,12 @@ class Stage:
         return dict(zip(self.links, rows, strict=True))
 
     def books(self) -> dict[str, Books]:
-        """Every bank's books, as they are now."""
-        return {bank: read_books(path) for bank, path in self._props.databases.items()}
+        """Every bank's books, as they are now. A bank in a database that it has not been opened in is a bank of its own."""
+        books: dict[str, Books] = {bank: read_books(path) for bank, path in self.props.files.items()}
+        for name, banks in self.props.banks.items():
+            opened = self.props.plan.databases[Branch(name)].opening
+            books |= {bank if bank in opened else f"{bank} in {name}": book for bank, book in banks.books().items()}
+        return books
 
     # -- breaking and mending -------------------------------------------------------------------------------------
 
@@ -268,13 +253,32 @@ class Stage:
 
     async def kill_host(self, name: str) -> None:
         """SIGKILL a process of banks."""
-        await asyncio.to_thread(self._props.hosts[name].kill)
+        await asyncio.to_thread(self.props.hosts[name].kill)
 
     async def start_host(self, name: str) -> None:
         """Start a process of banks; it has opened its databases when this returns."""
-        process = self._props.hosts[name]
+        process = self.props.hosts[name]
         await asyncio.to_thread(process.start)
         await asyncio.to_thread(process.wait_ready)
+
+    async def kill_resolver(self) -> None:
+        """SIGKILL."""
+        await asyncio.to_thread(self._cluster.resolver.kill)
+
+    async def start_resolver(self) -> None:
+        """Start it again; it looks at the databases when this returns."""
+        await asyncio.to_thread(self._cluster.start_resolver)
+
+    async def kill_server(self, kind: str) -> None:
+        """SIGKILL of the database server of ``kind``."""
+        await asyncio.to_thread(self.props.servers[kind].kill)
+
+    async def start_server(self, kind: str) -> None:
+        """Start it again; it answers when this returns."""
+        try:
+            await asyncio.to_thread(self.props.servers[kind].start)
+        except RuntimeError as error:
+            raise RaftcoordError(f"{CALLED[kind]} did not come back: {error}") from None
 
 
 def _takes_part(node: dict[str, Any] | None) -> bool:

@@ -18,7 +18,7 @@ from raftcoord.drills.faults import Fault, Leader, Unkept
 from raftcoord.drills.history import History
 from raftcoord.drills.load import Load, wait_until
 from raftcoord.drills.orders import Opening
-from raftcoord.drills.report import Event, FaultRecord, Kind, OnEvent, client_figures, failover_figures
+from raftcoord.drills.report import Event, EventKind, FaultRecord, OnEvent, client_figures, failover_figures
 from raftcoord.drills.stage import Stage
 from raftcoord.errors import RaftcoordError, Unavailable
 
@@ -32,12 +32,16 @@ _PROGRESS_S: Final = 0.5
 
 
 class Trial:
-    """``broken`` gathers violations that are not the audit's; ``faults`` what was done to the cluster."""
+    """``broken`` gathers violations that are not the audit's; ``faults`` what was done to the cluster.
+
+    ``back_s``, ``quiet_s``: its patience, see BACK_TIMEOUT_S and QUIET_TIMEOUT_S.
+    """
 
     def __init__(self, stage: Stage, opening: Opening, on_event: OnEvent) -> None:
         self.stage = stage
         self.history = History()
         self.load = Load(stage.clients, self.history, stage.rng)
+        self.back_s, self.quiet_s = BACK_TIMEOUT_S, QUIET_TIMEOUT_S
         self.faults: list[FaultRecord] = []
         self.broken: list[Violation] = []
         self._opening = opening
@@ -51,7 +55,7 @@ class Trial:
         """Seconds since the beginning."""
         return self._loop.time() - self._began_s
 
-    def event(self, kind: Kind, text: str) -> None:
+    def event(self, kind: EventKind, text: str) -> None:
         """Tell it, with the state of the work."""
         load, history = self.load, self.history
         figures = {"committed": history.committed, "in_flight": load.in_flight, "faults": len(self.faults)}
@@ -104,8 +108,8 @@ class Trial:
     async def commits_again(self, when: str) -> None:
         """Wait for a commit from now on, or the last order; it is a violation if neither comes."""
         since_s = self._loop.time()
-        if not await wait_until(lambda: self._moves_since(since_s), BACK_TIMEOUT_S):
-            self.broken.append(Violation("stalled", None, f"no commit for {BACK_TIMEOUT_S:g} s {when}"))
+        if not await wait_until(lambda: self._moves_since(since_s), self.back_s):
+            self.broken.append(Violation("stalled", None, f"no commit for {self.back_s:g} s {when}"))
 
     def _moves_since(self, since_s: float) -> bool:
         return self.history.last_commit_s > since_s or self.load.exhausted
@@ -116,7 +120,7 @@ class Trial:
         def first_s() -> float | None:
             return self.history.first_commit_after(answers_before, deposed.term)
 
-        await wait_until(lambda: first_s() is not None or self.load.exhausted, BACK_TIMEOUT_S)
+        await wait_until(lambda: first_s() is not None or self.load.exhausted, self.back_s)
         came_s = first_s()
         return came_s - struck_s if came_s is not None else None
 
@@ -125,11 +129,11 @@ class Trial:
     async def settle(self) -> None:
         """Ask for every outcome that is in doubt, and wait until the nodes and the banks have nothing left to do."""
         self.event("settle", f"no more orders; {len(self.history.doubtful())} outcomes in doubt are asked for")
-        until_s = self._loop.time() + QUIET_TIMEOUT_S
+        until_s = self._loop.time() + self.quiet_s
         await self.load.resolve_doubtful(until_s)
         left = await self.stage.quiet(until_s - self._loop.time())
         if left:
-            self.broken.append(Violation("unsettled", None, f"after {QUIET_TIMEOUT_S:g} s there is still: {left}"))
+            self.broken.append(Violation("unsettled", None, f"after {self.quiet_s:g} s there is still: {left}"))
 
     async def judge(self, *, keep: bool) -> tuple[tuple[Violation, ...], Mapping[str, int | float], Path | None]:
         """The audit: violations, figures, and where the files are kept, which they are if there is a violation or ``keep``."""

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from raftcoord.bench import databases as bench_databases
-from raftcoord.bench.databases import Bank, Compared, DatabasesOptions, DatabasesReport, Rate
+from raftcoord.bench.databases import Bank, Compared, Rate
+from raftcoord.bench.measuring import BenchOptions, BenchReport
 from raftcoord.drills.servers import NotHere, PostgreSqlServer, Server
 from raftcoord.errors import ConfigError, RaftcoordError
 from raftcoord.resources.steps import Statement
@@ -36,7 +37,7 @@ def bank() -> Iterator[Bank]:
 
 def test_both_kinds_transfer_over_a_pair_and_leave_nothing_behind(temp: Path) -> None:
     told: list[Compared] = []
-    options = DatabasesOptions(pairs=("mixed",), workers=(1, 3), seconds=0.3, processes=2, nodes=1)
+    options = BenchOptions(pairs=("mixed",), workers=(1, 3), seconds=0.3, processes=2, nodes=1)
     report = bench_databases.databases(options, told.append)
     assert report.results == tuple(told)
     assert [(each.pair, each.workers, each.processes) for each in told] == [("mixed", 1, 1), ("mixed", 3, 2)]
@@ -70,7 +71,7 @@ def test_a_transfer_that_fails_is_an_error_and_no_rate(
 ) -> None:
     monkeypatch.setattr(bench_databases, "_CENTS", 0)
     with pytest.raises(RaftcoordError, match=r"a transfer failed: Refused: .* would be overdrawn"):
-        bench_databases.databases(DatabasesOptions(pairs=("postgresql",), workers=(1,), seconds=0.1, nodes=1))
+        bench_databases.databases(BenchOptions(pairs=("postgresql",), workers=(1,), seconds=0.1, nodes=1))
 
 
 def test_a_server_that_is_not_installed_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,14 +98,14 @@ def test_a_server_that_is_not_installed_is_said_with_what_to_install(monkeypatch
     ],
 )
 def test_the_options_hold_at_the_bound_and_not_past_it(good: dict[str, Any], bad: dict[str, Any]) -> None:
-    DatabasesOptions(**good)
+    BenchOptions(**good)
     with pytest.raises(ConfigError, match="; give "):
-        DatabasesOptions(**bad)
+        BenchOptions(**bad)
 
 
 def test_the_report_is_json_with_units_in_its_names() -> None:
     rate = Rate(0, 1.0, 0.0, math.nan, math.nan)
-    report = DatabasesReport(3, (Compared("mixed", 8, 2, rate, rate, math.nan, math.nan, math.nan),))
+    report = BenchReport("databases", 3, (Compared("mixed", 8, 2, rate, rate, math.nan, math.nan, math.nan),))
     (written,) = json.loads(json.dumps(report.to_json(), allow_nan=False))["results"]
     assert (written["pair"], written["workers"], written["ratio"]) == ("mixed", 8, None)
     assert written["plain"]["latency_ms_p99"] is None

@@ -17,7 +17,7 @@ from raftcoord_cli.main import main
 from raftcoord import errors
 from raftcoord.config import Config
 from raftcoord.drills.audit import Violation
-from raftcoord.drills.report import DrillReport
+from raftcoord.drills.report import Report
 from raftcoord.errors import ConfigError, Unavailable
 from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 from raftcoord.resource_config import ResourceConfig
@@ -239,8 +239,8 @@ def test_the_drills_are_listed() -> None:
 
 def test_a_broken_promise_is_exit_code_6_and_names_the_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
     violation = Violation("outcome lost", TXID, "acknowledged, and no node knows it")
-    report = DrillReport("kill-all", False, [violation], [], {"transactions": 7}, 1, None)
-    monkeypatch.setattr("raftcoord.drills.runner.run", lambda name, options, on_event: report)
+    report = Report("kill-all", [violation], {"transactions": 7}, 1)
+    monkeypatch.setattr("raftcoord.drills.catalog.run", lambda name, options, on_event: report)
     result = run("drill", "run", "kill-all")
     assert result.exit_code == 6
     assert result.stdout.splitlines()[-1].startswith("BROKEN: kill-all")

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from raftcoord.node.processes import LocalCluster, write_local_config
 
 from raftcoord import limits
 from raftcoord.config import Config
 from raftcoord.core.decisions import NO_CHANGES
+from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 from raftcoord.storage.node_db import NodeDb, Write
 
 DAY_MS = 86_400_000

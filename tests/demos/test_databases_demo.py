@@ -15,15 +15,18 @@ from typing import Any
 import pytest
 
 from raftcoord.demos import databases as databases_demo
-from raftcoord.demos.databases import DatabasesDemoOptions, check_possible, run_databases_demo
+from raftcoord.demos.databases import check_possible, run_databases_demo
+from raftcoord.demos.demo import DemoOptions
 from raftcoord.drills import trial
 from raftcoord.drills.database_banks import DatabaseBanks
-from raftcoord.drills.database_stage import LEDGER, ORDERS, DatabaseProps, DatabaseStage
+from raftcoord.drills.database_faults import LEDGER, ORDERS
 from raftcoord.drills.history import Told
 from raftcoord.drills.journal import Begun, Journal, Reader, Stopped
 from raftcoord.drills.orders import Generated, parse, written
 from raftcoord.drills.paying import unfinished
+from raftcoord.drills.props import Props
 from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer, Server, children_of
+from raftcoord.drills.stage import Stage
 from raftcoord.errors import ConfigError
 from raftcoord.resources import gid as gids
 from raftcoord.types import State, TxId
@@ -37,13 +40,13 @@ def servers(
 ) -> Iterator[list[Server]]:
     """The servers that the demo starts. The two of the session are here so that what is missing is skipped and said."""
     started: list[Server] = []
-    raise_servers = DatabaseProps.raise_servers
+    raise_databases = Props.raise_databases
 
-    def noted(self: DatabaseProps) -> None:
-        raise_servers(self)
+    def noted(self: Props) -> None:
+        raise_databases(self)
         started.extend(self.servers.values())
 
-    monkeypatch.setattr(DatabaseProps, "raise_servers", noted)
+    monkeypatch.setattr(Props, "raise_databases", noted)
     yield started
     assert len(started) == 2
     for server in started:
@@ -53,7 +56,7 @@ def servers(
 
 
 def test_everything_is_killed_once_and_every_order_is_paid_once_on_both_sides(servers: list[Server]) -> None:
-    report = run_databases_demo(DatabasesDemoOptions(count=200, seed=2))
+    report = run_databases_demo(DemoOptions(count=200, seed=2, databases=True))
     assert report.held, report.verdict
     assert report.verdict.startswith("HELD: demo --databases: ")
     assert report.directory is None
@@ -74,11 +77,11 @@ def test_it_is_not_blind(servers: list[Server], monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(databases_demo, "strikes", lambda stage, programs, seed: ())
     monkeypatch.setattr(databases_demo, "SPAN_S", 0.5)
     monkeypatch.setattr(trial, "QUIET_TIMEOUT_S", 0.5)
-    quiet = DatabaseStage.quiet
+    quiet = Stage.quiet
     lost, stranger, left = [], TxId.new(), {LEDGER: TxId.new(), ORDERS: TxId.new()}
 
-    async def tampered(stage: DatabaseStage, seconds: float) -> str:
-        home, other = stage._things.banks[LEDGER], stage._things.banks[ORDERS]
+    async def tampered(stage: Stage, seconds: float) -> str:
+        home, other = stage.props.banks[LEDGER], stage.props.banks[ORDERS]
         ((txid, bank, account, cents),) = other.rows("SELECT txid, bank, account, cents FROM payments LIMIT 1")
         lost.append(TxId.parse(txid))
         other.rows(f"DELETE FROM payments WHERE txid = '{txid}'")
@@ -88,8 +91,8 @@ def test_it_is_not_blind(servers: list[Server], monkeypatch: pytest.MonkeyPatch)
         leave_prepared(other, left[ORDERS])
         return await quiet(stage, seconds)
 
-    monkeypatch.setattr(DatabaseStage, "quiet", tampered)
-    report = run_databases_demo(DatabasesDemoOptions(nodes=1, count=12, programs=2))
+    monkeypatch.setattr(Stage, "quiet", tampered)
+    report = run_databases_demo(DemoOptions(nodes=1, count=12, in_flight=2, databases=True))
     try:
         assert not report.held
         assert report.verdict.startswith("BROKEN: demo --databases: ")
@@ -189,13 +192,13 @@ def test_without_drivers_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch
     [
         ({"nodes": 2}, "give 1, 3, 5 or 7"),
         ({"count": 0}, "give 1 to 1000000"),
-        ({"programs": 1}, "give 2 to 16"),
-        ({"programs": 17}, "give 2 to 16"),
+        ({"in_flight": 1}, "give 2 to 16"),
+        ({"in_flight": 17}, "give 2 to 16"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        DatabasesDemoOptions(**options)
+        DemoOptions(databases=True, **options)
 
 
 # -- what a program leaves ----------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from pathlib import Path
 import psycopg
 import pymysql
 import pytest
-from raftcoord.node.processes import write_local_config
 from resources.banks import Bank, MariaDbBank, PostgreSqlBank, SqliteBank
 
 from raftcoord import TxId
@@ -19,6 +18,7 @@ from raftcoord.doctor import databases, prepared
 from raftcoord.doctor.databases import Looked
 from raftcoord.doctor.findings import REACHABLE, Row, Verdict
 from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
+from raftcoord.processes.local_cluster import write_local_config
 from raftcoord.resource_config import ResourceConfig
 from raftcoord.resources import drivers
 from raftcoord.resources import gid as gids

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
 
-from raftcoord.drills.audit import SHOWN_MAX, UNDECIDED, Books, Row, Verdict, Violation, audit
+from raftcoord.drills.audit import SHOWN_MAX, UNDECIDED, Books, Payment, Row, Verdict, Violation, audit
 from raftcoord.drills.history import Told
-from raftcoord.drills.orders import HOME_BANK, Opening, Order
+from raftcoord.drills.orders import HOME_BANK, Opening, Order, both_ways, opening_for
 from raftcoord.types import Branch, State, TxId
 
 OTHER = Branch("bank-aa")
@@ -252,3 +253,106 @@ def test_a_report_shows_a_bounded_number_of_violations_and_counts_all() -> None:
     assert report["violation_count"] == SHOWN_MAX + 1
     assert len(report["violations"]) == SHOWN_MAX
     assert report["violations"][0]["txid"] == str(violations[0].txid)
+
+
+# -- banks that write down what they have paid, and orders both ways --------------------------------------------------
+
+ORDERS = tuple(both_ways(Order(n, str(n), OTHER, str(n + 10), 100 * n, "") for n in (1, 2, 3)))
+
+
+class Paid:
+    """Three orders paid, the second one at its second attempt; mutable, so that a test can plant one lie in it."""
+
+    def __init__(self) -> None:
+        self.attempts: dict[TxId, Order] = {}
+        self.told: list[Told] = []
+        self.rows: dict[TxId, Row] = {}
+        self.opening = opening_for(ORDERS)
+        self.balances = {bank: dict(accounts) for bank, accounts in self.opening.items()}
+        self.payments: dict[str, list[Payment]] = {bank: [] for bank in self.opening}
+        for order in ORDERS:
+            for state in (ABORTED, COMMITTED) if order.order_id == 2 else (COMMITTED,):
+                txid = TxId.new()
+                at = float(len(self.rows))
+                self.attempts[txid] = order
+                self.rows[txid] = Row(state, (), 1, len(self.rows) + 1)
+                self.told.append(Told(txid, 0, "submit", at, at + 0.5, "known", state))
+                for bank, account, cents in order.sides if state is COMMITTED else ():
+                    self.payments[bank].append(Payment(txid, account, cents))
+                    self.balances[bank][account] += cents
+
+    def found(self) -> set[str]:
+        books = {
+            bank: Books(self.balances[bank], {each.txid: COMMITTED for each in payments}, (), payments)
+            for bank, payments in self.payments.items()
+        }
+        verdict = audit(self.attempts, self.told, {"n1": self.rows}, self.opening, books)
+        return {violation.kind for violation in verdict.violations}
+
+
+def attempt_of(paid: Paid, order_id: int, state: State = COMMITTED) -> TxId:
+    return next(t for t, row in paid.rows.items() if paid.attempts[t].order_id == order_id and row.state is state)
+
+
+def lose_a_side(paid: Paid) -> None:
+    paid.payments[OTHER].pop()
+
+
+def pay_twice(paid: Paid) -> None:
+    paid.payments[OTHER].append(paid.payments[OTHER][0])
+
+
+def pay_what_was_aborted(paid: Paid) -> None:
+    txid = attempt_of(paid, 2, ABORTED)
+    for bank, account, cents in paid.attempts[txid].sides:
+        paid.payments[bank].append(Payment(txid, account, cents))
+
+
+def pay_another_amount(paid: Paid) -> None:
+    first = paid.payments[HOME_BANK][0]
+    paid.payments[HOME_BANK][0] = first._replace(cents=first.cents - 1)
+
+
+def pay_another_account(paid: Paid) -> None:
+    paid.payments[OTHER][0] = paid.payments[OTHER][0]._replace(account="12")
+
+
+def pay_what_nobody_began(paid: Paid) -> None:
+    paid.payments[HOME_BANK].append(Payment(TxId.new(), "3", -1))
+
+
+def commit_a_second_attempt(paid: Paid) -> None:
+    txid = attempt_of(paid, 2, ABORTED)
+    paid.rows[txid] = paid.rows[txid]._replace(state=COMMITTED)
+
+
+def abort_what_was_told_paid(paid: Paid) -> None:
+    txid = attempt_of(paid, 1)
+    paid.rows[txid] = paid.rows[txid]._replace(state=ABORTED)
+
+
+def lose_a_cent(paid: Paid) -> None:
+    paid.balances[OTHER]["12"] -= 1
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kinds"),
+    [
+        (lambda paid: None, set()),
+        (lose_a_side, {"half done"}),
+        (pay_twice, {"not as ordered"}),
+        (pay_what_was_aborted, {"done alone"}),
+        (pay_another_amount, {"not as ordered"}),
+        (pay_another_account, {"not as ordered"}),
+        (pay_what_nobody_began, {"stranger"}),
+        (commit_a_second_attempt, {"changed", "not done", "paid twice", "balance"}),
+        (abort_what_was_told_paid, {"changed", "done alone", "balance"}),
+        (lose_a_cent, {"balance", "money"}),
+    ],
+)
+def test_what_banks_have_written_down_is_compared_with_the_orders(
+    spoil: Callable[[Paid], None], kinds: set[str]
+) -> None:
+    paid = Paid()
+    spoil(paid)
+    assert paid.found() == kinds

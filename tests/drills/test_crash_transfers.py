@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +15,14 @@ import pytest
 from click.testing import CliRunner
 from raftcoord_cli.main import main
 
-from raftcoord import ConfigError, RaftcoordError, TxId
-from raftcoord.drills.crashes_audit import Evidence, Payment, audit, expected, opening_of
-from raftcoord.drills.crashes_payer import Entry, Word, read_journal
-from raftcoord.drills.crashes_transfers import TransferOptions, _orders, run
-from raftcoord.drills.crashes_worker import Worker
-from raftcoord.drills.orders import Order
+from raftcoord import ConfigError, RaftcoordError
+from raftcoord.drills.catalog import drill_named
+from raftcoord.drills.options import DrillOptions
+from raftcoord.drills.orders import HOME_BANK, Order, both_ways, opening_for
+from raftcoord.drills.programs import Program, Programs, Work
 from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
-from raftcoord.types import Branch, State
+from raftcoord.drills.transfers import orders_of, run
+from raftcoord.types import Branch
 
 ORDERS = {n: Order(n, str(n), Branch("bank-aa"), str(n + 10), 100 * n, "") for n in (1, 2, 3)}
 
@@ -35,123 +33,16 @@ ORDERS = {n: Order(n, str(n), Branch("bank-aa"), str(n + 10), 100 * n, "") for n
 def test_every_order_is_paid_once_whatever_is_killed(
     postgresql: PostgreSqlServer, mariadb: MariaDbServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = run(TransferOptions(transfers=100, workers=3))
+    report = run(DrillOptions(transfers=100, workers=3))
     with capsys.disabled():
         print(f"\n  {report.verdict}", end=" ")
     assert report.held, report.verdict
     assert 0 < report.figures["commits_left_to_the_resolver"] < 100
     assert report.figures["payments"] == 200
-    assert report.killed
-
-
-@pytest.mark.nightly
-def test_twenty_thousand_orders_are_paid_once_each(capsys: pytest.CaptureFixture[str]) -> None:
-    report = run(TransferOptions(transfers=20_000, seed=int.from_bytes(os.urandom(3))))
-    with capsys.disabled():
-        print(json.dumps(report.to_json(), indent=1))
-    assert report.held, report.verdict
-
-
-# -- the audit finds it -------------------------------------------------------------------------------------------
-
-
-def kept() -> Evidence:
-    """Three orders paid; the second one at its second attempt."""
-    opening = opening_of(ORDERS)
-    journal, states, payments, closing = [], {}, [], dict(opening)
-    for order in ORDERS.values():
-        for word in (Word.ABORTED, Word.PAID) if order.order_id == 2 else (Word.LEFT,):
-            txid = TxId.new()
-            journal += [Entry(order.order_id, txid, Word.BEGUN), Entry(order.order_id, txid, word)]
-            states[txid] = State.COMMITTED if word.paid else State.ABORTED
-            if word.paid:
-                payments += expected(order, txid)
-    for side, _, _, bank, account, cents in payments:
-        closing[side, bank, account] += cents
-    return Evidence(ORDERS, journal, states, payments, opening, closing)
-
-
-def found(evidence: Evidence) -> set[str]:
-    return {violation.kind for violation in audit(evidence)}
-
-
-def test_what_was_kept_is_held() -> None:
-    assert audit(kept()) == []
-
-
-def test_odd_orders_go_one_way_and_even_ones_the_other() -> None:
-    assert [payment.side for payment in expected(ORDERS[1], TxId.new())] == [0, 1]
-    assert [payment.side for payment in expected(ORDERS[2], TxId.new())] == [1, 0]
-    assert {side for side, _, _ in opening_of(ORDERS)} == {0, 1}
-
-
-def lose_a_side(evidence: Evidence) -> Evidence:
-    return evidence._replace(payments=evidence.payments[1:])
-
-
-def pay_twice(evidence: Evidence) -> Evidence:
-    return evidence._replace(payments=[*evidence.payments, evidence.payments[0]])
-
-
-def pay_what_was_aborted(evidence: Evidence) -> Evidence:
-    aborted = next(txid for txid, state in evidence.states.items() if state is State.ABORTED)
-    return evidence._replace(payments=[*evidence.payments, *expected(ORDERS[2], aborted)])
-
-
-def pay_another_amount(evidence: Evidence) -> Evidence:
-    first, *others = evidence.payments
-    return evidence._replace(payments=[first._replace(cents=first.cents - 1), *others])
-
-
-def pay_what_nobody_began(evidence: Evidence) -> Evidence:
-    stray = Payment(0, 3, TxId.new(), "bank-home", "3", -1)
-    return evidence._replace(payments=[*evidence.payments, stray])
-
-
-def forget_the_order(evidence: Evidence) -> Evidence:
-    return evidence._replace(journal=[entry for entry in evidence.journal if entry.order_id != 3])
-
-
-def commit_a_second_attempt(evidence: Evidence) -> Evidence:
-    return evidence._replace(states=dict.fromkeys(evidence.states, State.COMMITTED))
-
-
-def abort_what_was_told_paid(evidence: Evidence) -> Evidence:
-    return evidence._replace(states=dict.fromkeys(evidence.states, State.ABORTED))
-
-
-def lose_a_cent(evidence: Evidence) -> Evidence:
-    account = next(iter(evidence.closing))
-    return evidence._replace(closing={**evidence.closing, account: evidence.closing[account] - 1})
-
-
-@pytest.mark.parametrize(
-    ("spoil", "kinds"),
-    [
-        (lose_a_side, {"lost", "money"}),
-        (pay_twice, {"created", "money"}),
-        (pay_what_was_aborted, {"created", "money"}),
-        (pay_another_amount, {"created", "lost", "money"}),
-        (pay_what_nobody_began, {"created", "money"}),
-        (forget_the_order, {"created", "lost"}),
-        (commit_a_second_attempt, {"created", "lost", "told"}),
-        (abort_what_was_told_paid, {"created", "lost", "told"}),
-        (lose_a_cent, {"money"}),
-    ],
-)
-def test_the_audit_finds(spoil: Callable[[Evidence], Evidence], kinds: set[str]) -> None:
-    assert found(spoil(kept())) == kinds
+    assert report.more["killed"]
 
 
 # -- what is run --------------------------------------------------------------------------------------------------
-
-
-def test_a_line_of_the_journal_that_a_kill_has_cut_off_says_nothing(tmp_path: Path) -> None:
-    journal, txid = tmp_path / "journal", TxId.new()
-    assert read_journal(journal) == []
-    journal.write_text(f"1 {txid} begun\n1 {txid} pai")
-    assert read_journal(journal) == [Entry(1, txid, Word.BEGUN)]
-    assert read_journal(journal, len(str(Entry(1, txid, Word.BEGUN)))) == []
 
 
 def test_a_file_of_orders_is_used_again_until_there_are_enough(tmp_path: Path) -> None:
@@ -162,20 +53,22 @@ def test_a_file_of_orders_is_used_again_until_there_are_enough(tmp_path: Path) -
         "78\t3\tCD\t4\t2.50\t",
     ]
     file.write_text("\n".join(rows) + "\n")
-    orders = _orders(TransferOptions(transfers=5, orders=file))
-    assert [(n, order.order_id, order.cents) for n, order in orders.items()] == [
-        (1, 1, 150),
-        (2, 2, 250),
-        (3, 3, 150),
-        (4, 4, 250),
-        (5, 5, 150),
-    ]
+    orders = orders_of(DrillOptions(transfers=5, orders=file))
+    assert [(order.order_id, order.cents) for order in orders] == [(1, 150), (2, 250), (3, 150), (4, 250), (5, 150)]
+
+
+def test_odd_orders_go_one_way_and_even_ones_the_other() -> None:
+    first, second, third = both_ways(ORDERS.values())
+    assert (first, third) == (ORDERS[1], ORDERS[3])
+    assert second.sides == (("bank-aa", "12", -200), (HOME_BANK, "2", 200))
+    opening = opening_for([first, second, third], spare_cents=1)
+    assert opening == {HOME_BANK: {"1": 101, "2": 0, "3": 301}, "bank-aa": {"11": 0, "12": 201, "13": 0}}
 
 
 @pytest.mark.parametrize("wrong", [{"transfers": 0}, {"workers": 0}, {"workers": 33}, {"nodes": 1}, {"nodes": 4}])
 def test_what_is_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
-        replace(TransferOptions(), **wrong)
+        drill_named("databases-transfers").check(replace(DrillOptions(), **wrong))
     arguments = [f"--{name}={value}" for name, value in wrong.items()]
     assert CliRunner().invoke(main, ["drill", "databases", "transfers", *arguments]).exit_code == 2
 
@@ -228,13 +121,12 @@ def _command_of(pid: int) -> str:
 
 
 def test_a_program_that_gives_up_is_named_with_its_last_words(tmp_path: Path) -> None:
-    fails = [sys.executable, "-c", "raise SystemExit('order 3 was tried 300 times')"]
-    worker = Worker(7, tmp_path, [ORDERS[1]], lambda journal, orders: fails)
-    assert not worker.is_running()
-    worker.start()
-    deadline = time.monotonic() + 60
-    while worker.is_running():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    with pytest.raises(RaftcoordError, match="program 7 has ended with 1: order 3 was tried 300 times"):
-        worker.ended()
+    work = Work(tmp_path, tmp_path / "absent.yaml", (ORDERS[1],), ("ledger", "orders"), math.inf)
+    program = Program(work, 0, 1)
+    with pytest.raises(RaftcoordError, match=r"absent\.yaml"):
+        program.start(0.0)
+    programs = Programs(work, [program], None)  # type: ignore[arg-type]
+    assert programs.fallen() == [], "nobody has started it"
+    program.is_up = True
+    assert programs.fallen() == [f"program-1 has ended by itself: {program.last_words()}"]
+    assert "absent.yaml" in program.last_words()

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from raftcoord.bench import cluster as bench
-from raftcoord.bench.cluster import BenchOptions, Measured
-from raftcoord.demos.participants import DemoOptions, run_demo
-from raftcoord.drills import banks, runner
+from raftcoord.bench.cluster import Measured
+from raftcoord.bench.measuring import BenchOptions
+from raftcoord.demos.demo import DemoOptions, run_demo
+from raftcoord.drills import banks, catalog
+from raftcoord.drills.options import DrillOptions
 from raftcoord.drills.report import Event
-from raftcoord.drills.runner import DrillOptions
 from raftcoord.processes.local_process import look_at
 
 TESTS = Path(__file__).parents[1]
@@ -46,7 +47,7 @@ def test_a_cluster_whose_leader_is_killed_holds_and_leaves_nothing_behind(temp: 
         events.append(event)
         started.extend(pids(temp))
 
-    report = runner.run("kill-leader", DrillOptions(duration_s=1, rate=100), on_event)
+    report = catalog.run("kill-leader", DrillOptions(duration_s=1, rate=100), on_event)
     assert report.held, report.verdict
     assert report.figures["failovers"] == len(report.faults) >= 1
     assert report.figures["aborted"] > 0, "orders of empty accounts are refused"
@@ -60,7 +61,7 @@ def test_nodes_that_reply_before_the_commit_are_called_broken(temp: Path, monkey
     monkeypatch.setenv("RAFTCOORD_PLANT", "reply-before-commit")
     monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=":")
     options = DrillOptions(rounds=1, rate=400, node_module="drills.broken_node")
-    report = runner.run("kill-all", options)
+    report = catalog.run("kill-all", options)
     assert not report.held
     told_wrongly = [violation for violation in report.violations if violation.kind in ("changed", "lost")]
     assert told_wrongly
@@ -70,7 +71,7 @@ def test_nodes_that_reply_before_the_commit_are_called_broken(temp: Path, monkey
 
 
 def test_a_wiped_node_is_refused_until_it_is_replaced_and_then_agrees(temp: Path) -> None:
-    report = runner.run("wipe-node", DrillOptions(rounds=1, rate=100))
+    report = catalog.run("wipe-node", DrillOptions(rounds=1, rate=100))
     assert report.held, report.verdict
     (fault,) = report.faults
     assert "its data directory deleted" in fault.what
@@ -82,12 +83,12 @@ def test_a_cluster_that_takes_a_wiped_node_for_the_old_one_is_called_broken(
 ) -> None:
     monkeypatch.setenv("RAFTCOORD_PLANT", "believe-any-identity")
     monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=":")
-    report = runner.run("wipe-node", DrillOptions(rounds=1, rate=100, node_module="drills.broken_node"))
+    report = catalog.run("wipe-node", DrillOptions(rounds=1, rate=100, node_module="drills.broken_node"))
     assert [violation.kind for violation in report.violations] == ["not refused"]
 
 
 def test_a_follower_that_was_paused_deposes_nobody(temp: Path) -> None:
-    report = runner.run("pause-follower", DrillOptions(rounds=1, rate=100))
+    report = catalog.run("pause-follower", DrillOptions(rounds=1, rate=100))
     assert report.held, report.verdict
     (fault,) = report.faults
     assert "leads as before" in fault.healed
@@ -108,7 +109,7 @@ def test_the_demo_pays_every_order_once_through_two_kills(temp: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_drill_stops_all_that_it_has_started(temp: Path, number: signal.Signals) -> None:
     program = (
-        "from raftcoord.drills.runner import DrillOptions, run\n"
+        "from raftcoord.drills.catalog import DrillOptions, run\n"
         "try: run('kill-all', DrillOptions(), lambda event: print(event.kind, flush=True))\n"
         "except KeyboardInterrupt: print('interrupted')\n"
     )
@@ -132,7 +133,7 @@ def test_a_drill_that_fails_stops_all_and_names_the_files_that_it_keeps(temp: Pa
         raise ValueError
 
     with pytest.raises(ValueError, match="files and logs are kept in") as caught:
-        runner.run("kill-all", DrillOptions(), on_event)
+        catalog.run("kill-all", DrillOptions(), on_event)
     assert len(started) == 5
     assert running(started) == []
     (directory,) = temp.iterdir()

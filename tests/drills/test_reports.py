@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 
 from raftcoord.bench import cluster as bench
-from raftcoord.bench.cluster import BenchOptions, BenchReport, Measured
-from raftcoord.demos.participants import DemoOptions, repeated
+from raftcoord.bench.cluster import Measured
+from raftcoord.bench.measuring import BenchOptions, BenchReport
+from raftcoord.demos.demo import DemoOptions, paid
 from raftcoord.drills.audit import Violation
+from raftcoord.drills.catalog import drill_named
 from raftcoord.drills.history import History
+from raftcoord.drills.options import DrillOptions
 from raftcoord.drills.orders import Generated
-from raftcoord.drills.report import DrillReport, FaultRecord, client_figures, failover_figures, timed
-from raftcoord.drills.runner import DrillOptions
-from raftcoord.drills.stage import host_banks
+from raftcoord.drills.props import host_banks
+from raftcoord.drills.report import FaultRecord, Report, client_figures, failover_figures, timed
 from raftcoord.errors import ConfigError, Halt
 from raftcoord.types import TxId
 
@@ -35,34 +37,35 @@ HELD = {
 
 
 def test_a_held_drill_says_so_in_one_line() -> None:
-    report = DrillReport("kill-leader", True, (), (), HELD, 1, None)
+    report = Report("kill-leader", (), HELD, 1)
     assert report.verdict.startswith("HELD: kill-leader: 3 transactions, 2 committed, 1 aborted; 3 nodes and 4 banks")
 
 
 def test_the_figures_of_a_verdict_add_up_and_the_rest_is_named() -> None:
     figures = {**HELD, "transactions": 1003, "committed": 1000, "never_attempted": 2}
-    report = DrillReport("kill-leader", True, (), (), figures, 1, None)
+    report = Report("kill-leader", (), figures, 1)
     assert "1003 transactions, 1000 committed, 1 aborted, 2 never attempted; 3 nodes" in report.verdict
     with pytest.raises(Halt, match="1004 transactions are not"):
         _ = replace(report, figures={**figures, "transactions": 1004}).verdict
 
 
 def test_the_attempts_that_paid_nothing_are_named() -> None:
-    figures = {**HELD, "orders_paid": 2}
-    assert repeated(figures) == "; attempts that came to nothing and were repeated: 1 (1 aborted)"
+    figures = {**HELD, "orders_paid": 2, "moved_cents": 1_50}
+    said = "paid 2 orders, 1.50 in all, each exactly once"
+    assert paid(figures) == f"{said}; attempts that came to nothing and were repeated: 1 (1 aborted)"
     more = {**figures, "transactions": 6, "never_attempted": 3}
-    assert repeated(more) == (
-        "; attempts that came to nothing and were repeated: 4 (1 aborted, 3 refused before anything was attempted)"
+    assert paid(more) == (
+        f"{said}; attempts that came to nothing and were repeated: 4 (1 aborted, 3 refused before anything was attempted)"
     )
-    assert repeated({**HELD, "transactions": 2, "aborted": 0, "orders_paid": 2}) == ""
+    assert paid({**figures, "transactions": 2, "aborted": 0}) == said
     with pytest.raises(Halt, match="one committed transaction"):
-        repeated({**figures, "orders_paid": 3})
+        paid({**figures, "orders_paid": 3})
 
 
 def test_the_time_of_a_report_is_all_the_time_that_it_took() -> None:
-    def make() -> DrillReport:
+    def make() -> Report:
         time.sleep(0.05)
-        return DrillReport("kill-leader", True, (), (), HELD, 1, None)
+        return Report("kill-leader", (), HELD, 1)
 
     assert timed(make).figures["wall_s"] >= 0.05
 
@@ -70,7 +73,7 @@ def test_the_time_of_a_report_is_all_the_time_that_it_took() -> None:
 def test_a_broken_drill_names_the_transaction_and_where_the_files_are() -> None:
     txid = TxId.new()
     broken = (Violation("lost", txid, "n2 says UNDECIDED"), Violation("money", None, "1.00 was created"))
-    report = DrillReport("kill-all", False, broken, [FaultRecord("kill -9", 1.23456)], {"x": math.nan}, 1, Path("/t"))
+    report = Report("kill-all", broken, {"x": math.nan}, 1, Path("/t"), [FaultRecord("kill -9", 1.23456)])
     assert report.verdict == f"BROKEN: kill-all: lost of transaction {txid}: n2 says UNDECIDED (and 1 more)"
     written = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert written["violations"][0] == {"kind": "lost", "txid": str(txid), "what": "n2 says UNDECIDED"}
@@ -113,9 +116,9 @@ def test_figures_of_clients_that_were_told_nothing_are_not_numbers() -> None:
     ],
 )
 def test_drill_options_hold_at_the_bound_and_not_past_it(good: dict[str, Any], bad: dict[str, Any]) -> None:
-    DrillOptions(**good)
+    drill_named("kill-leader").check(DrillOptions(**good))
     with pytest.raises(ConfigError, match="; give "):
-        DrillOptions(**bad)
+        drill_named("kill-leader").check(DrillOptions(**bad))
 
 
 @pytest.mark.parametrize(
@@ -126,6 +129,8 @@ def test_drill_options_hold_at_the_bound_and_not_past_it(good: dict[str, Any], b
         ({"count": 1_000_000}, {"count": 1_000_001}),
         ({"in_flight": 1}, {"in_flight": 0}),
         ({"in_flight": 1024}, {"in_flight": 1025}),
+        ({"databases": True, "in_flight": 2}, {"databases": True, "in_flight": 1}),
+        ({"databases": True, "in_flight": 16}, {"databases": True, "in_flight": 17}),
     ],
 )
 def test_demo_options_hold_at_the_bound_and_not_past_it(good: dict[str, Any], bad: dict[str, Any]) -> None:

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
+from raftcoord.drills.database_banks import MARIADB, POSTGRESQL, SQLITE
 from raftcoord.errors import ConfigError
 from raftcoord.resources.urls import Url
-
-POSTGRESQL: Final = "postgresql"
-MARIADB: Final = "mariadb"
-SQLITE: Final = "sqlite"
-KINDS: Final = (POSTGRESQL, MARIADB, SQLITE)
 
 _BUSY_S: Final = 5.0
 """How long SQLite waits for another writer (s)."""
@@ -142,6 +138,11 @@ def chosen(pairs: tuple[str, ...], drivers: tuple[str, ...]) -> list[Couple]:
             "no pair is left: name a driver for each of its two databases, all synchronous or all asynchronous"
         )
     return found
+
+
+def modules_of(couples: Iterable[Couple]) -> list[str]:
+    """What a program of any of ``couples`` imports."""
+    return sorted({driver.module for couple in couples for driver in couple})
 
 
 def execute(connection: Any, sql: str) -> None:

@@ -1,0 +1,83 @@
+"""A cluster under load, a fault again and again at seeded times, then the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from raftcoord.drills.faults import Fault
+from raftcoord.drills.options import DrillOptions
+from raftcoord.drills.orders import Generated
+from raftcoord.drills.play import play
+from raftcoord.drills.props import Plan, host_banks
+from raftcoord.drills.report import OnEvent, Report, timed
+from raftcoord.drills.stage import Stage
+from raftcoord.drills.trial import Trial
+
+IN_FLIGHT_MAX: Final = 256
+"""Transactions that the load holds open; an order beyond it is held back, as a client with a bounded pool would."""
+
+TAKES: Final = frozenset(("duration_s", "rounds", "rate"))
+DURATION_S: Final = 15.0
+RATE_PER_S: Final = 200.0
+_BANKS: Final = 3
+_ACCOUNTS: Final = 500
+_EMPTY_EVERY: Final = 20
+
+Span = tuple[float, float]
+"""Shortest and longest (seconds); the drill's seed chooses between them."""
+
+
+@dataclass(frozen=True, slots=True)
+class FaultDrill:
+    """``fault(n)`` makes the n-th fault, from 0. ``rest_s``: quiet before each; ``hold_s``: how long each lasts.
+
+    ``rounds``: how many faults; None: as many as fit into the duration.
+    """
+
+    name: str
+    summary: str
+    fault: Callable[[int], Fault]
+    rest_s: Span = (1.0, 2.5)
+    hold_s: Span = (0.8, 2.0)
+    rounds: int | None = None
+
+    def run(self, options: DrillOptions, on_event: OnEvent = lambda event: None) -> Report:
+        """Run it; blocks."""
+        orders = Generated(options.seed, banks=_BANKS, accounts=_ACCOUNTS, empty_every=_EMPTY_EVERY)
+        opening = orders.opening()
+        hosts = host_banks(opening, 1)
+        plan = Plan(options.nodes, options.seed, opening, hosts, node_module=options.node_module)
+
+        async def scene(stage: Stage) -> Report:
+            return await self._play(Trial(stage, opening, on_event), options, orders)
+
+        return timed(lambda: play(plan, scene, keep=lambda report: report.directory is not None))
+
+    async def _play(self, trial: Trial, options: DrillOptions, orders: Generated) -> Report:
+        rate_per_s = options.rate or RATE_PER_S
+        trial.event("start", f"{self.summary}: {options.nodes} nodes, {_BANKS + 1} banks, {rate_per_s:g} orders/s")
+        async with asyncio.TaskGroup() as group, trial.told_progress():
+            load = group.create_task(trial.load.at_rate(orders.orders(), rate_per_s, IN_FLIGHT_MAX))
+            await self._strike(trial, options)
+            trial.load.stop()
+            await load
+        await trial.settle()
+        violations, figures, directory = await trial.judge(keep=options.keep)
+        figures = {**figures, "orders_held_back": trial.load.held_back}
+        return Report(self.name, violations, figures, options.seed, directory, trial.faults)
+
+    async def _strike(self, trial: Trial, options: DrillOptions) -> None:
+        """One fault after the other, each healed before the next; at least one."""
+        rng = random.Random(options.seed)
+        rounds = options.rounds or self.rounds
+        await trial.commits_again("after the start, before any fault")
+        until_s = trial.now_s() + (options.duration_s or DURATION_S)
+        while not trial.broken:
+            await asyncio.sleep(rng.uniform(*self.rest_s))
+            await trial.strike(self.fault(len(trial.faults)), rng.uniform(*self.hold_s))
+            if len(trial.faults) >= rounds if rounds else trial.now_s() >= until_s:
+                return
