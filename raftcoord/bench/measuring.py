@@ -51,7 +51,7 @@ class BenchOptions:
                 given = ", ".join(map(str, numbers)) or "none"
                 raise ConfigError(f"{what}: {given}; give numbers from 1 to {most}")
         if not self.pairs or not all(pair in PAIRS for pair in self.pairs):
-            raise ConfigError(f"{', '.join(self.pairs) or 'none'}: give pairs of databases from {', '.join(PAIRS)}")
+            raise ConfigError(f"pairs: {', '.join(self.pairs) or 'none'}; give some of {', '.join(PAIRS)}")
         if not 0.1 <= self.seconds <= SECONDS_MAX:
             raise ConfigError(f"{self.seconds:g} s per measurement is out of range; give 0.1 to {SECONDS_MAX:g}")
         if not 0 <= self.processes <= WORKERS_MAX:
