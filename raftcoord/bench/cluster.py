@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from raftcoord.bench.measuring import BenchOptions, BenchReport, measured_on
 from raftcoord.config import Config
-from raftcoord.drills.faults import KillLeader
+from raftcoord.drills.faults import kill_leader
 from raftcoord.drills.history import percentile
 from raftcoord.drills.link import NodeLink, leader_among
 from raftcoord.drills.load import wait_until
@@ -114,7 +114,7 @@ def failover(kills: int = 20, nodes: int = 3, seed: int = 1, on_event: OnEvent =
             group.create_task(trial.load.at_rate(source.orders(), _FAILOVER_RATE_PER_S, in_flight_max=256))
             while len(trial.faults) < kills and not trial.broken:
                 await asyncio.sleep(rng.uniform(*_FAILOVER_REST_S))
-                await trial.strike(KillLeader(), rng.uniform(*_FAILOVER_HOLD_S))
+                await trial.strike(kill_leader, rng.uniform(*_FAILOVER_HOLD_S))
             trial.load.stop()
         await trial.settle()
         violations, figures, directory = await trial.judge(keep=False)

@@ -10,6 +10,7 @@ import importlib.util
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from raftcoord.demos.demo import DemoOptions, faults_of, judged, orders_for, paid
@@ -19,12 +20,12 @@ from raftcoord.drills.database_banks import MARIADB, POSTGRESQL
 from raftcoord.drills.database_faults import (
     LEDGER,
     ORDERS,
-    KillInMidCommit,
-    KillResolverInMidCommit,
-    KillServer,
+    kill_in_mid_commit,
+    kill_resolver_in_mid_commit,
+    kill_server,
     two_databases,
 )
-from raftcoord.drills.faults import Fault, KillLeader
+from raftcoord.drills.faults import Fault, kill_leader
 from raftcoord.drills.orders import Order, opening_for, text_of
 from raftcoord.drills.play import play
 from raftcoord.drills.programs import Programs, Work
@@ -74,17 +75,17 @@ def run_databases_demo(options: DemoOptions, on_event: OnEvent = lambda event: N
     return timed(lambda: play(plan, scene, keep=lambda report: report.directory is not None))
 
 
-def strikes(stage: Stage, programs: Programs, seed: int) -> tuple[tuple[float, Fault, float], ...]:
+def strikes(programs: Programs, seed: int) -> tuple[tuple[float, Fault, float], ...]:
     """What goes wrong: what part of the orders is paid when it strikes, and for how many seconds it is held.
 
     An odd ``seed`` kills MariaDB, an even one PostgreSQL.
     """
     first, second = programs.programs[:2]
     return (
-        (0.08, KillLeader(), _LEADER_HOLD_S),
-        (0.3, KillInMidCommit(stage, programs, first), 0.0),
-        (0.5, KillResolverInMidCommit(stage, programs, second), _HOLD_S),
-        (0.72, KillServer(stage, (POSTGRESQL, MARIADB)[seed % 2]), _HOLD_S),
+        (0.08, kill_leader, _LEADER_HOLD_S),
+        (0.3, partial(kill_in_mid_commit, programs, first), 0.0),
+        (0.5, partial(kill_resolver_in_mid_commit, programs, second), _HOLD_S),
+        (0.72, partial(kill_server, (POSTGRESQL, MARIADB)[seed % 2]), _HOLD_S),
     )
 
 
@@ -98,7 +99,7 @@ async def _demo(trial: Trial, orders: tuple[Order, ...], options: DemoOptions, b
     work = Work(stage.directory, stage.config, orders, (LEDGER, ORDERS), len(orders) / SPAN_S)
     programs = Programs(work, stage.raise_programs(count, work), trial.load)
     async with programs.at_work(), trial.told_progress():
-        for part, fault, hold_s in strikes(stage, programs, options.seed):
+        for part, fault, hold_s in strikes(programs, options.seed):
             await programs.have_paid(part * len(orders), GIVE_UP_S)
             await trial.strike(fault, hold_s)
         await programs.have_paid(len(orders), GIVE_UP_S)

@@ -10,13 +10,14 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from raftcoord.drills import orders as order_files
 from raftcoord.drills.audit import Violation
-from raftcoord.drills.faults import Fault, KillHost, KillLeader
+from raftcoord.drills.faults import Fault, kill_host, kill_leader
 from raftcoord.drills.load import wait_until
 from raftcoord.drills.orders import HOME_BANK, ORDERS_MAX, Generated, Order, opening_for, text_of
 from raftcoord.drills.play import play
@@ -96,8 +97,8 @@ async def _demo(trial: Trial, orders: tuple[Order, ...], options: DemoOptions, b
     trial.event("start", f"{options.nodes} nodes, {banks} banks, {len(orders)} orders, {in_flight} at a time")
     half = len(orders) // 2
     async with trial.told_progress():
-        unpaid = await _pay(trial, orders[:half], in_flight, KillLeader(), _LEADER_HOLD_S)
-        unpaid += await _pay(trial, orders[half:], in_flight, KillHost(HOME_BANK), _BANK_HOLD_S)
+        unpaid = await _pay(trial, orders[:half], in_flight, kill_leader, _LEADER_HOLD_S)
+        unpaid += await _pay(trial, orders[half:], in_flight, partial(kill_host, name=HOME_BANK), _BANK_HOLD_S)
     other = 5 if options.nodes != 5 else 3
     next_steps = (
         f"raftcoord demo --nodes {other}",

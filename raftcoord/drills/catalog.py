@@ -11,16 +11,15 @@ from typing import Final
 
 from raftcoord.drills import crash_matrix, transfers, under_load
 from raftcoord.drills.faults import (
-    Fault,
-    KillAll,
-    KillCoordinator,
-    KillFollower,
-    KillHost,
-    KillLeader,
-    KillNode,
-    PauseFollower,
-    PauseLeader,
-    WipeNode,
+    kill_all,
+    kill_coordinator,
+    kill_follower,
+    kill_host,
+    kill_leader,
+    kill_node,
+    pause_follower,
+    pause_leader,
+    wipe_node,
 )
 from raftcoord.drills.options import FLAGS, DrillOptions
 from raftcoord.drills.report import OnEvent, Report
@@ -53,38 +52,32 @@ class Drill:
             raise ConfigError(f"drill {self.name} does not take {FLAGS[strange[0]]}; give some of {known}")
 
 
-def _leader_every_second_time(number: int) -> Fault:
-    return KillLeader() if number % 2 == 0 else KillNode()
-
-
 FAULT_DRILLS: Final = (
-    FaultDrill("kill-leader", "kill -9 of the leader, again and again", lambda _: KillLeader()),
-    FaultDrill("kill-follower", "kill -9 of a node that follows", lambda _: KillFollower()),
-    FaultDrill("kill-all", "kill -9 of every node at once: what was promised is on the disks", lambda _: KillAll()),
-    FaultDrill(
-        "pause-leader", "the leader is paused, deposed, and comes back believing it leads", lambda _: PauseLeader()
-    ),
+    FaultDrill("kill-leader", "kill -9 of the leader, again and again", (kill_leader,)),
+    FaultDrill("kill-follower", "kill -9 of a node that follows", (kill_follower,)),
+    FaultDrill("kill-all", "kill -9 of every node at once: what was promised is on the disks", (kill_all,)),
+    FaultDrill("pause-leader", "the leader is paused, deposed, and comes back believing it leads", (pause_leader,)),
     FaultDrill(
         "pause-follower",
         "a follower is paused for 3 s: when it goes on, the leader and its term stay",
-        lambda _: PauseFollower(),
+        (pause_follower,),
         hold_s=(3.0, 3.0),
     ),
     FaultDrill(
         "wipe-node",
         "a follower loses its data: it is refused under its old name until it is replaced",
-        lambda _: WipeNode(),
+        (wipe_node,),
     ),
-    FaultDrill("kill-participant", "kill -9 of a bank with prepared branches", lambda _: KillHost()),
+    FaultDrill("kill-participant", "kill -9 of a bank with prepared branches", (kill_host,)),
     FaultDrill(
         "kill-coordinator",
         "kill -9 of the node that coordinates the most transactions",
-        lambda _: KillCoordinator(),
+        (kill_coordinator,),
     ),
     FaultDrill(
         "rounds-kill-node",
         "50 rounds of: kill -9 of a node (the leader every second time), start it again",
-        _leader_every_second_time,
+        (kill_leader, kill_node),
         rest_s=(0.1, 0.5),
         hold_s=(0.5, 1.0),
         rounds=50,
@@ -92,7 +85,7 @@ FAULT_DRILLS: Final = (
     FaultDrill(
         "rounds-kill-all",
         "10 rounds of: kill -9 of all nodes at once, start them again",
-        lambda _: KillAll(),
+        (kill_all,),
         rest_s=(0.3, 0.8),
         hold_s=(0.1, 0.3),
         rounds=10,

@@ -18,13 +18,14 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from raftcoord.drills import orders as order_files
 from raftcoord.drills.audit import Violation
 from raftcoord.drills.database_banks import MARIADB, DatabaseBanks
-from raftcoord.drills.database_faults import LEDGER, ORDERS, KillProgram, KillResolver, two_databases
-from raftcoord.drills.faults import Fault, KillNode
+from raftcoord.drills.database_faults import LEDGER, ORDERS, kill_program, kill_resolver, two_databases
+from raftcoord.drills.faults import Fault, kill_node
 from raftcoord.drills.load import wait_until
 from raftcoord.drills.options import DrillOptions
 from raftcoord.drills.orders import ORDERS_MAX, Generated, Order, both_ways, opening_for
@@ -165,8 +166,8 @@ class _Transfers:
 
     def _fault(self, victim: str, rng: random.Random) -> Fault:
         if victim == "program":
-            return KillProgram(self._programs, rng.choice(self._programs.programs))
-        return KillNode() if victim == "node" else KillResolver(self._stage)
+            return partial(kill_program, self._programs, rng.choice(self._programs.programs))
+        return kill_node if victim == "node" else kill_resolver
 
     @contextlib.asynccontextmanager
     async def _hidden_branches_shown(self) -> AsyncIterator[None]:

@@ -79,19 +79,20 @@ class Trial:
     # -- faults ---------------------------------------------------------------------------------------------------
 
     async def strike(self, fault: Fault, hold_s: float, until: Callable[[], bool] = lambda: False) -> None:
-        """Inject ``fault``, heal it after ``hold_s`` seconds or when ``until`` holds, and wait for the next commit.
+        """Do ``fault``, and undo it after ``hold_s`` seconds or when ``until`` holds, and wait for the next commit.
 
         What does not come back is a violation and no error: the audit follows all the same.
         """
         struck_s = self._loop.time()
         answers_before = len(self.history.told)
         try:
-            injected = await fault.inject(self.stage)
-            record = FaultRecord(injected.what, struck_s - self._began_s)
-            self.faults.append(record)
-            self.event("fault", injected.what)
-            await wait_until(until, hold_s)
-            record.healed = await fault.heal(self.stage)
+            async with contextlib.aclosing(fault(self.stage)) as steps:
+                injected = await anext(steps)
+                record = FaultRecord(injected.what, struck_s - self._began_s)
+                self.faults.append(record)
+                self.event("fault", injected.what)
+                await wait_until(until, hold_s)
+                record.healed = (await anext(steps)).what
         except RaftcoordError as error:
             kind = error.kind if isinstance(error, Unkept) else "not back"
             self.broken.append(Violation(kind, None, str(error)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,14 +32,14 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class FaultDrill:
-    """``fault(n)`` makes the n-th fault, from 0. ``rest_s``: quiet before each; ``hold_s``: how long each lasts.
+    """``faults``: in turn. ``rest_s``: quiet before each; ``hold_s``: how long each lasts.
 
     ``rounds``: how many faults; None: as many as fit into the duration.
     """
 
     name: str
     summary: str
-    fault: Callable[[int], Fault]
+    faults: tuple[Fault, ...]
     rest_s: Span = (1.0, 2.5)
     hold_s: Span = (0.8, 2.0)
     rounds: int | None = None
@@ -78,6 +77,7 @@ class FaultDrill:
         until_s = trial.now_s() + (options.duration_s or DURATION_S)
         while not trial.broken:
             await asyncio.sleep(rng.uniform(*self.rest_s))
-            await trial.strike(self.fault(len(trial.faults)), rng.uniform(*self.hold_s))
+            fault = self.faults[len(trial.faults) % len(self.faults)]
+            await trial.strike(fault, rng.uniform(*self.hold_s))
             if len(trial.faults) >= rounds if rounds else trial.now_s() >= until_s:
                 return

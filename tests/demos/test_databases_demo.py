@@ -74,7 +74,7 @@ def test_everything_is_killed_once_and_every_order_is_paid_once_on_both_sides(se
 
 def test_it_is_not_blind(servers: list[Server], monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind the demo's back, before it looks: a credit that is gone, a payment that nobody made, branches left prepared."""
-    monkeypatch.setattr(databases_demo, "strikes", lambda stage, programs, seed: ())
+    monkeypatch.setattr(databases_demo, "strikes", lambda programs, seed: ())
     monkeypatch.setattr(databases_demo, "SPAN_S", 0.5)
     monkeypatch.setattr(trial, "QUIET_TIMEOUT_S", 0.5)
     quiet = Stage.quiet

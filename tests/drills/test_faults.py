@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
@@ -11,18 +12,18 @@ from raftcoord.drills import faults
 from raftcoord.drills.catalog import DRILLS, FAULT_DRILLS, drill_named
 from raftcoord.drills.faults import (
     Fault,
-    Injected,
-    KillAll,
-    KillCoordinator,
-    KillFollower,
-    KillHost,
-    KillLeader,
-    KillNode,
     Leader,
-    PauseFollower,
-    PauseLeader,
+    Step,
     Unkept,
-    WipeNode,
+    kill_all,
+    kill_coordinator,
+    kill_follower,
+    kill_host,
+    kill_leader,
+    kill_node,
+    pause_follower,
+    pause_leader,
+    wipe_node,
 )
 from raftcoord.errors import ConfigError
 
@@ -78,11 +79,12 @@ class Recorded:
         self.done.append(f"start {name}")
 
 
-def strike(fault: Fault) -> tuple[Injected, str, list[str]]:
-    async def scenario() -> tuple[Injected, str, list[str]]:
+def strike(fault: Fault) -> tuple[Step, str, list[str]]:
+    async def scenario() -> tuple[Step, str, list[str]]:
         target = Recorded()
-        injected = await fault.inject(target)
-        return injected, await fault.heal(target), target.done
+        steps = fault(target)  # type: ignore[arg-type]
+        injected, healed = [step async for step in steps]
+        return injected, healed.what, target.done
 
     return asyncio.run(scenario())
 
@@ -95,16 +97,16 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("fault", "done"),
     [
-        (KillLeader(), ["kill n2", "start n2"]),
-        (KillFollower(), ["kill n3", "start n3"]),
-        (KillCoordinator(), ["kill n3", "start n3"]),
-        (KillNode(), ["kill n3", "start n3"]),
-        (KillAll(), ["kill n1", "kill n2", "kill n3", "start n1", "start n2", "start n3"]),
-        (PauseLeader(), ["pause n2", "resume n2"]),
-        (PauseFollower(), ["pause n3", "resume n3"]),
-        (WipeNode(), ["kill n3", "wipe n3", "start n3", "replace n3"]),
-        (KillHost(), ["kill banks-1", "start banks-1"]),
-        (KillHost("bank-home"), ["kill bank-home", "start bank-home"]),
+        (kill_leader, ["kill n2", "start n2"]),
+        (kill_follower, ["kill n3", "start n3"]),
+        (kill_coordinator, ["kill n3", "start n3"]),
+        (kill_node, ["kill n3", "start n3"]),
+        (kill_all, ["kill n1", "kill n2", "kill n3", "start n1", "start n2", "start n3"]),
+        (pause_leader, ["pause n2", "resume n2"]),
+        (pause_follower, ["pause n3", "resume n3"]),
+        (wipe_node, ["kill n3", "wipe n3", "start n3", "replace n3"]),
+        (kill_host, ["kill banks-1", "start banks-1"]),
+        (partial(kill_host, name="bank-home"), ["kill bank-home", "start bank-home"]),
     ],
 )
 def test_a_fault_heals_what_it_has_hit_and_nothing_else(fault: Fault, done: list[str]) -> None:
@@ -119,10 +121,11 @@ def unkept(fault: Fault, **meanwhile: object) -> Unkept:
 
     async def scenario() -> Unkept:
         target = Recorded()
-        await fault.inject(target)
+        steps = fault(target)  # type: ignore[arg-type]
+        await anext(steps)
         vars(target).update(meanwhile)
         with pytest.raises(Unkept) as caught:
-            await fault.heal(target)
+            await anext(steps)
         return caught.value
 
     return asyncio.run(scenario())
@@ -130,21 +133,19 @@ def unkept(fault: Fault, **meanwhile: object) -> Unkept:
 
 @pytest.mark.parametrize("leader", [Leader("n2", 8), Leader("n3", 8)])
 def test_a_follower_that_deposes_the_leader_breaks_a_promise(leader: Leader) -> None:
-    error = unkept(PauseFollower(), leads=leader)
+    error = unkept(pause_follower, leads=leader)
     assert error.kind == "deposed"
     assert f"{leader.name} leads in term 8" in str(error)
 
 
 def test_a_wiped_node_that_nobody_refuses_breaks_a_promise() -> None:
-    assert unkept(WipeNode(), refusing="").kind == "not refused"
-    assert unkept(WipeNode(), partakes=False).kind == "not back"
+    assert unkept(wipe_node, refusing="").kind == "not refused"
+    assert unkept(wipe_node, partakes=False).kind == "not back"
 
 
 def test_only_a_fault_that_takes_the_leader_from_a_majority_deposes_it() -> None:
-    deposed = {
-        type(fault): strike(fault)[0].deposed for fault in (KillLeader(), PauseLeader(), KillFollower(), KillAll())
-    }
-    assert deposed == {KillLeader: Leader("n2", 7), PauseLeader: Leader("n2", 7), KillFollower: None, KillAll: None}
+    deposed = {fault: strike(fault)[0].deposed for fault in (kill_leader, pause_leader, kill_follower, kill_all)}
+    assert deposed == {kill_leader: Leader("n2", 7), pause_leader: Leader("n2", 7), kill_follower: None, kill_all: None}
 
 
 def test_every_drill_of_the_issue_is_in_the_catalog() -> None:
@@ -155,12 +156,13 @@ def test_every_drill_of_the_issue_is_in_the_catalog() -> None:
 
 def test_a_fault_is_made_anew_for_each_injection() -> None:
     for drill in FAULT_DRILLS:
-        assert drill.fault(0) is not drill.fault(0)
+        for fault in drill.faults:
+            assert fault(Recorded()) is not fault(Recorded())  # type: ignore[arg-type]
 
 
 def test_in_rounds_the_leader_is_killed_every_second_time() -> None:
     drill = next(drill for drill in FAULT_DRILLS if drill.name == "rounds-kill-node")
-    assert [type(drill.fault(number)) for number in range(4)] == [KillLeader, KillNode, KillLeader, KillNode]
+    assert drill.faults == (kill_leader, kill_node)
     assert drill.rounds == 50
 
 

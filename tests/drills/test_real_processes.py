@@ -101,8 +101,8 @@ def test_the_demo_pays_every_order_once_through_two_kills(temp: Path) -> None:
     assert report.figures["moved_cents"] == report.figures["orders_cents"]
     assert [fault.what.partition(",")[0].partition(" of ")[0] for fault in report.faults][:1] == ["kill -9"]
     assert len(report.faults) == 2
-    assert report.did
-    assert report.next_steps
+    assert report.more["did"]
+    assert report.more["next_steps"]
     assert list(temp.iterdir()) == []
 
 

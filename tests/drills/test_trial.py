@@ -13,7 +13,7 @@ import pytest
 
 from raftcoord.drills import trial as trials
 from raftcoord.drills.audit import Books, Row
-from raftcoord.drills.faults import Fault, Injected, Leader, Target
+from raftcoord.drills.faults import Fault, Leader, Step, Steps
 from raftcoord.drills.orders import HOME_BANK, Generated, Order
 from raftcoord.drills.report import Event
 from raftcoord.drills.trial import Trial
@@ -67,21 +67,17 @@ class World:
         return {bank: Books(balances, self.finished) for bank, balances in self.balances.items()}
 
 
-class Harmless(Fault):
+def harmless(world: World, error: RaftcoordError | None = None) -> Fault:
     """Takes the leader of term 1 away in name only; ``error``: what healing it raises."""
 
-    def __init__(self, world: World, error: RaftcoordError | None = None) -> None:
-        self.world = world
-        self.error = error
+    async def fault(stage: Any) -> Steps:
+        yield Step("kill -9 of nobody", Leader("n1", 1))
+        if error is not None:
+            raise error
+        world.term = 2
+        yield Step("nobody started again")
 
-    async def inject(self, target: Target) -> Injected:
-        return Injected("kill -9 of nobody", Leader("n1", 1))
-
-    async def heal(self, target: Target) -> str:
-        if self.error is not None:
-            raise self.error
-        self.world.term = 2
-        return "nobody started again"
+    return fault
 
 
 def on_trial(world: World, scene: Callable[[Trial], Awaitable[T]]) -> tuple[T, Trial, list[Event]]:
@@ -153,7 +149,7 @@ def struck(world: World, fault: Fault) -> tuple[list[str], Trial]:
 
 
 def test_a_failover_is_timed_to_the_first_commit_of_a_later_term(world: World) -> None:
-    kinds, trial = struck(world, Harmless(world))
+    kinds, trial = struck(world, harmless(world))
     assert kinds == []
     (record,) = trial.faults
     assert record.first_commit_s is not None
@@ -162,20 +158,20 @@ def test_a_failover_is_timed_to_the_first_commit_of_a_later_term(world: World) -
 
 
 def test_a_node_that_does_not_come_back_is_a_violation(world: World) -> None:
-    kinds, _ = struck(world, Harmless(world, RaftcoordError("node n1 did not start: its node.db is damaged")))
+    kinds, _ = struck(world, harmless(world, RaftcoordError("node n1 did not start: its node.db is damaged")))
     assert kinds == ["not back"]
 
 
 def test_a_node_that_ended_by_itself_is_a_violation(world: World) -> None:
     world.down = ["n2"]
-    assert struck(world, Harmless(world))[0] == ["node fell"]
+    assert struck(world, harmless(world))[0] == ["node fell"]
 
 
 def test_a_cluster_that_commits_no_more_is_stalled(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials, "BACK_TIMEOUT_S", 0.05)
 
     async def scene(trial: Trial) -> list[str]:
-        await trial.strike(Harmless(world), 0.0)
+        await trial.strike(harmless(world), 0.0)
         return [violation.kind for violation in trial.broken]
 
     assert on_trial(world, scene)[0] == ["stalled"]
