@@ -83,9 +83,10 @@ def _ended(stopped: list[str]) -> str:
 def _report(config: Config, cluster: LocalCluster, started: list[str], output: Output) -> None:
     import asyncio
 
+    from raftcoord.api.leading import Leader
     from raftcoord.client.asynchronous import AsyncClient
 
-    from .view import Leader, wait_for_leader
+    from .view import wait_for_leader
 
     async def lead() -> Leader:
         async with AsyncClient.from_config(config, name="up") as client:
@@ -159,10 +160,11 @@ class _Foreground:
     async def _watch(self) -> None:
         import asyncio
 
+        from raftcoord.api.leading import Leader
         from raftcoord.client.asynchronous import AsyncClient
         from raftcoord.errors import RaftcoordError
 
-        from .view import Leader, View
+        from .view import View
 
         leader: Leader | None = None
         async with AsyncClient.from_config(self._config, name="up") as client:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .options import Output, confirm, counted, when
 
 if TYPE_CHECKING:
-    from raftcoord.client.answers import Damage, Damages
+    from raftcoord.api.answers import DamageRow, Damages
     from raftcoord.config import Config
 
 
@@ -40,12 +40,12 @@ def acknowledge_all(who: str, branch: str | None, yes: bool, config: Config, out
     )
 
 
-def damage_json(damage: Damage) -> dict[str, Any]:
+def damage_json(damage: DamageRow) -> dict[str, Any]:
     """As JSON values."""
     return {**damage._asdict(), "txid": str(damage.txid)}
 
 
-def damage_text(damage: Damage) -> str:
+def damage_text(damage: DamageRow) -> str:
     """In one line."""
     from raftcoord.foreign import shown
 

@@ -100,7 +100,9 @@ def _until_it_votes(client: Client, name: str, done: dict[str, Any], output: Out
                 f"node {name} is a member and has not caught up after {_CATCH_UP_S:g} s; it votes when it has: raftcoord status"
             )
         time.sleep(_LOOK_S)
-        told = [said for said in client.nodes(timeout=2.0).values() if isinstance(said, dict)]
+        told: list[dict[str, Any]] = [
+            dict(each) for each in client.nodes(timeout=2.0).values() if isinstance(each, dict)
+        ]
         done = max((said for said in told if said.get("members")), key=lambda said: int(said["epoch"]), default=done)
         far = next((f"{said['applied_index']:,}" for said in told if said["node"] == name), "?")
         line = f"node {name} has applied {far} of {max((said['commit_index'] for said in told), default=0):,} entries"

@@ -12,7 +12,7 @@ from .options import Output, confirm, when, with_config, with_output
 from .tables import Column, Listing
 
 if TYPE_CHECKING:
-    from raftcoord.client.answers import ParticipantRow
+    from raftcoord.api.answers import ParticipantRow
     from raftcoord.config import Config
 
 

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
+from raftcoord.api.leading import Leader, leader_among
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
 from raftcoord.foreign import shown
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.text import Text
 
+    from raftcoord.api.answers import NodeStatus
     from raftcoord.client.asynchronous import AsyncClient
     from raftcoord.config import Config
 
@@ -25,15 +27,8 @@ _LOOK_S: Final = 0.05
 _LINE_LENGTH_MAX: Final = 1_000
 """Characters of a line that comes from a node: it may quote what a stranger said."""
 
-Told = Mapping[str, dict[str, Any] | RaftcoordError]
+Told = Mapping[str, "NodeStatus | RaftcoordError"]
 """By node: what it says of itself, or why it cannot be asked."""
-
-
-class Leader(NamedTuple):
-    """The node that leads, and in which term."""
-
-    name: str
-    term: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +45,8 @@ class View:
 
     @property
     def leader(self) -> Leader | None:
-        """The node that says it leads; of several (one is cut off and does not know it) that of the latest term."""
-        leaders = [
-            Leader(name, said["term"])
-            for name, said in self.told.items()
-            if isinstance(said, dict) and said["role"] == "leader"
-        ]
-        return max(leaders, key=lambda leader: leader.term, default=None)
+        """The node that leads."""
+        return leader_among(self.told)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -113,8 +103,8 @@ class View:
 
     def _is_member(self, name: str) -> bool | None:
         """By the newest set that any node knows; None: nobody knows one."""
-        newest = max((said for _, said in self._answering()), key=lambda said: int(said.get("epoch", 0)), default={})
-        members = newest.get("members")
+        newest = max((said for _, said in self._answering()), key=lambda said: said.get("epoch", 0), default=None)
+        members = None if newest is None else newest.get("members")
         return any(member["name"] == name for member in members) if members else None
 
     def _no_members(self) -> Iterator[tuple[str, str]]:
@@ -133,7 +123,7 @@ class View:
         if ahead:
             yield f"the horizon lies in the future of {', '.join(ahead)}: new txids are refused (raftcoord doctor)"
 
-    def _answering(self) -> list[tuple[str, dict[str, Any]]]:
+    def _answering(self) -> list[tuple[str, NodeStatus]]:
         return [(name, said) for name, said in self.told.items() if isinstance(said, dict)]
 
     def _table(self) -> Listing:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from raftcoord.types import TxId
@@ -96,6 +96,15 @@ class FutureTxid(LocalProtocolError):
 
 class ForgottenTxid(LocalProtocolError):
     """A txid is older than the horizon. Nothing was attempted, and what became of it before is not known any more."""
+
+
+class TxidUsed(LocalProtocolError):
+    """Another transaction has used the txid, or is using it. ``recorded``: its outcome, if there is one."""
+
+    def __init__(self, message: str, txid: TxId, recorded: tuple[Any, ...] | None = None) -> None:
+        super().__init__(message)
+        self.txid = txid
+        self.recorded = recorded
 
 
 class RemoteProtocolError(ProtocolError):

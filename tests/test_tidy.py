@@ -16,6 +16,7 @@ LINES_EXPLAINED = 400
 """From here on a file says in ``LONG`` why it is one idea."""
 
 LONG = {
+    "raftcoord/client/asynchronous.py": "every method of the client, with what it promises its caller",
     "raftcoord/limits.py": "a table: every bound stands in one place, with its unit and its reason",
     "raftcoord/consensus/consensus.py": "one node's part in the cluster: proposals, links, copies, and who takes part",
     "raftcoord/consensus/pysyncobj/raft.py": "PySyncObj driven from outside, majorities and members included",
@@ -30,7 +31,7 @@ LEVELS = (
     ("resource_config",),
     ("config", "core"),
     ("history", "resources", "rpc", "storage"),
-    ("consensus", "processes"),
+    ("api", "consensus", "processes"),
     ("client", "node", "participants"),
     ("drills", "integrations", "resolver"),
     ("sim",),

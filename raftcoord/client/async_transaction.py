@@ -12,11 +12,12 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from raftcoord.client import blocks, checks
+from raftcoord.api import fields
+from raftcoord.api.operations import NODE, A, Operation, R
+from raftcoord.client import blocks
 from raftcoord.client.committing import Committing
 from raftcoord.client.completing import Completing
-from raftcoord.client.damages import TIMEOUT_S
-from raftcoord.client.effort import Ask
+from raftcoord.client.deadlines import TIMEOUT_S
 from raftcoord.client.moves import Clean, Close, Complete, Decide, Enter, Move, Moves, Run
 from raftcoord.errors import Unavailable
 from raftcoord.resources import drivers
@@ -39,7 +40,7 @@ class AsyncTransaction:
     def __init__(self, client: TransactionRequests, timeout: float) -> None:
         self._client = client
         now = asyncio.get_running_loop().time
-        self._committing = Committing(client._mint(), checks.timeout(timeout), now, client.resources, client.grace)
+        self._committing = Committing(client._mint(), fields.seconds(timeout), now, client.resources, client.grace)
         self._entered = False
 
     @property
@@ -135,7 +136,8 @@ class TransactionRequests:
     _cluster: ClusterIdentity
     _completing: Completing
 
-    async def _ask(self, ask: Ask, timeout: float) -> Any:
+    async def ask(self, operation: Operation[R, A], *given: Any, timeout: float = TIMEOUT_S) -> A:
+        """See AsyncClient."""
         raise NotImplementedError
 
     def _mint(self) -> TxId:
@@ -174,7 +176,7 @@ class TransactionRequests:
     async def cluster_id(self, *, timeout: float = TIMEOUT_S) -> str:
         """The cluster's id, which every gid bears: 16 hex digits. Raises Unavailable if no node tells it within ``timeout`` s."""
         if not self._cluster.id:
-            await self._ask(Ask("node", ()), timeout)
+            await self.ask(NODE, timeout=timeout)
         if not self._cluster.id:
             raise Unavailable("no node has told the cluster's id; try again when a majority of the nodes runs")
         return self._cluster.id

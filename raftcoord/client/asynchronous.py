@@ -13,27 +13,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from raftcoord import limits
-from raftcoord.client import answers, checks
+from raftcoord.api import fields, operations
+from raftcoord.api.answers import DamageRow, Damages, NodeStatus, Page, ParticipantRow, Row
+from raftcoord.api.leading import leader_among
+from raftcoord.api.operations import A, Operation, R
 from raftcoord.client.admission import Admission
-from raftcoord.client.answers import Row
 from raftcoord.client.async_transaction import TransactionRequests
 from raftcoord.client.completing import Completing
-from raftcoord.client.damages import GRACE_S, TIMEOUT_S, DamageRequests
-from raftcoord.client.deadlines import Deadlines
-from raftcoord.client.effort import PATIENCE_S, Ask, Effort, Lost, share_of
-from raftcoord.client.horizon import HorizonRequests
+from raftcoord.client.deadlines import GRACE_S, TIMEOUT_S, Deadlines
 from raftcoord.client.link import ClusterIdentity, Endpoint, Link
-from raftcoord.client.participants import ParticipantRequests
+from raftcoord.client.retry import PATIENCE_S, Call, Lost, Tries, share_of
+from raftcoord.core.asking import Known
 from raftcoord.env import Env
-from raftcoord.errors import ConfigError, InDoubt, LocalProtocolError, RaftcoordError, Unavailable
+from raftcoord.errors import (
+    ConfigError,
+    ForgottenTxid,
+    InDoubt,
+    LocalProtocolError,
+    RaftcoordError,
+    Unavailable,
+)
 from raftcoord.rpc.codes import RpcError
-from raftcoord.types import Answer, Outcome, Payload, State, TxId, Verdict, checked_branch, checked_name
+from raftcoord.types import Answer, Outcome, Payload, State, TxId, Verdict
 
 if TYPE_CHECKING:
     from raftcoord.config import Config
 
 
-class AsyncClient(Admission, DamageRequests, HorizonRequests, ParticipantRequests, TransactionRequests):
+class AsyncClient(Admission, TransactionRequests):
     """A client of one cluster. Make it with ``from_config`` or ``from_addresses``, and use it in one event loop.
 
     ``async with`` closes it; otherwise ``await client.close()``. A txid may be given as a TxId or as 32 hex digits. Every
@@ -65,7 +72,7 @@ class AsyncClient(Admission, DamageRequests, HorizonRequests, ParticipantRequest
         self._cluster = ClusterIdentity(cluster_name, cluster_id, source)
         self._name = name
         self.resources = frozenset(resources)
-        self.grace = checks.grace(grace)
+        self.grace = fields.grace(grace)
         self._simulated = env is not None
         env = env or Env.real()
         self._rng = env.rng
@@ -152,24 +159,23 @@ class AsyncClient(Admission, DamageRequests, HorizonRequests, ParticipantRequest
         Raises InDoubt if no node could tell the outcome until the client's ``grace`` after ``timeout``; Unavailable or
         Overloaded if nothing was attempted.
         """
-        given = checks.payloads(payloads)
-        seconds = checks.timeout(timeout)
-        made = self._mint() if txid is None else checks.txid(txid)
-        ask = Ask("submit", (made, given), (checks.wait(wait),), timed=True, txid=made, repeatable=False)
+        seconds = fields.seconds(timeout)
+        made = self._mint() if txid is None else fields.txid(txid)
+        request = operations.SUBMIT.given(made, payloads, fields.milliseconds(seconds), wait)
         deadline = asyncio.get_running_loop().time() + seconds
         try:
-            result = await self._answer(ask, deadline)
+            known = await self._answer(operations.SUBMIT, request, deadline)
         except Lost as lost:
             return await self._settle(made, lost, deadline + self.grace)
-        return answers.standing(made, result)
+        return _outcome(made, known)
 
     async def status(self, txid: TxId | str, *, timeout: float = TIMEOUT_S) -> Answer:
         """What is known of a transaction: COMMITTED, ABORTED, UNDECIDED so far, or FORGOTTEN (older than the horizon).
 
         Changes nothing. Raises Unavailable if no node answers within ``timeout`` seconds.
         """
-        made = checks.txid(txid)
-        return answers.answer(made, await self._ask(Ask("status", (made,)), timeout))
+        made = fields.txid(txid)
+        return _as_answer(made, await self.ask(operations.STATUS, made, timeout=timeout))
 
     async def resolve(self, txid: TxId | str, *, branch: str | None = None, timeout: float = TIMEOUT_S) -> Answer:
         """The final answer: an undecided transaction is aborted by this. COMMITTED or ABORTED.
@@ -179,13 +185,10 @@ class AsyncClient(Admission, DamageRequests, HorizonRequests, ParticipantRequest
         is forgotten; FORGOTTEN only if it must be left alone, because damage was recorded for it.
         Raises InDoubt if no node confirms it within ``timeout`` seconds, Unavailable if none could be asked.
         """
-        made = checks.txid(txid)
+        made = fields.txid(txid)
         if branch is None:
-            ask = Ask("resolve", (made,), timed=True, txid=made)
-        else:
-            ask = Ask("resolve_branch", (made, checked_branch(branch)), timed=True, txid=made)
-        result = await self._ask(ask, timeout)
-        return answers.final(made, result)
+            return _as_answer(made, await self.ask(operations.RESOLVE, made, timeout=timeout))
+        return _as_answer(made, await self.ask(operations.RESOLVE_BRANCH, made, branch, timeout=timeout))
 
     async def decide(
         self,
@@ -205,13 +208,14 @@ class AsyncClient(Admission, DamageRequests, HorizonRequests, ParticipantRequest
         confirms it until the client's ``grace`` after that: do not guess, ask ``resolve``. LocalProtocolError if a COMMIT with
         other branches stands, or the txid is older than the horizon.
         """
-        made = checks.txid(txid)
-        wanted = checks.verdict(verdict)
-        head = (made, int(wanted), checks.branches(branches), checks.reason(reason, wanted))
-        deadline = asyncio.get_running_loop().time() + checks.timeout(timeout)
-        return answers.standing(
-            made, await self._answer(Ask("decide", head, timed=True, txid=made), deadline, self.grace)
-        )
+        if verdict is Verdict.ABORT:
+            reason = "the caller decided so" if reason == "" else reason
+        elif reason and verdict is Verdict.COMMIT:
+            raise LocalProtocolError(f"a commit has no reason, and {str(reason)[:60]!r} was given; leave it out")
+        seconds = fields.seconds(timeout)
+        request = operations.DECIDE.given(txid, verdict, branches, reason, fields.milliseconds(seconds))
+        deadline = asyncio.get_running_loop().time() + seconds
+        return _outcome(request.txid, await self._answer(operations.DECIDE, request, deadline, self.grace))
 
     async def complete(
         self, txid: TxId | str, branches: Iterable[str] | None = None, *, timeout: float = TIMEOUT_S
@@ -220,8 +224,7 @@ class AsyncClient(Admission, DamageRequests, HorizonRequests, ParticipantRequest
 
         Asking again is safe. Raises Unavailable if no node confirms it within ``timeout`` seconds; then repeat it.
         """
-        made = checks.txid(txid)
-        await self._ask(Ask("complete", (made, None if branches is None else checks.branches(branches))), timeout)
+        await self.ask(operations.COMPLETE, txid, branches, timeout=timeout)
 
     # -- looking --------------------------------------------------------------------------------------------------
 
@@ -239,26 +242,24 @@ class AsyncClient(Admission, DamageRequests, HorizonRequests, ParticipantRequest
         ``before``: only txids below this one, to page on. Fewer than ``limit``: there are no more. ``timeout``: of each answer;
         rows of many branches need several. Raises Unavailable.
         """
-        below = None if before is None else TxId.parse(before)
-        kind, left, rows, is_cut = checks.kind(state), checks.limit(limit), list[Row](), True
+        wanted = operations.TRANSACTIONS.given(state, limit, before)
+        rows, left, is_cut = list[Row](), wanted.limit, True
         while is_cut and left > 0:
-            query = {"state": kind, "limit": left, "before": below}
-            some, is_cut = answers.page(await self._ask(Ask("txns", (query,)), timeout))
-            rows += some
-            left -= len(some)
-            below = rows[-1]["txid"] if rows else None
+            page = await self.ask(operations.TRANSACTIONS, wanted.state, left, wanted.before, timeout=timeout)
+            rows += page.rows
+            left, is_cut = left - len(page.rows), page.is_cut
+            wanted = wanted._replace(before=rows[-1]["txid"] if rows else None)
         return rows
 
     async def show(self, txid: TxId | str, *, timeout: float = TIMEOUT_S) -> Row | None:
         """The recorded decision with its branches, or None if one node has none recorded. Raises Unavailable."""
-        result = await self._ask(Ask("show", (TxId.parse(txid),)), timeout)
-        return None if result is None else answers.row(result)
+        return await self.ask(operations.SHOW, txid, timeout=timeout)
 
-    async def node_info(self, node_name: str | None = None, *, timeout: float = TIMEOUT_S) -> dict[str, Any]:
+    async def node_info(self, node_name: str | None = None, *, timeout: float = TIMEOUT_S) -> NodeStatus:
         """How one node is: the one named, or any. Raises Unavailable; LocalProtocolError if no node is called that."""
         if node_name is None:
-            return answers.info(await self._ask(Ask("node", (), any_cluster=True), timeout))
-        seconds = checks.timeout(timeout)
+            return await self.ask(operations.NODE, timeout=timeout)
+        seconds = fields.seconds(timeout)
         loop = self._bind(asyncio.get_running_loop())
         deadline = loop.time() + seconds
         if self._link_to(node_name) is None:
@@ -267,30 +268,24 @@ class AsyncClient(Admission, DamageRequests, HorizonRequests, ParticipantRequest
         if link is None:
             known = ", ".join(sorted(link.node or str(link) for link in self._links))
             raise LocalProtocolError(f"no node that answers is called {node_name!r}; the nodes are {known}")
-        found = await self._ask_one(link, deadline)
-        if isinstance(found, RaftcoordError):
-            raise found
-        return found
+        return await self._ask_at(link, deadline, operations.NODE)
 
-    async def nodes(self, *, timeout: float = 2.0) -> dict[str, dict[str, Any] | RaftcoordError]:
+    async def nodes(self, *, timeout: float = 2.0) -> dict[str, NodeStatus | RaftcoordError]:
         """How each node is, or why that is not known, by the node's name (its address, if that has not been learned)."""
-        seconds = checks.timeout(timeout)
+        seconds = fields.seconds(timeout)
         loop = self._bind(asyncio.get_running_loop())
         deadline = loop.time() + seconds
-        found = await asyncio.gather(*(self._ask_one(link, deadline) for link in self._links))
+
+        async def ask(link: Link) -> NodeStatus | RaftcoordError:
+            try:
+                return await self._ask_at(link, deadline, operations.NODE)
+            except RaftcoordError as error:
+                return error
+
+        found = await asyncio.gather(*map(ask, self._links))
         return {link.node or str(link): each for link, each in zip(self._links, found, strict=True)}
 
-    async def _ask_one(
-        self, link: Link, deadline: float, method: str = "node", params: tuple[Any, ...] = ()
-    ) -> dict[str, Any] | RaftcoordError:
-        try:
-            conn = await link.open(deadline, any_cluster=True)
-            reply = await link.ask(conn, method, params, deadline)
-            if isinstance(reply, RpcError):
-                return Unavailable(f"{link}: {reply.message}")
-            return answers.info(reply)
-        except RaftcoordError as error:
-            return error
+    # -- operating ------------------------------------------------------------------------------------------------
 
     async def add_node(self, node_name: str, *, timeout: float = TIMEOUT_S) -> dict[str, Any]:
         """Take the node ``node_name`` in as a member: it is sent the ledger, and votes when it has caught up.
@@ -313,51 +308,172 @@ class AsyncClient(Admission, DamageRequests, HorizonRequests, ParticipantRequest
         return await self._change_members("replace", node_name, timeout)
 
     async def _change_members(self, step: str, node_name: str, timeout: float) -> dict[str, Any]:
-        ask = Ask("change_members", (step, checked_name(node_name, "node")))
-        return answers.info(await self._ask(ask, checks.timeout(timeout)))
+        return await self.ask(operations.CHANGE_MEMBERS, step, node_name, timeout=timeout)
+
+    async def lower_horizon(self, who: str, *, after_ms: int = 0, timeout: float = TIMEOUT_S) -> dict[str, Any]:
+        """Lower a horizon that lies in the future, so that new txids are accepted again, a few minutes from now.
+
+        What was forgotten stays forgotten. ``who``: whoever does this. ``after_ms``: the latest time (Unix, ms) that the clock of
+        any machine showed which made txids while the horizon was wrong, if one was ahead of the nodes' clocks of now: txids up
+        to then are not accepted any more. Returns what is recorded: ``was_ms``, ``horizon_ms``, ``who``, ``at_ms``. Raises
+        Unavailable if a node does not run, its clock is wrong, there is no leader, or the horizon need not be lowered; then
+        nothing was changed, or the message says that it is not confirmed.
+        """
+        given = operations.LOWER_HORIZON.given(who, after_ms)
+        deadline = asyncio.get_running_loop().time() + fields.seconds(timeout)
+        leader = leader_among(await self.nodes(timeout=min(timeout, 2.0)))
+        link = None if leader is None else self._link_to(leader.name)
+        if link is None:
+            raise Unavailable("there is no leader, so the horizon was not lowered; start the nodes that do not run")
+        return await self._ask_at(link, deadline, operations.LOWER_HORIZON, *given)
+
+    async def participants(self, *, timeout: float = TIMEOUT_S) -> list[ParticipantRow]:
+        """Each participant whose state one node knows, or that is connected to it, by name.
+
+        ``timeout``: of each answer; thousands of participants need several. Raises Unavailable.
+        """
+        page: Page[ParticipantRow] = await self.ask(operations.PARTICIPANTS, timeout=timeout)
+        rows = page.rows
+        while page.is_cut:
+            page = await self.ask(operations.PARTICIPANTS, rows[-1].name, timeout=timeout)
+            rows += page.rows
+        return rows
+
+    async def replace_participant(
+        self, name: str, who: str, *, identity: str | None = None, timeout: float = TIMEOUT_S
+    ) -> dict[str, Any]:
+        """Let another state go by the name of a participant, in place of the one that is known, which is lost for good.
+
+        ``identity``: of the new state (32 hex digits); None: the one that a node has refused under that name, so start the
+        participant on its new state first. ``who``: whoever does this. Branches that the old state had prepared are told to
+        the new one, which knows nothing of them: that is damage. Returns what is recorded: ``name``, ``identity``, ``before``,
+        ``who``, ``at_ms``. Asking again is safe. Raises LocalProtocolError if the old state is connected or the name is not
+        known, and Unavailable if no other state was refused or no node confirms it within ``timeout`` seconds.
+        """
+        return await self.ask(operations.REPLACE_PARTICIPANT, name, identity, who, timeout=timeout)
+
+    async def forget_participant(self, name: str, who: str, *, timeout: float = TIMEOUT_S) -> dict[str, Any]:
+        """Forget which state goes by the name of a participant that does not exist any more. The next that comes is bound.
+
+        Raises as ``replace_participant``.
+        """
+        return await self.ask(operations.FORGET_PARTICIPANT, name, who, timeout=timeout)
+
+    # -- damage ---------------------------------------------------------------------------------------------------
+
+    async def damages(self, txid: TxId | str | None = None, *, limit: int = 100, timeout: float = TIMEOUT_S) -> Damages:
+        """Damaged branches as one node has applied them, first those that nobody has acknowledged, each newest first.
+
+        ``txid``: of that transaction alone. ``limit``: 1 to 500. Raises Unavailable.
+        """
+        return await self.ask(operations.DAMAGES, limit, txid, timeout=timeout)
+
+    async def report_damage(self, txid: TxId | str, branch: str, what: str, *, timeout: float = TIMEOUT_S) -> None:
+        """Record that ``branch`` was finished outside the protocol. The first record for a branch stands.
+
+        ``what``: what happened, to be read by a person (1 to 500 characters). Asking again is safe. Raises Unavailable if no
+        node confirms it within ``timeout`` seconds; then repeat it.
+        """
+        await self.ask(operations.REPORT_DAMAGE, txid, branch, what, timeout=timeout)
+
+    async def acknowledge(self, txid: TxId | str, branch: str, who: str, *, timeout: float = TIMEOUT_S) -> DamageRow:
+        """Say that ``who`` has seen the damage of ``branch`` and dealt with it: the ledger waits for that branch no longer.
+
+        Returns the damage as it stands: ``acknowledged_by`` may name somebody who came first. It stays listed until it is older
+        than the horizon. A branch that comes back all the same hears COMMIT. Asking again is safe. Raises LocalProtocolError if
+        none is recorded, Unavailable if no node confirms it within ``timeout`` seconds.
+        """
+        return await self.ask(operations.ACKNOWLEDGE, txid, branch, who, timeout=timeout)
+
+    async def acknowledge_all(
+        self, who: str, *, upto_ms: int, branch: str | None = None, timeout: float = TIMEOUT_S
+    ) -> int:
+        """As ``acknowledge``, for all damage that nobody has acknowledged; how many branches that were.
+
+        ``upto_ms``: only what was reported until then (Unix time, ms; the ``at_ms`` of the newest that was looked at), because
+        nobody has seen what came since. ``branch``: of that name alone. ``timeout``: for each 500 of them.
+        """
+        count, left = 0, 1
+        while left:
+            done = await self.ask(operations.ACKNOWLEDGE_ALL, branch, upto_ms, who, timeout=timeout)
+            count, left = count + done.acknowledged, done.left
+        return count
+
+    async def close_branches(
+        self, branches: Mapping[TxId, Sequence[str]], who: str, why: str, *, timeout: float = TIMEOUT_S
+    ) -> int:
+        """Say that these branches of COMMITs will never come back, so that the ledger waits for them no longer.
+
+        ``branches``: at most 500 in all, by txid. ``who`` and ``why`` are recorded; ``show`` gives them. The outcome is not
+        changed and never forgotten: a branch that comes back all the same hears COMMIT. Returns how many are closed; those that
+        have acknowledged meanwhile are not. Asking again is safe. Raises LocalProtocolError, and then none is closed, if one is
+        not of a COMMIT or its participant is connected; Unavailable if no node confirms it within ``timeout`` seconds.
+        """
+        return await self.ask(operations.CLOSE, branches, who, why, timeout=timeout)
 
     def _link_to(self, node_name: str) -> Link | None:
         return next((link for link in self._links if link.node == node_name), None)
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
-    async def _ask(self, ask: Ask, timeout: float) -> Any:
-        deadline = asyncio.get_running_loop().time() + checks.timeout(timeout)
-        return await self._answer(ask, deadline)
+    async def ask(self, operation: Operation[R, A], *given: Any, timeout: float = TIMEOUT_S) -> A:
+        """Ask for any operation of the table (api/operations.py), with what its request takes but the timeout.
 
-    async def _answer(self, ask: Ask, deadline: float, grace: float = 0.0) -> Any:
-        """The result of ``ask``. The common case runs here: a good connection, an answer, and nothing in between."""
+        LocalProtocolError for what is given wrongly; Unavailable, Overloaded or InDoubt as the operation is.
+        """
+        seconds = fields.seconds(timeout)
+        at = operation.timeout_at
+        values = given if at < 0 else (*given[:at], fields.milliseconds(seconds), *given[at:])
+        deadline = asyncio.get_running_loop().time() + seconds
+        return await self._answer(operation, operation.given(*values), deadline)
+
+    async def _ask_at(self, link: Link, deadline: float, operation: Operation[R, A], *given: Any) -> A:
+        """The same, of that node alone, once."""
+        call = Call(operation, operation.given(*given))
+        conn = await link.open(deadline, any_cluster=operation.any_cluster)
+        reply = await link.ask(conn, call.method, call.params(0.0), deadline)
+        if isinstance(reply, RpcError):
+            raise Unavailable(f"{link}: {reply.message}")
+        return operation.answer.read(reply)
+
+    async def _answer(self, operation: Operation[R, A], request: R, deadline: float, grace: float = 0.0) -> A:
+        """The answer to ``request``. The common case runs here: a good connection, an answer, and nothing in between."""
         loop = self._bind(asyncio.get_running_loop())
+        call = Call(operation, request)
         link = self._sticky
         conn = link.ready
         if conn is None:
-            return await self._persist(Effort(ask, self._order(None), deadline, self._rng, grace))
+            return call.read(await self._persist(Tries(call, self._order(None), deadline, self._rng, grace)))
         now = loop.time()
-        share = share_of(ask, deadline - now, len(self._links))
-        reply = await link.ask(conn, ask.method, ask.params(share), now + share + PATIENCE_S)
+        share = share_of(call, deadline - now, len(self._links))
+        reply = await link.ask(conn, operation.method, call.params(share), now + share + PATIENCE_S)
         if type(reply) is not RpcError:
-            return reply
-        effort = Effort(ask, self._order(link), deadline, self._rng, grace)
-        effort.judge(link, reply)
-        return await self._persist(effort)
+            return call.read(reply)
+        tries = Tries(call, self._order(link), deadline, self._rng, grace)
+        tries.judge(link, reply)
+        return call.read(await self._persist(tries))
 
-    async def _persist(self, effort: Effort) -> Any:
+    async def _persist(self, tries: Tries) -> Any:
         try:
-            link, result = await effort.run()
+            link, result = await tries.run()
         except (Unavailable, InDoubt):
             self._failing = True
             raise
         self._failing = False
         self._sticky = link
-        if effort.fate_unknown:
-            effort.check_known(result)
+        if tries.fate_unknown:
+            tries.check_known(result)
         return result
 
     async def _settle(self, txid: TxId, lost: Lost, deadline: float) -> Outcome:
-        """What stands of a submit whose fate is unknown: ask the others first."""
-        effort = Effort(Ask("resolve", (txid,), timed=True, txid=txid), self._order(lost.link), deadline, self._rng)
-        effort.touched(lost.link, str(lost))
-        found = answers.standing(txid, await self._persist(effort), submitted=True)
+        """The outcome of a submit whose fate is unknown: ask the others first."""
+        call = Call(operations.RESOLVE, operations.ToResolve(txid, limits.TIMEOUT_MS_MAX))
+        tries = Tries(call, self._order(lost.link), deadline, self._rng)
+        tries.touched(lost.link, str(lost))
+        known = call.read(await self._persist(tries))
+        if known.state is State.FORGOTTEN:
+            raise InDoubt(txid, "it is older than what the cluster remembers")
+        found = _outcome(txid, known)
         if found.committed:
             return found
         why = f"resolved after {lost.link} was lost ({lost}): {found.reason}"
@@ -392,3 +508,17 @@ class AsyncClient(Admission, DamageRequests, HorizonRequests, ParticipantRequest
         if self._simulated:
             return TxId.new(self._wall_ms(), self._rng.randbytes(10))
         return TxId.new()
+
+
+def _as_answer(txid: TxId, known: Known) -> Answer:
+    return Answer(txid, known.state, known.reason, known.term, known.index)
+
+
+def _outcome(txid: TxId, known: Known) -> Outcome:
+    """COMMITTED or ABORTED, of what was read as settled. ForgottenTxid if it is neither."""
+    if known.state is State.FORGOTTEN:
+        raise ForgottenTxid(
+            f"txid {txid} is older than what the cluster remembers: nothing was recorded, and what became of it before is not "
+            "known any more; use a new txid"
+        )
+    return Outcome(txid, known.state is State.COMMITTED, known.reason, known.term, known.index, known.branch or None)

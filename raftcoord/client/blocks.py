@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-from raftcoord.client import checks
+from raftcoord.api import fields
 from raftcoord.errors import LocalProtocolError
 
 _fit: weakref.WeakKeyDictionary[Any, set[tuple[str, str]]] = weakref.WeakKeyDictionary()
@@ -14,7 +14,7 @@ _fit: weakref.WeakKeyDictionary[Any, set[tuple[str, str]]] = weakref.WeakKeyDict
 
 def bounded(seconds: float) -> float:
     """``seconds`` as a timeout that a client takes."""
-    return checks.timeout(min(max(seconds, 0.001), 600.0))
+    return fields.seconds(min(max(seconds, 0.001), 600.0))
 
 
 def enter_once(entered: bool) -> None:

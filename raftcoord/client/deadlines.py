@@ -10,7 +10,14 @@ import asyncio
 import math
 from typing import Any, Final
 
+from raftcoord import limits
 from raftcoord.rpc.codes import RpcError
+
+TIMEOUT_S: Final = 5.0
+"""How long a call may take (s), unless its caller says otherwise."""
+
+GRACE_S: Final = limits.GRACE_MS_DEFAULT / 1000
+"""How long the outcome of a transaction is asked for after its timeout (s), unless the caller says otherwise."""
 
 SWEEP_S: Final = 0.01
 

@@ -13,9 +13,10 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from raftcoord.client.answers import Damage, Damages, ParticipantRow, Row
+from raftcoord.api.answers import DamageRow, Damages, NodeStatus, ParticipantRow, Row
+from raftcoord.api.operations import A, Operation, R
 from raftcoord.client.asynchronous import AsyncClient
-from raftcoord.client.damages import GRACE_S, TIMEOUT_S
+from raftcoord.client.deadlines import GRACE_S, TIMEOUT_S
 from raftcoord.client.transaction import Transaction
 from raftcoord.errors import LocalProtocolError, RaftcoordError
 from raftcoord.types import Answer, Outcome, Payload, State, TxId, Verdict
@@ -121,6 +122,10 @@ class Client:
             return known
         return self._run(lambda: self._client.admit(txid, timeout))
 
+    def ask(self, operation: Operation[R, A], *given: Any, timeout: float = TIMEOUT_S) -> A:
+        """See AsyncClient.ask."""
+        return self._run(lambda: self._client.ask(operation, *given, timeout=timeout))
+
     def transactions(
         self,
         state: State | str | None = None,
@@ -136,11 +141,11 @@ class Client:
         """See AsyncClient.show."""
         return self._run(lambda: self._client.show(txid, timeout=timeout))
 
-    def node_info(self, node_name: str | None = None, *, timeout: float = TIMEOUT_S) -> dict[str, Any]:
+    def node_info(self, node_name: str | None = None, *, timeout: float = TIMEOUT_S) -> NodeStatus:
         """See AsyncClient.node_info."""
         return self._run(lambda: self._client.node_info(node_name, timeout=timeout))
 
-    def nodes(self, *, timeout: float = 2.0) -> dict[str, dict[str, Any] | RaftcoordError]:
+    def nodes(self, *, timeout: float = 2.0) -> dict[str, NodeStatus | RaftcoordError]:
         """See AsyncClient.nodes."""
         return self._run(lambda: self._client.nodes(timeout=timeout))
 
@@ -168,7 +173,7 @@ class Client:
         """See AsyncClient.report_damage."""
         return self._run(lambda: self._client.report_damage(txid, branch, what, timeout=timeout))
 
-    def acknowledge(self, txid: TxId | str, branch: str, who: str, *, timeout: float = TIMEOUT_S) -> Damage:
+    def acknowledge(self, txid: TxId | str, branch: str, who: str, *, timeout: float = TIMEOUT_S) -> DamageRow:
         """See AsyncClient.acknowledge."""
         return self._run(lambda: self._client.acknowledge(txid, branch, who, timeout=timeout))
 

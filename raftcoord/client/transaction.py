@@ -18,7 +18,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, Self, TypeVar
 
-from raftcoord.client import blocks, checks
+from raftcoord.api import fields
+from raftcoord.client import blocks
 from raftcoord.client.committing import Committing
 from raftcoord.client.moves import Clean, Close, Complete, Decide, Enter, Move, Moves, Run
 from raftcoord.errors import Aborted
@@ -64,7 +65,7 @@ class Transaction:
         self._client = client
         self._complete_later = complete_later
         self._committing = Committing(
-            TxId.new(), checks.timeout(timeout), time.monotonic, client.resources, client.grace
+            TxId.new(), fields.seconds(timeout), time.monotonic, client.resources, client.grace
         )
         self._entered = False
 

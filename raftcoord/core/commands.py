@@ -130,7 +130,7 @@ class Lower(NamedTuple):
     """An operator's way out when the horizon was moved into the future: from ``was_ms`` back to ``horizon_ms``.
 
     It does nothing if the horizon is not at ``was_ms`` any more, or if a decision between the two is open. What was forgotten
-    stays forgotten, so ``horizon_ms`` must be later than any txid that was made so far: see node/lowering.py, which chooses it.
+    stays forgotten, so ``horizon_ms`` must be later than any txid that was made so far: see lowering.py, which chooses it.
     ``who`` says so at ``at_ms``, by the proposer's clock.
     """
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-from raftcoord.client.answers import Damages
+from raftcoord.api.answers import Damages, NodeStatus
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.config import Config
 from raftcoord.doctor import access, clocks, databases, horizon, nodes, prepared
@@ -69,7 +69,7 @@ class _Examination:
         found: Damages | RaftcoordError = Unavailable("no node of a founded cluster answers")
         states: dict[TxId, State | None] = {}
         cluster, looked = "", []
-        said: dict[str, dict[str, Any] | RaftcoordError] = dict(unknown)
+        said: dict[str, NodeStatus | RaftcoordError] = dict(unknown)
         if reachable:
             found_here, where = founded_in(node.data_dir for node in self._config.nodes)
             async with AsyncClient(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 from raftcoord import limits
+from raftcoord.api.answers import NodeStatus
 from raftcoord.doctor.clocks import Clock
 from raftcoord.doctor.findings import Row, Verdict
 
@@ -24,7 +25,7 @@ _LOWER: Final = (
 
 
 def judge(
-    answering: Mapping[str, dict[str, Any]], clocks: Mapping[str, Clock], now_ms: int, retention_ms: int
+    answering: Mapping[str, NodeStatus], clocks: Mapping[str, Clock], now_ms: int, retention_ms: int
 ) -> list[Row]:
     """``answering``: what the nodes say of themselves; ``now_ms``: this machine's clock, to which ``clocks`` refer.
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
+from raftcoord.api.answers import NodeStatus
 from raftcoord.doctor.findings import Row, Verdict
 
 SUBJECT: Final = "cluster"
 CHECK: Final = "members"
 
 
-def judge(answering: Mapping[str, dict[str, Any]], file: tuple[str, ...], leader: str | None) -> Iterator[Row]:
+def judge(answering: Mapping[str, NodeStatus], file: tuple[str, ...], leader: str | None) -> Iterator[Row]:
     """The rows that follow from what the nodes said. ``file``: the nodes that cluster.yaml names."""
     if leader is None or not answering[leader].get("members"):
         return

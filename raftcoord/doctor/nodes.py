@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 from raftcoord import __version__
-from raftcoord.client.answers import Damages
+from raftcoord.api.answers import Damages, NodeStatus
+from raftcoord.api.leading import leader_among
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.client.link import Endpoint
 from raftcoord.config import Config, NodeConfig
@@ -41,7 +42,7 @@ SHOWN_MAX: Final = 8
 BEHIND_ENTRIES: Final = 1_000
 """Log entries that a node may not have applied yet without being called behind: under load, well below a second."""
 
-Told = Mapping[str, dict[str, Any] | RaftcoordError]
+Told = Mapping[str, NodeStatus | RaftcoordError]
 """By node: what it says of itself, or why it cannot be asked."""
 
 
@@ -95,7 +96,8 @@ def judge(told: Told) -> list[Row]:
     """The rows that follow from what the nodes said."""
     answering = {name: info for name, info in told.items() if isinstance(info, dict)}
     rows = [_reachable(name, info) for name, info in told.items()]
-    leader = _leader(answering)
+    leads = leader_among(answering)
+    leader = None if leads is None else leads.name
     rows.append(_led(leader, len(answering), len(told)))
     rows += members.judge(answering, tuple(told), leader)
     rows += _waiting(answering)
@@ -107,7 +109,7 @@ def judge(told: Told) -> list[Row]:
     return rows
 
 
-def _reachable(name: str, info: dict[str, Any] | RaftcoordError) -> Row:
+def _reachable(name: str, info: NodeStatus | RaftcoordError) -> Row:
     subject = f"node {name}"
     if isinstance(info, dict):
         return Row(subject, REACHABLE, Verdict.OK, f"{info['role']} of term {info['term']}, release {info['version']}")
@@ -115,11 +117,6 @@ def _reachable(name: str, info: dict[str, Any] | RaftcoordError) -> Row:
     if isinstance(info, ConfigError):
         mend = f"correct the addresses of {name} in cluster.yaml, or stop what runs there"
     return Row(subject, REACHABLE, Verdict.ERROR, str(info), mend)
-
-
-def _leader(answering: Mapping[str, dict[str, Any]]) -> str | None:
-    leaders = {name: info["term"] for name, info in answering.items() if info["role"] == "leader"}
-    return max(leaders, key=lambda name: leaders[name], default=None)
 
 
 def _led(leader: str | None, answering: int, nodes: int) -> Row:
@@ -132,7 +129,7 @@ def _led(leader: str | None, answering: int, nodes: int) -> Row:
     return Row(CLUSTER, LEADER, Verdict.ERROR, what, mend)
 
 
-def _waiting(answering: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
+def _waiting(answering: Mapping[str, NodeStatus]) -> Iterator[Row]:
     refused = {peer for info in answering.values() for peer, link in info["peers"].items() if link["refused"]}
     for name, info in answering.items():
         awaited = [peer for peer, link in info["peers"].items() if link["awaited"]]
@@ -147,7 +144,7 @@ def _waiting(answering: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
             yield Row(f"node {name}", "takes part", Verdict.ERROR, what, mend)
 
 
-def _links(answering: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
+def _links(answering: Mapping[str, NodeStatus]) -> Iterator[Row]:
     """A link between two nodes that both answer here."""
     refusing = {
         name: {peer for peer, link in info["peers"].items() if link["refused"]} for name, info in answering.items()
@@ -161,7 +158,7 @@ def _links(answering: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
                 yield Row(f"node {name}", "peers", Verdict.WARNING, f"it has no link to {peer}: {link['why']}", mend)
 
 
-def _participants(answering: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
+def _participants(answering: Mapping[str, NodeStatus]) -> Iterator[Row]:
     """A participant that is connected to some nodes only: the others abort what is asked of them with it."""
     voting = {name: info for name, info in answering.items() if info["role"] not in ("waiting", "removed")}
     known = sorted({each for info in voting.values() for each in info["participants"]})
@@ -177,7 +174,7 @@ def _participants(answering: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
             yield Row(f"node {name}", "participants", Verdict.WARNING, what, mend)
 
 
-def _behind(answering: Mapping[str, dict[str, Any]], committed: int) -> Iterator[Row]:
+def _behind(answering: Mapping[str, NodeStatus], committed: int) -> Iterator[Row]:
     for name, info in answering.items():
         behind = committed - info["applied_index"]
         if behind > BEHIND_ENTRIES:
@@ -186,7 +183,7 @@ def _behind(answering: Mapping[str, dict[str, Any]], committed: int) -> Iterator
             yield Row(f"node {name}", "behind", Verdict.WARNING, what, mend)
 
 
-def _versions(answering: Mapping[str, dict[str, Any]]) -> Iterator[Row]:
+def _versions(answering: Mapping[str, NodeStatus]) -> Iterator[Row]:
     for name, info in answering.items():
         if info["version"] != __version__:
             what = f"it runs release {info['version']}, and this is {__version__}"

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from raftcoord.api.leading import Leader as Leader
 from raftcoord.errors import RaftcoordError
 
 if TYPE_CHECKING:
@@ -18,13 +19,6 @@ if TYPE_CHECKING:
 
 STEADY_S: Final = 1.5
 """How long a leader must stay after a follower has come back: longer than an election takes."""
-
-
-class Leader(NamedTuple):
-    """A node that says it leads, and its term."""
-
-    name: str
-    term: int
 
 
 class Unkept(RaftcoordError):

@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Final
 
 from raftcoord import limits
+from raftcoord.api import leading
+from raftcoord.api.leading import Leader
 from raftcoord.config import NodeConfig
 from raftcoord.drills.audit import Row
-from raftcoord.drills.faults import Leader
 from raftcoord.errors import RemoteProtocolError, Unavailable
 from raftcoord.rpc import codes
 from raftcoord.rpc.codes import RpcError
@@ -155,10 +156,10 @@ async def leader_among(links: Iterable[NodeLink]) -> Leader:
     found: list[Leader] = []
 
     async def led() -> bool:
-        shown = await shown_by(asked)
-        found[:] = [Leader(name, node["term"]) for name, node in shown.items() if node["role"] == "leader"]
-        return bool(found)
+        leader = leading.leader_among(await shown_by(asked))
+        found[:] = [] if leader is None else [leader]
+        return leader is not None
 
     if not await eventually(led, LEADER_TIMEOUT_S):
         raise Unavailable(f"no node has led for {LEADER_TIMEOUT_S:g} s; start a majority of the nodes")
-    return max(found, key=lambda leader: leader.term)
+    return found[0]

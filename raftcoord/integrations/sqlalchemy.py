@@ -32,9 +32,9 @@ from sqlalchemy.orm.session import SessionTransaction
 from sqlalchemy.util import await_only
 
 from raftcoord import limits
-from raftcoord.client import checks
+from raftcoord.api import fields
 from raftcoord.client.asynchronous import AsyncClient
-from raftcoord.client.damages import TIMEOUT_S
+from raftcoord.client.deadlines import TIMEOUT_S
 from raftcoord.client.synchronous import Client
 from raftcoord.client.transaction import Transaction
 from raftcoord.errors import Aborted, LocalProtocolError
@@ -90,7 +90,7 @@ class Session(orm.Session):
         if options.setdefault("twophase", True) is not True:
             raise LocalProtocolError("this Session is always one of two phases; leave twophase out")
         super().__init__(*args, **options)
-        self._atomic = _Atomic(client, checks.timeout(timeout))
+        self._atomic = _Atomic(client, fields.seconds(timeout))
 
     @property
     def txid(self) -> TxId | None:

@@ -18,12 +18,13 @@ without an operator.
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from raftcoord import limits
+from raftcoord.api.answers import ParticipantRow
+from raftcoord.api.fields import checked_identity
+from raftcoord.core.asking import Propose, Question
 from raftcoord.core.commands import Bind
 from raftcoord.core.decisions import Binding, Result
 from raftcoord.env import Env
@@ -31,13 +32,8 @@ from raftcoord.errors import LocalProtocolError, NotKnown, Overloaded, Raftcoord
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.alarms import Alarms
 from raftcoord.node.sessions import Sessions
-from raftcoord.types import checked_name
 
 log: Final = logging.getLogger("raftcoord.node")
-
-_IDENTITY: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
-
-Done = Callable[[dict[str, Any] | RaftcoordError], None]
 
 
 class Admission:
@@ -62,7 +58,7 @@ class Admission:
         if value is None or value == "":
             self._check_unproven(name)
             return ""
-        identity = _identity(value)
+        identity = checked_identity(value)
         known = self._agreement.ledger.participants.get(name)
         if known is None:
             self._propose(name, identity)
@@ -135,35 +131,32 @@ class Admission:
 
     # -- operating ------------------------------------------------------------------------------------------------
 
-    def listed(self) -> list[dict[str, Any]]:
+    def listed(self) -> list[ParticipantRow]:
         """Each participant whose state is known here, or that is connected here."""
         return [self._row(name) for name in sorted({*self._agreement.ledger.participants, *self._sessions.names()})]
 
-    def _row(self, name: str) -> dict[str, Any]:
+    def _row(self, name: str) -> ParticipantRow:
         binding = self._agreement.ledger.participants.get(name) or Binding(name, "", "", 0, "")
         refused = [identity for identity in self._refused.get(name, ()) if identity != binding.identity]
-        return {**binding._asdict(), "sessions": len(self._sessions.of(name)), "refused": refused}
+        return ParticipantRow(*binding, len(self._sessions.of(name)), refused)
 
-    def replace(self, name_given: object, identity_given: object, who: str, done: Done) -> None:
-        """Bind a name to another state: the one given, or the one that was refused here.
+    def replace(self, name: str, given: str | None, who: str) -> Question[dict[str, Any]]:
+        """Bind a name to another state: the one ``given``, or the one that was refused here. What is recorded.
 
         Raises LocalProtocolError for what cannot be replaced, and Unavailable if nothing was refused here.
         """
-        name = checked_name(name_given, "participant")
         known = self._must_be_known(name)
-        identity = self._one_refused(name, known) if identity_given is None else _identity(identity_given)
+        identity = self._one_refused(name, known) if given is None else given
         if identity == known.identity:
-            done(known._asdict())
-            return
+            return known._asdict()
         self._must_be_away(known)
-        self._rebind(Bind(name, identity, known.identity, who, self._env.wall_ms()), done)
+        return (yield from self._rebind(Bind(name, identity, known.identity, who, self._env.wall_ms())))
 
-    def forget(self, name_given: object, who: str, done: Done) -> None:
+    def forget(self, name: str, who: str) -> Question[dict[str, Any]]:
         """Forget which state goes by a name: the next one that comes is bound. Raises as ``replace``."""
-        name = checked_name(name_given, "participant")
         known = self._must_be_known(name)
         self._must_be_away(known)
-        self._rebind(Bind(name, "", known.identity, who, self._env.wall_ms()), done)
+        return (yield from self._rebind(Bind(name, "", known.identity, who, self._env.wall_ms())))
 
     def _must_be_known(self, name: str) -> Binding:
         known = self._agreement.ledger.participants.get(name)
@@ -195,37 +188,20 @@ class Admission:
             )
         return refused[0]
 
-    def _rebind(self, command: Bind, done: Done) -> None:
+    def _rebind(self, command: Bind) -> Question[dict[str, Any]]:
         name = command.name
-
-        def applied(result: Result | RaftcoordError) -> None:
-            if isinstance(result, NotKnown):
-                done(
-                    Unavailable(
-                        f"no majority has confirmed the change of participant {name!r} in time; repeat it, that is safe"
-                    )
-                )
-                return
-            if isinstance(result, RaftcoordError):
-                done(result)
-                return
-            known = self._agreement.ledger.participants.get(name)
-            now = known or Binding(name, "", command.who, command.at_ms, command.before)
-            if now.identity != command.identity:
-                done(LocalProtocolError(f"nothing was changed: participant {name!r} is {_shown(now)} meanwhile"))
-                return
-            log.warning("participant %s: %s replaced the state %s", name, command.who, command.before[:8])
-            done(now._asdict())
-
-        self._agreement.propose(command, self._alarms.time() + limits.ASK_MS / 1000, applied)
-
-
-def _identity(value: object) -> str:
-    if type(value) is not str or _IDENTITY.fullmatch(value) is None:
-        raise LocalProtocolError(
-            f"the identity {str(value)[:80]!r} of a participant's state: give 32 hex digits, random, and kept with the state"
-        )
-    return value
+        try:
+            yield Propose(command)
+        except NotKnown:
+            raise Unavailable(
+                f"no majority has confirmed the change of participant {name!r} in time; repeat it, that is safe"
+            ) from None
+        known = self._agreement.ledger.participants.get(name)
+        now = known or Binding(name, "", command.who, command.at_ms, command.before)
+        if now.identity != command.identity:
+            raise LocalProtocolError(f"nothing was changed: participant {name!r} is {_shown(now)} meanwhile")
+        log.warning("participant %s: %s replaced the state %s", name, command.who, command.before[:8])
+        return now._asdict()
 
 
 def _shown(known: Binding) -> str:

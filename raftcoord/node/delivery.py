@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from raftcoord import limits
 from raftcoord.core.commands import Heuristic
+from raftcoord.core.damage import too_many
 from raftcoord.core.decisions import Result
 from raftcoord.env import Env
 from raftcoord.errors import Overloaded, RaftcoordError, Unavailable
@@ -25,7 +26,6 @@ from raftcoord.foreign import Rationed, shown
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.alarms import Alarm, Alarms
 from raftcoord.node.completion import Completion
-from raftcoord.node.damages import too_many
 from raftcoord.node.sessions import Session, Sessions
 from raftcoord.rpc.codes import RpcError
 from raftcoord.types import State, TxId, Verdict

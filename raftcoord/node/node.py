@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from typing import Any
 
 from raftcoord import __version__, limits
+from raftcoord.api.answers import NodeStatus
 from raftcoord.config import Config
 from raftcoord.env import Env
 from raftcoord.node.admission import Admission
@@ -19,10 +19,11 @@ from raftcoord.node.agreement import Agreement
 from raftcoord.node.alarms import Alarms
 from raftcoord.node.completion import Completion
 from raftcoord.node.delivery import Delivery
+from raftcoord.node.desk import Desk
 from raftcoord.node.listings import StoredDecisions
+from raftcoord.node.port_rpc import ClientPort
 from raftcoord.node.recovery import Recovery
 from raftcoord.node.retirement import Founding, Retirement
-from raftcoord.node.service import Service
 from raftcoord.node.sessions import Sessions
 from raftcoord.node.transactions import Transactions
 from raftcoord.rpc.server import Server, listen
@@ -59,17 +60,12 @@ class Node:
         self.recovery = Recovery(self.consensus, self.sessions, self.delivery, self._alarms)
         self.founding = Founding(self.consensus, self._alarms, env)
         self.retirement = Retirement(self.consensus, self._alarms, env, config.retention_ms)
-        self._service = Service(
-            self.consensus,
-            stored,
-            self.sessions,
-            Admission(self.consensus, self.sessions, self._alarms, env),
-            self.transactions,
-            env,
-            node=self.config.name,
-            cluster_name=config.cluster,
-            about=self._about,
+        admission = Admission(self.consensus, self.sessions, self._alarms, env)
+        names = {"node": self.config.name, "cluster_name": config.cluster}
+        self.desk = Desk(
+            self.consensus, stored, self.sessions, admission, self.transactions, env, about=self._about, **names
         )
+        self._port = ClientPort(self.desk, self.consensus, self.sessions, admission, env, **names)
 
     @property
     def client_port(self) -> int:
@@ -82,7 +78,7 @@ class Node:
         self._server = await listen(
             client.host,
             client.port,
-            lambda: self._service,
+            lambda: self._port,
             max_frame_bytes=limits.CLIENT_FRAME_BYTES_MAX,
             label=f"{self.config.name} clients",
         )
@@ -100,7 +96,7 @@ class Node:
         await self.consensus.stop()
         self._alarms.close()
 
-    def _about(self) -> dict[str, Any]:
+    def _about(self) -> NodeStatus:
         return {
             "uptime_s": round(self._loop.time() - self._born, 1),
             "version": __version__,

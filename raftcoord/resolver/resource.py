@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from raftcoord import limits
+from raftcoord.api.answers import NodeStatus
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
 from raftcoord.resolver.advice import explained
 from raftcoord.resolver.claiming import claim
@@ -37,7 +38,7 @@ _CHANCE: Final = random.SystemRandom().random
 class Nodes(Ledger, Protocol):
     """The ledger, and what a node says of itself: ``client.synchronous.Client`` keeps it."""
 
-    def node_info(self) -> dict[str, Any]:
+    def node_info(self) -> NodeStatus:
         """See AsyncClient."""
 
 

@@ -9,7 +9,7 @@ Theory of operation. A branch is met in one of two ways, and each ends in a tabl
 Never is an outcome inferred from what other branches did, or from the age of anything. Age only says when to ask: a branch
 that has just been prepared is left to its program, which finishes its own in milliseconds.
 
-Why a branch of a FORGOTTEN transaction is rolled back is decided at the node (node/answers.for_branch), which tells ABORTED
+Why a branch of a FORGOTTEN transaction is rolled back is decided at the node (core/asking.for_branch), which tells ABORTED
 then: a COMMIT is retired only when every branch that it names has acknowledged it, and what has acknowledged is prepared no
 more. Where damage was recorded that argument does not hold; the node then tells FORGOTTEN, and the branch is left alone.
 """

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
 from raftcoord import limits
-from raftcoord.client.answers import Damages, Row
+from raftcoord.api.answers import Damages, Row
 from raftcoord.errors import InDoubt, Overloaded, RaftcoordError, Unavailable
 from raftcoord.resolver.advice import explained, suspected
 from raftcoord.resolver.rules import ON_ANSWER, ON_EFFECT, ON_OPEN, Act, Pace, Paces

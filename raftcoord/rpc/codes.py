@@ -22,6 +22,7 @@ from raftcoord.errors import (
     Overloaded,
     RaftcoordError,
     RemoteProtocolError,
+    TxidUsed,
     Unavailable,
 )
 from raftcoord.types import TxId
@@ -88,6 +89,9 @@ def to_rpc(error: RaftcoordError) -> RpcError:
         return RpcError(UNAVAILABLE, str(error), {_FIRST: True})
     if isinstance(error, NoMember):
         return RpcError(WRONG_CLUSTER, str(error), {_NO_MEMBER: True})
+    if isinstance(error, TxidUsed):
+        recorded = {} if error.recorded is None else {"stands": list(error.recorded)}
+        return RpcError(TXID_USED, str(error), {"txid": bytes(error.txid), **recorded})
     for kind, code in _CODES:
         if isinstance(error, kind):
             return RpcError(code, str(error))

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from raftcoord.core.asking import PRESUMED_ABORT
 from raftcoord.core.commands import Command, Complete, Decide
-from raftcoord.node.service import PRESUMED_ABORT
 from raftcoord.participants.interface import Abort, AlreadyCommitted, Commit, NotPrepared, Prepare, Reply, Request
 from raftcoord.sim.model import Decided
 from raftcoord.sim.synced import Synced, Violation

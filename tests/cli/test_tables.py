@@ -16,7 +16,7 @@ from raftcoord_cli.tables import Column, Listing
 from raftcoord_cli.view import View
 from rich.console import Console
 
-from raftcoord.client.answers import ParticipantRow
+from raftcoord.api.answers import ParticipantRow
 from raftcoord.errors import Unavailable
 from raftcoord.types import State, TxId
 

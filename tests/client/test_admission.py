@@ -11,7 +11,7 @@ import pytest
 
 from client.scripted_node import HANG_UP, SILENCE, ScriptedNode, client_of, cluster, committed, until
 from raftcoord import COMMIT, AsyncClient, TxId, limits
-from raftcoord.client import admission, effort
+from raftcoord.client import admission, retry
 from raftcoord.errors import ForgottenTxid, FutureTxid, InDoubt, Overloaded, Unavailable
 from raftcoord.rpc.codes import RpcError
 
@@ -23,9 +23,9 @@ FUTURE = RpcError("bad_request", "txid lies in the future", {"clock": True})
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "REACH_S", 0.4)
     monkeypatch.setattr(admission, "_PAUSE_S", 0.01)
-    monkeypatch.setattr(effort, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(retry, "PATIENCE_S", 0.05)
     monkeypatch.setattr("raftcoord.client.asynchronous.PATIENCE_S", 0.05)
-    monkeypatch.setattr(effort, "SHARE_S_MIN", 0.05)
+    monkeypatch.setattr(retry, "SHARE_S_MIN", 0.05)
 
 
 class Clocked(ScriptedNode):

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from raftcoord.client import answers
-from raftcoord.client.answers import UnreadableAnswer
+from raftcoord.api import answers
+from raftcoord.api.answers import UnreadableAnswer
 from raftcoord.types import State, TxId
 
 TXID = TxId.new()
@@ -25,8 +25,8 @@ ROW: dict[str, Any] = {
 
 
 def test_a_row_as_a_node_shows_it_is_read() -> None:
-    assert answers.row(ROW) == {**ROW, "txid": TXID, "state": State.COMMITTED}
-    assert answers.row({**ROW, "running": {"phase": "voting"}})["running"] == {"phase": "voting"}
+    assert answers.ROW.read(ROW) == {**ROW, "txid": TXID, "state": State.COMMITTED}
+    assert answers.ROW.read({**ROW, "running": {"phase": "voting"}})["running"] == {"phase": "voting"}
 
 
 @pytest.mark.parametrize("field", ROW)
@@ -34,18 +34,18 @@ def test_a_row_as_a_node_shows_it_is_read() -> None:
 def test_a_row_with_a_field_of_another_kind_is_unreadable(field: str, junk: object) -> None:
     if type(junk) is not type(ROW[field]) or junk == b"x" or junk == [1]:
         with pytest.raises(UnreadableAnswer):
-            answers.row({**ROW, field: junk})
+            answers.ROW.read({**ROW, field: junk})
 
 
 @pytest.mark.parametrize("field", ROW)
 def test_a_row_without_one_of_its_fields_is_unreadable(field: str) -> None:
     with pytest.raises(UnreadableAnswer):
-        answers.row({key: value for key, value in ROW.items() if key != field})
+        answers.ROW.read({key: value for key, value in ROW.items() if key != field})
 
 
 @pytest.mark.parametrize("state", [True, 1.0, 4, None, [1]])
 def test_only_a_number_is_a_state(state: object) -> None:
     with pytest.raises(UnreadableAnswer):
-        answers.answer(TXID, [state, "", "", 1, 1])
+        answers.KNOWN.read([state, "", "", 1, 1])
     with pytest.raises(UnreadableAnswer):
-        answers.outcome(TXID, [state, "", "", 1, 1])
+        answers.SETTLED.read([state, "", "", 1, 1])

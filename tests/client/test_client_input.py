@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from raftcoord import ABORT, COMMIT, AsyncClient, ConfigError, LocalProtocolError, TxId, limits
-from raftcoord.client import checks
+from raftcoord.api import fields
+from raftcoord.api.payloads import checked_payloads
 from raftcoord.client.deadlines import SILENT, Deadlines
 from raftcoord.rpc import frames
 
@@ -120,30 +121,30 @@ def test_payloads_of_max_bytes_arrive_and_one_byte_more_does_not() -> None:
 
 def test_branches_at_the_bound_pass_and_one_past_it_does_not() -> None:
     names = [f"b{number}" for number in range(limits.BRANCHES_MAX + 1)]
-    assert checks.branches(names[:-1]) == tuple(names[:-1])
-    assert len(checks.payloads(dict.fromkeys(names[:-1]))) == limits.BRANCHES_MAX
-    for call in (checks.branches, lambda given: checks.payloads(dict.fromkeys(given))):
+    assert fields.branches(names[:-1]) == tuple(names[:-1])
+    assert len(checked_payloads(dict.fromkeys(names[:-1]))) == limits.BRANCHES_MAX
+    for call in (fields.branches, lambda given: checked_payloads(dict.fromkeys(given))):
         with pytest.raises(LocalProtocolError, match="65 branches: at most 64"):
             call(names)
 
 
 def test_items_at_the_bound_pass_and_one_past_it_does_not() -> None:
     envelope = 3  # the map, a name and the list
-    checks.payloads({"a": [None] * (limits.PAYLOAD_ITEMS_MAX - envelope)})
+    checked_payloads({"a": [None] * (limits.PAYLOAD_ITEMS_MAX - envelope)})
     with pytest.raises(LocalProtocolError, match="more than 65000 items"):
-        checks.payloads({"a": [None] * (limits.PAYLOAD_ITEMS_MAX - envelope + 1)})
+        checked_payloads({"a": [None] * (limits.PAYLOAD_ITEMS_MAX - envelope + 1)})
 
 
 def test_timeouts_at_the_bounds_pass() -> None:
-    assert checks.timeout(0.001) == 0.001
-    assert checks.timeout(600) == 600
+    assert fields.seconds(0.001) == 0.001
+    assert fields.seconds(600) == 600
     with pytest.raises(LocalProtocolError):
-        checks.timeout(0.0009)
+        fields.seconds(0.0009)
 
 
 def test_the_time_in_a_txid_is_for_the_nodes_to_judge() -> None:
     far = TxId.new(1_700_000_000_000 + 2 * limits.DECIDE_FUTURE_MS_MAX)
-    assert checks.txid(str(far)) == far
+    assert fields.txid(str(far)) == far
 
 
 @pytest.mark.parametrize("grace", [0, 0.5, limits.GRACE_MS_MAX / 1000])
@@ -161,7 +162,7 @@ def test_a_txid_may_be_written_as_a_uuid() -> None:
     txid = TxId.new()
     text = str(txid)
     hyphened = f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-    assert raw(checks.txid(hyphened)) == raw(txid)
+    assert raw(fields.txid(hyphened)) == raw(txid)
 
 
 @pytest.mark.parametrize("addresses", [[], ["127.0.0.1"], ["127.0.0.1:x"], ["127.0.0.1:70000"]])

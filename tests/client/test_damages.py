@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from raftcoord import AsyncClient, Client, LocalProtocolError, TxId, Unavailable, limits
-from raftcoord.client import answers
-from raftcoord.client.answers import Damage, Damages, UnreadableAnswer
+from raftcoord.api import answers
+from raftcoord.api.answers import DamageRow, Damages, UnreadableAnswer
 from raftcoord.rpc.codes import RpcError
 from raftcoord.types import State
 
@@ -17,7 +17,7 @@ from .scripted_node import aborted, client_of, cluster, in_turn, raw
 
 TXID = TxId.new()
 ROW: dict[str, Any] = {"txid": raw(TXID), "branch": "ledger", "what": "gone", "at_ms": 5, "acknowledged_by": ""}
-DAMAGE = Damage(TXID, "ledger", "gone", 5, "")
+DAMAGE = DamageRow(TXID, "ledger", "gone", 5, "")
 
 
 def test_damage_is_listed_reported_and_acknowledged() -> None:
@@ -69,7 +69,7 @@ def test_branches_are_closed_with_a_name_and_a_reason() -> None:
 @pytest.mark.parametrize("nonsense", [None, [], {"acknowledged": 0, "left": 5}, {"acknowledged": "1", "left": 0}])
 def test_an_answer_that_would_never_end_is_not_believed(nonsense: object) -> None:
     with pytest.raises(UnreadableAnswer):
-        answers.acknowledged(nonsense)
+        answers.ACKNOWLEDGED.read(nonsense)
 
 
 def test_the_synchronous_client_does_the_same() -> None:
@@ -144,8 +144,8 @@ def test_what_is_given_wrongly_is_refused_before_anything_is_sent(
 def test_damage_with_a_field_of_another_kind_is_unreadable(field: str) -> None:
     for junk in (None, [1], 2.5):
         with pytest.raises(UnreadableAnswer):
-            answers.damage({**ROW, field: junk})
+            answers.DAMAGE.read({**ROW, field: junk})
     with pytest.raises(UnreadableAnswer):
-        answers.damages({"damages": [{**ROW, "txid": b"short"}], "pending": 0, "total": 1})
+        answers.DAMAGES.read({"damages": [{**ROW, "txid": b"short"}], "pending": 0, "total": 1})
     with pytest.raises(UnreadableAnswer):
-        answers.damages([ROW])
+        answers.DAMAGES.read([ROW])

@@ -21,7 +21,7 @@ from raftcoord import (
     Unavailable,
     limits,
 )
-from raftcoord.client import effort, link
+from raftcoord.client import link, retry
 from raftcoord.errors import NotYet
 from raftcoord.rpc.codes import RpcError, to_rpc
 
@@ -51,11 +51,11 @@ Script = Callable[[list[ScriptedNode]], Awaitable[None]]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same rules with less waiting."""
-    monkeypatch.setattr(effort, "PAUSE_S_MIN", 0.001)
-    monkeypatch.setattr(effort, "PAUSE_S_MAX", 0.002)
-    monkeypatch.setattr(effort, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(retry, "PAUSE_S_MIN", 0.001)
+    monkeypatch.setattr(retry, "PAUSE_S_MAX", 0.002)
+    monkeypatch.setattr(retry, "PATIENCE_S", 0.01)
     monkeypatch.setattr("raftcoord.client.asynchronous.PATIENCE_S", 0.01)
-    monkeypatch.setattr(effort, "SHARE_S_MIN", 0.05)
+    monkeypatch.setattr(retry, "SHARE_S_MIN", 0.05)
 
 
 def on_cluster(script: Script, count: int = 3) -> None:
@@ -484,7 +484,7 @@ def test_a_node_of_another_cluster_is_never_asked() -> None:
 
 
 def test_what_must_be_done_first_is_said_alone_and_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(effort, "FIRST_S", 0.05)
+    monkeypatch.setattr(retry, "FIRST_S", 0.05)
     first = to_rpc(NotYet("the leader has not heard of a new node n4; start it"))
 
     async def script(nodes: list[ScriptedNode]) -> None:

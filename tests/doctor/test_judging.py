@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from raftcoord import TxId, __version__, limits
-from raftcoord.client.answers import Damage, Damages
+from raftcoord.api.answers import DamageRow, Damages
 from raftcoord.config import Address, Config, NodeConfig
 from raftcoord.doctor import access, clocks, disks, horizon, nodes, prepared
 from raftcoord.doctor.clocks import Clock
@@ -265,7 +265,7 @@ def test_another_release_is_told() -> None:
 
 def test_damage_that_nobody_acknowledged_is_an_error_with_the_command() -> None:
     txid = TxId.new()
-    pending, seen = Damage(txid, "bank", "rolled back by hand", 1, ""), Damage(txid, "other", "seen", 1, "ann")
+    pending, seen = DamageRow(txid, "bank", "rolled back by hand", 1, ""), DamageRow(txid, "other", "seen", 1, "ann")
     rows = nodes.judge_damages(Damages([pending, seen], 3, 4))
     row = having(rows, DAMAGE, "rolled back by hand")
     assert row.verdict is Verdict.ERROR

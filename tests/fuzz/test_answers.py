@@ -12,10 +12,11 @@ from typing import Any
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from raftcoord.client import answers
+from raftcoord.api import answers
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.client.link import Endpoint
 from raftcoord.config import Address
+from raftcoord.core.asking import Known
 from raftcoord.env import Env
 from raftcoord.errors import RaftcoordError
 from raftcoord.participants.interface import WrongCluster
@@ -83,13 +84,16 @@ def is_outcome(found: Any) -> bool:
 def test_an_answer_is_read_as_what_it_is_or_refused(result: Any) -> None:
     for read, is_good in (
         (
-            lambda: answers.answer(TXID, result),
-            lambda a: type(a) is Answer and type(a.state) is State and is_outcome(a),
+            lambda: answers.KNOWN.read(result),
+            lambda known: type(known) is Known and type(known.state) is State and is_outcome(known),
         ),
-        (lambda: answers.outcome(TXID, result), lambda o: o is None or (type(o) is Outcome and is_outcome(o))),
-        (lambda: answers.page(result), lambda page: all(map(is_row, page[0]))),
-        (lambda: answers.row(result), is_row),
-        (lambda: answers.info(result), lambda found: type(found) is dict),
+        (
+            lambda: answers.SETTLED.read(result),
+            lambda known: known.state is not State.UNDECIDED and is_outcome(known),
+        ),
+        (lambda: answers.ROWS.read(result), lambda page: all(map(is_row, page[0]))),
+        (lambda: answers.ROW.read(result), is_row),
+        (lambda: answers.STATUS.read(result), lambda found: type(found) is dict),
     ):
         try:
             found = read()

@@ -14,7 +14,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 from raftcoord_cli.submit import read_branches
 
-from raftcoord.client import checks
+from raftcoord.api.payloads import checked_payloads
 from raftcoord.errors import ConfigError, LocalProtocolError
 from raftcoord.participants import operations
 from raftcoord.participants.operations import AMOUNT_MAX, AMOUNT_MIN, Refused
@@ -71,7 +71,7 @@ def test_any_file_is_branches_or_an_error_that_names_it(data: bytes) -> None:
         refusal.encode()  # it can be printed
         return
     try:
-        checked = checks.payloads(read)
+        checked = checked_payloads(read)
     except LocalProtocolError as error:
         str(error).encode()
         return

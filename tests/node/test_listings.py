@@ -90,6 +90,6 @@ async def test_a_listing_whose_client_has_gone_is_read_no_further(monkeypatch: p
         client.begin("txns", {"limit": 100}).add_done_callback(lambda future: future.exception())
         await until(lambda: pages)
         client.conn.close("enough")
-        await until(lambda: not served.node._service._listings._waiting)
+        await until(lambda: not served.node.desk._listings._waiting)
         assert len(pages) < 100
         await other.decide(new_txid())

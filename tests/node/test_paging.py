@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from node.world import NOW_MS, Bank, Caller, new_txid, serving_one
 from raftcoord import AsyncClient, limits
-from raftcoord.client import answers
+from raftcoord.api import answers
 from raftcoord.core.commands import Decide
 from raftcoord.core.decisions import Damage, Decision
-from raftcoord.node.answers import row
-from raftcoord.node.paging import Page
+from raftcoord.node.listings import Portion, row
 from raftcoord.rpc import frames
 from raftcoord.types import Verdict
 
@@ -31,7 +32,7 @@ async def test_a_thousand_open_rows_of_many_branches_are_listed() -> None:
             assert [each["txid"] for each in listed] == sorted(txids, reverse=True)
             some = await client.transactions("open", limit=limits.ROWS_MAX - 1, before=listed[0]["txid"])
             assert [each["txid"] for each in some] == sorted(txids, reverse=True)[1:]
-        first, is_cut = answers.page(await (await Caller.of(served)).ask("txns", {"limit": limits.ROWS_MAX}))
+        first, is_cut = answers.ROWS.read(await (await Caller.of(served)).ask("txns", {"limit": limits.ROWS_MAX}))
         assert is_cut
         assert 0 < len(first) < limits.ROWS_MAX
 
@@ -39,12 +40,12 @@ async def test_a_thousand_open_rows_of_many_branches_are_listed() -> None:
 def test_a_page_takes_so_many_bytes_and_not_one_row_more() -> None:
     each = row(LARGEST)
     fitting = limits.LISTING_BYTES_MAX // len(frames.packer()(each))
-    page = Page()
+    page: Portion[Any] = Portion(lambda made: made)
     for _ in range(fitting):
         assert page.add(each)
-    assert page.answer() == [each] * fitting
+    assert answers.ROWS.write(page.page) == [each] * fitting
     assert not page.add(each)
-    assert page.answer() == {"rows": [each] * fitting, "more": True}
+    assert answers.ROWS.write(page.page) == {"rows": [each] * fitting, "more": True}
     assert not page.add({})
 
 
@@ -56,10 +57,10 @@ def test_the_largest_row_has_the_bytes_that_limits_say_and_a_page_fits_into_a_fr
 
 def test_a_row_that_is_alone_is_answered_whatever_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "LISTING_BYTES_MAX", 1)
-    page = Page()
+    page: Portion[Any] = Portion(lambda made: made)
     assert page.add({"reason": "x" * 100})
     assert not page.add({"reason": ""})
-    assert len(page.rows) == 1
+    assert len(page.page.rows) == 1
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_a_row_that_is_alone_is_answered_whatever_its_size(monkeypatch: pytest.M
 )
 def test_a_part_without_rows_is_no_answer(result: object) -> None:
     with pytest.raises(answers.UnreadableAnswer):
-        answers.page(result)
+        answers.ROWS.read(result)
 
 
 async def test_participants_are_listed_however_many_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,8 @@ from raftcoord.consensus.group import Group
 from raftcoord.consensus.pysyncobj import guard
 from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.consensus.pysyncobj.raft import Raft
-from raftcoord.core import coordinator, participant
+from raftcoord.core import asking, coordinator, participant
+from raftcoord.core.asking import Known
 from raftcoord.core.commands import Decide
 from raftcoord.core.coordination import PrepareDeadline, ProposeDecide, Reply
 from raftcoord.core.coordinator import Ballot, Coordinator, Meaning, Phase
@@ -26,12 +27,10 @@ from raftcoord.core.decisions import NO_CHANGES, Decision, Standing
 from raftcoord.core.ledger import Ledger
 from raftcoord.core.participant import Action, Ask, BranchState, Rule
 from raftcoord.errors import LocalProtocolError, Unavailable
-from raftcoord.node import answers
 from raftcoord.node.admission import Admission
 from raftcoord.node.completion import Completion
 from raftcoord.node.recovery import Recovery
 from raftcoord.node.retirement import Retirement
-from raftcoord.node.service import Service
 from raftcoord.node.transactions import Running
 from raftcoord.participants import accounts
 from raftcoord.participants.accounts import AccountsFile
@@ -140,7 +139,7 @@ plant(
 
 plant(
     "absence read as abort",
-    (answers, "undecided", lambda term, index: (State.ABORTED, "nothing is recorded", "", term, index)),
+    (asking, "undecided", lambda term, index: Known(State.ABORTED, "nothing is recorded", "", term, index)),
 )
 
 
@@ -151,21 +150,20 @@ def _passed_at_once(self: Any, deadline: float, done: Callable[[Any], None]) -> 
 plant("a barrier skipped", (consensus.Consensus, "barrier", _passed_at_once))
 
 
-def _settled_here(self: Any, conn: Any, request_id: int, txid: Any, timeout_ms: int, view: Any) -> None:
-    agreement = self._agreement
-    presumed = (State.ABORTED, "presumed abort", "", agreement.applied_term, agreement.applied_index)
-    conn.reply(request_id, view(answers.final(txid, agreement) or presumed))
+def _settled_here(applied: Any, txid: Any, now_ms: int, branch: str | None = None) -> Any:
+    yield from ()
+    presumed = Known(State.ABORTED, "presumed abort", "", applied.applied_term, applied.applied_index)
+    return asking.seen_by(branch, asking.final(txid, applied) or presumed, txid, applied)
 
 
-plant("resolve without proposing", (Service, "_settle", _settled_here))
+plant("resolve without proposing", (asking, "resolve", _settled_here))
 
 
-def _named_or_not(told: Any, txid: Any, branch: str, agreement: Any) -> Any:
-    state, reason, _, term, index = told
-    return (State.ABORTED, reason, "", term, index) if state is State.FORGOTTEN else told
+def _named_or_not(known: Known, txid: Any, branch: str, applied: Any) -> Known:
+    return known._replace(state=State.ABORTED, branch="") if known.state is State.FORGOTTEN else known
 
 
-plant("a commit is told to a branch that it does not name", (answers, "for_branch", _named_or_not))
+plant("a commit is told to a branch that it does not name", (asking, "for_branch", _named_or_not))
 
 # -- the ledger -------------------------------------------------------------------------------------------------------
 

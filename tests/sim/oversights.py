@@ -16,13 +16,12 @@ from raftcoord.consensus.group import Group
 from raftcoord.consensus.peers import Peers
 from raftcoord.consensus.proposals import Proposals
 from raftcoord.consensus.pysyncobj.guard import Guarded
-from raftcoord.core import coordinator
+from raftcoord.core import asking, coordinator
+from raftcoord.core.asking import Confirm
 from raftcoord.core.coordinator import Ballot
 from raftcoord.core.decisions import Changes
 from raftcoord.core.ledger import Ledger
-from raftcoord.errors import RaftcoordError
-from raftcoord.node import answers
-from raftcoord.node.service import Service
+from raftcoord.errors import Unavailable
 from raftcoord.node.sessions import Sessions
 from raftcoord.participants.locks import Locks
 from raftcoord.participants.sqlite import SqliteParticipant
@@ -120,49 +119,29 @@ UNSEEN["a newer put is dropped when an older one is stored"] = Unseen(
 _EARLY_MS: Final = 50
 
 
-def _final_a_little_early(txid: TxId, agreement: Any) -> Any:
-    told = _final(txid, agreement)
-    early = told is None and txid.ms < agreement.ledger.horizon_ms + _EARLY_MS
-    return answers.forgotten(agreement) if early else told
+def _final_a_little_early(txid: TxId, applied: Any) -> Any:
+    known = _final(txid, applied)
+    early = known is None and txid.ms < applied.ledger.horizon_ms + _EARLY_MS
+    return asking.forgotten(applied) if early else known
 
 
-_final = answers.final
-plant("FORGOTTEN is told 50 ms early", (answers, "final", _final_a_little_early))
+_final = asking.final
+plant("FORGOTTEN is told 50 ms early", (asking, "final", _final_a_little_early))
 
 
-def _looked_without_a_majority(self: Any, conn: Any, request_id: int, txid: Any, view: Any) -> None:
-    agreement = self._agreement
-
-    def barrier(deadline: float, done: Any) -> None:
-        def reached(result: Any) -> None:
-            failed = isinstance(result, RaftcoordError)
-            done((agreement.applied_term, agreement.applied_index) if failed else result)
-
-        agreement.barrier(deadline, reached)
-
-    _look(_With(self, agreement, barrier), conn, request_id, txid, view)
+def _looked_without_a_majority(applied: Any, txid: TxId, branch: str | None = None) -> Any:
+    known = asking.final(txid, applied)
+    if known is None:
+        try:
+            term, index = yield Confirm()
+        except Unavailable:
+            term, index = applied.applied_term, applied.applied_index
+        known = asking.final(txid, applied) or asking.undecided(term, index)
+    return asking.seen_by(branch, known, txid, applied)
 
 
-class _With:
-    """A service whose barrier never fails."""
-
-    def __init__(self, service: Any, agreement: Any, barrier: Any) -> None:
-        self._loop = service._loop
-        self._agreement = _Confident(agreement, barrier)
-
-
-class _Confident:
-    def __init__(self, agreement: Any, barrier: Any) -> None:
-        self._real = agreement
-        self.barrier = barrier
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
-
-
-_look = Service._look
-plant("UNDECIDED when the barrier fails", (Service, "_look", _looked_without_a_majority))
-plant("a decided or running txid runs again", (Service, "_must_be_new", lambda self, txid: None))
+plant("UNDECIDED when the barrier fails", (asking, "status", _looked_without_a_majority))
+plant("a decided or running txid runs again", (asking, "check_new", lambda *_: None))
 
 # -- two-phase commit -------------------------------------------------------------------------------------------------
 

@@ -24,9 +24,12 @@ import asyncio
 import itertools
 import random
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Generic
 
 from raftcoord import limits
+from raftcoord.api.answers import UnreadableAnswer
+from raftcoord.api.fields import milliseconds
+from raftcoord.api.operations import DECIDE, A, Operation, R
 from raftcoord.client.deadlines import SILENT
 from raftcoord.client.link import Link
 from raftcoord.errors import InDoubt, Overloaded, RaftcoordError, Unavailable
@@ -45,26 +48,31 @@ FIRST_S: Final = 2.5
 PATIENCE_S: Final = limits.CLIENT_PATIENCE_MS / 1000
 
 
-class Ask(NamedTuple):
-    """A request. ``timed``: the node is given its time (ms) between ``head`` and ``tail``.
+class Call(Generic[A]):
+    """A request of an operation, encoded. ``txid``: what is in doubt if its fate is unknown; None for a mere question."""
 
-    ``txid``: what is in doubt if the fate of this is unknown; None for a mere question. ``repeatable``: may be sent again
-    after an unknown fate. ``any_cluster``: also for a node whose cluster has no id yet.
-    """
+    __slots__ = ("_params", "_timeout_at", "method", "operation", "txid")
 
-    method: str
-    head: tuple[Any, ...]
-    tail: tuple[Any, ...] = ()
-    timed: bool = False
-    txid: TxId | None = None
-    repeatable: bool = True
-    any_cluster: bool = False
+    def __init__(self, operation: Operation[R, A], request: R) -> None:
+        self.operation: Operation[Any, A] = operation
+        self.method = operation.method
+        self.txid: TxId | None = request.txid if operation.settles else None  # type: ignore[attr-defined]  # all have it
+        self._params = operation.encode(request)
+        self._timeout_at = operation.timeout_at
 
-    def params(self, seconds: float) -> tuple[Any, ...]:
-        """What is sent, giving the node ``seconds``."""
-        if not self.timed:
-            return self.head
-        return (*self.head, max(limits.TIMEOUT_MS_MIN, int(seconds * 1000)), *self.tail)
+    def params(self, duration_s: float) -> tuple[Any, ...]:
+        """What is sent, giving the node ``duration_s``."""
+        at, params = self._timeout_at, self._params
+        return params if at < 0 else (*params[:at], milliseconds(duration_s), *params[at + 1 :])
+
+    def read(self, result: Any) -> A:
+        """The answer. What cannot be read of what may have decided its txid leaves it in doubt."""
+        try:
+            return self.operation.answer.read(result)
+        except UnreadableAnswer as error:
+            if self.txid is None:
+                raise
+            raise InDoubt(self.txid, str(error)) from None
 
 
 def even_share(remaining: float, left: int) -> float:
@@ -72,9 +80,9 @@ def even_share(remaining: float, left: int) -> float:
     return max(0.0, min(remaining, max(SHARE_S_MIN, remaining / left)))
 
 
-def share_of(ask: Ask, remaining: float, left: int) -> float:
-    """Seconds that a node gets for ``ask``. A submit gets all there are: it has no second try."""
-    return even_share(remaining, left) if ask.repeatable else max(0.0, remaining)
+def share_of(call: Call[Any], remaining: float, left: int) -> float:
+    """Seconds that a node gets for ``call``. A submit gets all there are: it has no second try."""
+    return even_share(remaining, left) if call.operation.repeatable else max(0.0, remaining)
 
 
 def said(failure: RpcError) -> str:
@@ -91,13 +99,13 @@ class Lost(RaftcoordError):
         self.link = link
 
 
-class Effort:
-    """The tries of one request. ``links``: in the order in which they are tried, round after round until ``deadline``."""
+class Tries:
+    """The tries of one call. ``links``: in the order in which they are tried, round after round until ``deadline``."""
 
     def __init__(
-        self, ask: Ask, links: Sequence[Link], deadline: float, rng: random.Random, grace: float = 0.0
+        self, call: Call[Any], links: Sequence[Link], deadline: float, rng: random.Random, grace: float = 0.0
     ) -> None:
-        self._ask = ask
+        self._call = call
         self._links = links
         self._untouched_until = deadline
         self._grace = grace
@@ -118,7 +126,7 @@ class Effort:
         return self._untouched_until + (self._grace if self.fate_unknown else 0.0)
 
     def touched(self, link: Link, why: str) -> None:
-        """The transaction was touched at ``link`` before this effort: it cannot end as Unavailable."""
+        """The transaction was touched at ``link`` before these tries: it cannot end as Unavailable."""
         self.fate_unknown = True
         self._why[str(link)] = why
 
@@ -165,30 +173,30 @@ class Effort:
 
     def check_known(self, result: Any) -> None:
         """FORGOTTEN proves nothing of a proposal that may have been carried out before: InDoubt."""
-        if self._ask.method == "decide" and type(result) is list and result[:1] == [State.FORGOTTEN]:
-            assert self._ask.txid is not None
-            raise InDoubt(self._ask.txid, "it may have been decided, and is older than what the cluster remembers")
+        if self._call.operation is DECIDE and type(result) is list and result[:1] == [State.FORGOTTEN]:
+            assert self._call.txid is not None
+            raise InDoubt(self._call.txid, "it may have been decided, and is older than what the cluster remembers")
 
     async def _try(self, link: Link, left: int) -> Any:
         """One try, with its share of the time for each of the ``left`` links of this round."""
         now = self._loop.time()
         opened_by = now + even_share(self._deadline - now, left)
         try:
-            conn = await link.open(opened_by, any_cluster=self._ask.any_cluster)
+            conn = await link.open(opened_by, any_cluster=self._call.operation.any_cluster)
         except Unavailable as error:
             return RpcError(codes.UNAVAILABLE, str(error))
         now = self._loop.time()
-        share = share_of(self._ask, self._deadline - now, left)
+        share = share_of(self._call, self._deadline - now, left)
         if share == 0.0:
             return RpcError(codes.UNAVAILABLE, "the connection came too late")
-        return await link.ask(conn, self._ask.method, self._ask.params(share), now + share + PATIENCE_S)
+        return await link.ask(conn, self._call.method, self._call.params(share), now + share + PATIENCE_S)
 
     def _unknown(self, link: Link, failure: RpcError) -> None:
         if failure is SILENT:
             link.suspect(self._loop.time(), failure.message)
-        if not self._ask.repeatable:
+        if not self._call.operation.repeatable:
             raise Lost(link, said(failure))
-        if self._ask.txid is not None:
+        if self._call.txid is not None:
             self.fate_unknown = True
 
     async def _rest(self) -> None:
@@ -200,8 +208,8 @@ class Effort:
 
     def _failure(self) -> RaftcoordError:
         each = "; ".join(f"{link}: {why}" for link, why in self._why.items()) or "the client is closed"
-        if self.fate_unknown and self._ask.txid is not None:
-            return InDoubt(self._ask.txid, f"no node could tell it in time ({each})")
+        if self.fate_unknown and self._call.txid is not None:
+            return InDoubt(self._call.txid, f"no node could tell it in time ({each})")
         if self._overloaded:
             return Overloaded(f"the nodes are overloaded, and nothing was changed ({each}); try again more slowly")
         return Unavailable(

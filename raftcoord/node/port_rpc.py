@@ -1,0 +1,142 @@
+"""The client port: one door to the desk, for clients and participants over RPC.
+
+Owed: who says hello is of this cluster, and a participant serves the state that goes by its name. What is asked is decoded by the
+table of operations and answered by the desk. Never: a meaning of an operation.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final
+
+from raftcoord.api.operations import Operation, Role
+from raftcoord.env import Env
+from raftcoord.errors import LocalProtocolError, RemoteProtocolError, Unavailable
+from raftcoord.node import namesakes
+from raftcoord.node.admission import Admission
+from raftcoord.node.agreement import Agreement
+from raftcoord.node.desk import Desk, Served
+from raftcoord.node.sessions import Session, Sessions
+from raftcoord.rpc.codes import unknown_method
+from raftcoord.rpc.connection import Connection
+from raftcoord.types import checked_name
+
+_CLIENT: Final = (Role.CLIENT, Role.OPERATOR)
+_PARTICIPANT: Final = (Role.PARTICIPANT,)
+_INSTANCE_LENGTH_MAX: Final = 64
+
+
+class Caller:
+    """Who asks over a connection. ``methods``: what it may ask."""
+
+    __slots__ = ("_conn", "methods", "name", "session")
+
+    def __init__(self, conn: Connection, methods: dict[str, Served], session: Session | None = None) -> None:
+        self._conn = conn
+        self.methods = methods
+        self.session = session
+        self.name = "" if session is None else session.name
+
+    @property
+    def gone(self) -> bool:
+        """Whether no answer reaches it any more."""
+        return self._conn.closed
+
+    @property
+    def unread(self) -> bool:
+        """Whether it does not read what was answered."""
+        return self._conn.paused
+
+
+class ClientPort:
+    """The handler of every connection on the client port."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        agreement: Agreement,
+        sessions: Sessions,
+        admission: Admission,
+        env: Env,
+        *,
+        node: str,
+        cluster_name: str,
+    ) -> None:
+        self._desk = desk
+        self._agreement = agreement
+        self._sessions = sessions
+        self._admission = admission
+        self._env = env
+        self._node = node
+        self._cluster_name = cluster_name
+
+    def on_open(self, conn: Connection) -> None:
+        """Nothing is due before the hello."""
+
+    def on_hello(self, conn: Connection, role: str, details: dict[str, Any]) -> dict[str, Any]:
+        """Clients are welcome at any time; participants once the cluster has its id, which they remember."""
+        other = namesakes.of_another_cluster(details, self._agreement.ledger.cluster, self._cluster_name)
+        if role == "participant":
+            self._participant(conn, details, other)
+        elif role == "client":
+            namesakes.refuse_client(other)
+            conn.expendable = True
+            conn.context = Caller(conn, self._desk.methods(_CLIENT))
+        else:
+            raise LocalProtocolError(
+                f"role {role[:60]!r} is not served on this port; it serves 'client' and 'participant'"
+            )
+        ledger = self._agreement.ledger
+        return {
+            "node": self._node,
+            "cluster": ledger.cluster,
+            "cluster_name": self._cluster_name,
+            "wall_ms": self._env.wall_ms(),
+            "horizon_ms": ledger.horizon_ms,
+        }
+
+    def _participant(self, conn: Connection, details: dict[str, Any], other: str) -> None:
+        name = checked_name(details.get("name"), "participant")
+        instance = details.get("instance")
+        if type(instance) is not str or not 0 < len(instance) <= _INSTANCE_LENGTH_MAX:
+            raise LocalProtocolError(
+                f"the hello of a participant needs 'instance': 1 to {_INSTANCE_LENGTH_MAX} characters, random at each start"
+            )
+        if not self._agreement.ledger.cluster:
+            raise Unavailable(
+                "the cluster is not founded yet: a majority of the nodes must be up; dial again in a moment"
+            )
+        if other:
+            namesakes.note_participant(name, other)
+            conn.context = Caller(conn, {})
+            return
+        self._sessions.check_free(name)
+        identity = self._admission.check(name, details.get("identity"))
+        session = self._sessions.add(name, instance, conn, identity)
+        conn.context = Caller(conn, self._desk.methods(_PARTICIPANT), session)
+
+    def on_request(self, conn: Connection, request_id: int, method: str, params: list[Any]) -> None:
+        """Answered here or from a callback. A RaftcoordError that is raised is the answer."""
+        caller: Caller = conn.context
+        served = caller.methods.get(method)
+        if served is None:
+            raise LocalProtocolError(str(unknown_method(method)))
+        operation, serve = served
+        serve(operation.decode(params), caller, partial(_answer, conn, request_id, operation))
+
+    def on_notify(self, conn: Connection, method: str, params: list[Any]) -> None:
+        """Nobody notifies a node."""
+        raise RemoteProtocolError(f"the notification {method[:60]!r}: none is known here")
+
+    def on_closed(self, conn: Connection, reason: str) -> None:
+        """A participant's session ends with its connection; a client's transactions go on."""
+        caller = conn.context
+        if isinstance(caller, Caller) and caller.session is not None:
+            self._sessions.remove(caller.session, reason)
+
+
+def _answer(conn: Connection, request_id: int, operation: Operation[Any, Any], result: Any) -> None:
+    if isinstance(result, Exception):
+        conn.failed(request_id, operation.name, result)
+    else:
+        conn.reply(request_id, operation.answer.write(result))
