@@ -13,6 +13,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from operator import call
 from typing import Annotated, Any, Final, Generic, NamedTuple, TypeVar, get_type_hints
 
 from raftcoord import limits
@@ -62,6 +64,9 @@ class Operation(Generic[R, A]):
     _gives: tuple[Callable[[Any], Any], ...] = field(init=False)
     _reads: tuple[Callable[[Any], Any], ...] = field(init=False)
     _defaults: tuple[Any, ...] = field(init=False)
+    _count: int = field(init=False)
+    write: Callable[[A], Any] = field(init=False)
+    """The answer as it is sent."""
     _make: Callable[..., R] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,10 +80,14 @@ class Operation(Generic[R, A]):
         put(self, "_gives", tuple(each.give for each in found))
         put(self, "_reads", tuple(each.read for each in found))
         put(self, "_defaults", tuple(request._field_defaults.values()))
-        put(self, "_make", request._make)
+        put(self, "_count", len(found))
+        put(self, "write", self.answer.write)
+        put(self, "_make", partial(tuple.__new__, request))  # a third of the cost of request._make
 
     def given(self, *values: Any) -> R:
         """The request of what a caller gives for each parameter. LocalProtocolError if one of them is wrong."""
+        if len(values) == self._count:
+            return self._make(map(call, self._gives, values))
         return self._checked(self._gives, values)
 
     def encode(self, request: R) -> tuple[Any, ...]:
@@ -96,11 +105,13 @@ class Operation(Generic[R, A]):
 
     def decode(self, params: list[Any]) -> R:
         """The request that came over the wire. LocalProtocolError if it is none."""
-        return self._checked(self._reads, self._of_map(params) if self.as_map else params)
+        if self.as_map:
+            params = self._of_map(params)
+        if len(params) == self._count:  # every decision passes here
+            return self._make(map(call, self._reads, params))
+        return self._checked(self._reads, params)
 
     def _checked(self, checks: tuple[Callable[[Any], Any], ...], values: Sequence[Any]) -> R:
-        if len(values) == len(checks):
-            return self._make([check(value) for check, value in zip(checks, values, strict=True)])
         left_out = len(checks) - len(values)
         if not 0 < left_out <= len(self._defaults):
             raise LocalProtocolError(

@@ -250,12 +250,6 @@ def used(txid: TxId, decision: Decision) -> TxidUsed:
     )
 
 
-def is_other(decision: Decision | None, verdict: Verdict, branches: tuple[str, ...]) -> bool:
-    """Whether ``decision`` is a COMMIT of other branches than a COMMIT that was proposed: another transaction's."""
-    return (
-        bool(verdict)
-        and decision is not None
-        and bool(decision.verdict)
-        and decision.branches != branches
-        and set(decision.branches) != set(branches)
-    )
+def is_other(decision: Decision, branches: tuple[str, ...]) -> bool:
+    """Whether ``decision`` is the COMMIT of another transaction than the one that a COMMIT of ``branches`` was proposed for."""
+    return bool(decision.verdict) and decision.branches != branches and set(decision.branches) != set(branches)

@@ -120,11 +120,12 @@ class Desk:
         def done(result: Result | RaftcoordError) -> None:
             if type(result) is not Standing:
                 answer(_not_decided(txid, result))
-            elif asking.is_other(result.decision, verdict, branches):
-                assert result.decision is not None
+            elif result.decision is None:
+                answer(asking.forgotten(agreement))
+            elif verdict and asking.is_other(result.decision, branches):
                 answer(asking.used(txid, result.decision))
             else:
-                answer(asking.of_standing(result, agreement))
+                answer(asking.of_decision(result.decision))
 
         known = agreement.ledger.decision(txid)
         if known is not None:

@@ -139,4 +139,4 @@ def _answer(conn: Connection, request_id: int, operation: Operation[Any, Any], r
     if isinstance(result, Exception):
         conn.failed(request_id, operation.name, result)
     else:
-        conn.reply(request_id, operation.answer.write(result))
+        conn.reply(request_id, operation.write(result))
