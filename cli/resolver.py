@@ -12,7 +12,7 @@ from .options import Number, Output, with_config, with_output
 
 if TYPE_CHECKING:
     from raftcoord.config import Config
-    from raftcoord.resolver.serve import Looked
+    from raftcoord.databases.resolver.serve import Looked
 
 
 @click.group(cls=Commands)
@@ -39,7 +39,7 @@ def run(once: bool, safety: float, config: Config, output: Output) -> int:
 
     Exit code with --once: 0 all is in order, 4 something was left alone, 5 a resource cannot be reached, 6 damage was found.
     """
-    from raftcoord.resolver import serve
+    from raftcoord.databases.resolver import serve
 
     if not once:
         names = [resource.name for resource in config.resources]
@@ -67,7 +67,7 @@ def _json(each: Looked) -> dict[str, object]:
 
 
 def _text(each: Looked) -> str:
-    from raftcoord.resolver.seen import by_reason
+    from raftcoord.databases.resolver.seen import by_reason
 
     head = f"{each.name} ({each.where})"
     seen = each.seen

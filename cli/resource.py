@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from raftcoord.config import Config
-    from raftcoord.resolver.listing import Listed
+    from raftcoord.databases.resolver.listing import Listed
 
 
 @click.group(cls=Commands)
@@ -36,8 +36,8 @@ def init(name: str | None, config: Config, output: Output) -> int:
     What else the database lacks is shown. Exit code 2: it lacks something without which no branch can be prepared, or refuses;
     5: it cannot be reached.
     """
+    from raftcoord.databases.resolver.listing import cluster_of, make_marks, named
     from raftcoord.errors import ConfigError, RaftcoordError
-    from raftcoord.resolver.listing import cluster_of, make_marks, named
 
     rows: list[dict[str, Any]] = []
     lines, unfit, code = [], [], 0
@@ -76,7 +76,7 @@ def ls(config: Config, output: Output) -> int:
 
     Exit code 5 if a resource cannot be reached.
     """
-    from raftcoord.resolver.listing import listing
+    from raftcoord.databases.resolver.listing import listing
 
     found = listing(config)
     rows = [

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final, NoReturn, Self
 
 from raftcoord import limits, strict_yaml
+from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.errors import ConfigError, LocalProtocolError, did_you_mean
-from raftcoord.resource_config import ResourceConfig
 from raftcoord.strict_yaml import Value
 from raftcoord.types import Branch, NodeName, checked_name
 

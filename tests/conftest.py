@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from raftcoord.drills.servers import MariaDbServer, NotHere, PostgreSqlServer, Server
 from raftcoord.errors import ConfigError
+from raftcoord.processes.database_servers import MariaDbServer, NotHere, PostgreSqlServer, Server
 
 NOT_TESTED = "NOT TESTED: "
 

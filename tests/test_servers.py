@@ -13,8 +13,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from raftcoord.drills import servers
-from raftcoord.drills.servers import PostgreSqlServer
+from raftcoord.processes import database_servers as servers
+from raftcoord.processes.database_servers import PostgreSqlServer
 
 ROOT = Path(__file__).parent.parent
 BINARIES = ("postgres", "initdb", "pg_isready")
@@ -23,10 +23,10 @@ WITHOUT_MARIADB = """
 def test_that_needs_it(mariadb): raise AssertionError
 def test_that_needs_it_too(mariadb): raise AssertionError
 def test_that_starts_one_itself():
-    from raftcoord.drills.servers import MariaDbServer
+    from raftcoord.processes.database_servers import MariaDbServer
     MariaDbServer()
 def test_of_what_refuses_to_run_without_it():
-    from raftcoord.drills.servers import MariaDbServer, NotHere
+    from raftcoord.processes.database_servers import MariaDbServer, NotHere
     from raftcoord.errors import ConfigError
     try:
         MariaDbServer()

@@ -28,12 +28,12 @@ LEVELS = (
     ("env", "errors", "lifeline", "limits"),
     ("foreign", "private", "types"),
     ("logs", "strict_yaml"),
-    ("resource_config",),
+    ("databases",),
     ("config", "core"),
-    ("history", "resources", "rpc", "storage"),
+    ("history", "rpc", "storage"),
     ("api", "consensus", "processes"),
     ("client", "node", "participants"),
-    ("drills", "integrations", "resolver"),
+    ("databases.resolver", "drills", "integrations"),
     ("sim",),
     ("bench", "demos", "doctor"),
     ("raftcoord_cli",),
@@ -99,7 +99,14 @@ def room_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     if parts[0] == "cli":
         return "raftcoord_cli"
-    return "" if parts[1] == "__init__" else parts[1]
+    return "" if parts[1] == "__init__" else room_in(".".join(parts[1:]))
+
+
+def room_in(name: str) -> str:
+    """The room of the module ``name``, below raftcoord; a folder that is named in LEVELS is a room of its own."""
+    parts = name.split(".")
+    folder = ".".join(parts[:2])
+    return folder if any(folder in rooms for rooms in LEVELS) else parts[0]
 
 
 def is_type_checking(node: ast.AST) -> bool:
@@ -143,7 +150,7 @@ def test_arrows_point_downwards_only() -> None:
             top, _, rest = name.partition(".")
             if top not in ("raftcoord", "raftcoord_cli", "cli") or rest.startswith("__"):
                 continue
-            imported = rest.partition(".")[0] if top == "raftcoord" else "raftcoord_cli"
+            imported = room_in(rest) if top == "raftcoord" else "raftcoord_cli"
             known = any(imported in rooms for rooms in LEVELS)
             if not room:
                 if known and level_of(imported) >= level_of("drills"):

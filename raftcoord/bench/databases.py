@@ -25,9 +25,9 @@ from raftcoord.bench.measuring import BenchOptions, BenchReport, measured_on
 from raftcoord.drills.database_banks import raise_banks
 from raftcoord.drills.history import percentile
 from raftcoord.drills.props import Plan
-from raftcoord.drills.servers import MariaDbServer, NotHere, PostgreSqlServer, Server
 from raftcoord.drills.stage import Stage
 from raftcoord.errors import ConfigError, RaftcoordError
+from raftcoord.processes.database_servers import MariaDbServer, NotHere, PostgreSqlServer, Server
 from raftcoord.types import Branch
 
 KINDS: Final[dict[str, tuple[type[Server], type[Server]]]] = {

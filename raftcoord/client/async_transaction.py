@@ -19,10 +19,10 @@ from raftcoord.client.committing import Committing
 from raftcoord.client.completing import Completing
 from raftcoord.client.deadlines import TIMEOUT_S
 from raftcoord.client.moves import Clean, Close, Complete, Decide, Enter, Move, Moves, Run
+from raftcoord.databases import drivers
+from raftcoord.databases.patience import within_loop
+from raftcoord.databases.session import AsyncSession, Base, Session
 from raftcoord.errors import Unavailable
-from raftcoord.resources import drivers
-from raftcoord.resources.patience import within_loop
-from raftcoord.resources.session import AsyncSession, Base, Session
 from raftcoord.types import Outcome, TxId, Verdict
 
 if TYPE_CHECKING:

@@ -27,6 +27,19 @@ from typing import Any, Final
 
 from raftcoord import limits
 from raftcoord.client.moves import Clean, Close, Complete, Decide, Enter, Moves, Run, closed, one, outcome_of
+from raftcoord.databases.gid import Gid
+from raftcoord.databases.owners import Marks
+from raftcoord.databases.session import Base
+from raftcoord.databases.steps import (
+    BranchEnded,
+    ConnectionLost,
+    Effect,
+    NeverSent,
+    NotPossible,
+    NotSetUp,
+    Occupied,
+    SqlError,
+)
 from raftcoord.errors import (
     Aborted,
     ConfigError,
@@ -37,19 +50,6 @@ from raftcoord.errors import (
     Overloaded,
     RaftcoordError,
     Unavailable,
-)
-from raftcoord.resources.gid import Gid
-from raftcoord.resources.owners import Marks
-from raftcoord.resources.session import Base
-from raftcoord.resources.steps import (
-    BranchEnded,
-    ConnectionLost,
-    Effect,
-    NeverSent,
-    NotPossible,
-    NotSetUp,
-    Occupied,
-    SqlError,
 )
 from raftcoord.types import Branch, Outcome, TxId, Verdict, checked_branch
 

@@ -10,8 +10,8 @@ from collections.abc import Generator
 from typing import Any, NamedTuple, TypeVar
 
 from raftcoord import limits
-from raftcoord.resources.session import Base
-from raftcoord.resources.steps import Steps
+from raftcoord.databases.session import Base
+from raftcoord.databases.steps import Steps
 from raftcoord.types import TxId, Verdict
 
 

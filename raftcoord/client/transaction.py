@@ -22,10 +22,10 @@ from raftcoord.api import fields
 from raftcoord.client import blocks
 from raftcoord.client.committing import Committing
 from raftcoord.client.moves import Clean, Close, Complete, Decide, Enter, Move, Moves, Run
+from raftcoord.databases import drivers
+from raftcoord.databases.patience import within
+from raftcoord.databases.session import Session
 from raftcoord.errors import Aborted
-from raftcoord.resources import drivers
-from raftcoord.resources.patience import within
-from raftcoord.resources.session import Session
 from raftcoord.types import Outcome, TxId, Verdict
 
 _T = TypeVar("_T")

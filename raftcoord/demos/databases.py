@@ -14,7 +14,6 @@ from functools import partial
 from typing import Final
 
 from raftcoord.demos.demo import DemoOptions, faults_of, judged, orders_for, paid
-from raftcoord.drills import servers
 from raftcoord.drills.audit import Violation
 from raftcoord.drills.database_banks import MARIADB, POSTGRESQL
 from raftcoord.drills.database_faults import (
@@ -34,6 +33,7 @@ from raftcoord.drills.report import OnEvent, Report, timed
 from raftcoord.drills.stage import Stage
 from raftcoord.drills.trial import Trial
 from raftcoord.errors import ConfigError
+from raftcoord.processes import database_servers as servers
 
 COUNT: Final = 1_000
 PROGRAMS: Final = 4

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
+from raftcoord.databases.drivers import connect
+from raftcoord.databases.resolver.advice import explained
+from raftcoord.databases.resource_config import ResourceConfig
+from raftcoord.databases.session import Session
+from raftcoord.databases.steps import ConnectionLost, LoginRefused, PreparedHere, SqlError, Statement
 from raftcoord.doctor import disks, prepared
 from raftcoord.doctor.findings import REACHABLE, Row, Verdict
 from raftcoord.doctor.prepared import Found
 from raftcoord.errors import ConfigError
-from raftcoord.resolver.advice import explained
-from raftcoord.resource_config import ResourceConfig
-from raftcoord.resources.drivers import connect
-from raftcoord.resources.session import Session
-from raftcoord.resources.steps import ConnectionLost, LoginRefused, PreparedHere, SqlError, Statement
 
 LOGIN: Final = "login"
 SECOND_LOOK_S: Final = 1.0

@@ -13,13 +13,13 @@ from typing import Final, TypeVar
 from raftcoord.api.answers import Damages, NodeStatus
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.config import Config
+from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.doctor import access, clocks, databases, horizon, nodes, prepared
 from raftcoord.doctor.aside import aside
 from raftcoord.doctor.databases import Looked
 from raftcoord.doctor.findings import Report, Row, Verdict
 from raftcoord.env import Env
 from raftcoord.errors import RaftcoordError, Unavailable
-from raftcoord.resource_config import ResourceConfig
 from raftcoord.storage.founded import founded_in
 from raftcoord.types import State, TxId
 

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from raftcoord.databases import gid as gids
+from raftcoord.databases.steps import PreparedHere, Statement, Steps
 from raftcoord.doctor.findings import Row, Verdict
-from raftcoord.resources import gid as gids
-from raftcoord.resources.steps import PreparedHere, Statement, Steps
 from raftcoord.types import State, TxId
 
 ORPHAN_S: Final = 60.0

@@ -27,7 +27,6 @@ from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from raftcoord.client.synchronous import Client
-from raftcoord.drills import servers
 from raftcoord.drills.audit import Violation
 from raftcoord.drills.crash_program import ACCOUNT, CENTS, Heard, Job
 from raftcoord.drills.crash_programs import ForkServer
@@ -39,8 +38,9 @@ from raftcoord.drills.points import Point
 from raftcoord.drills.program_drivers import DRIVERS, Couple, chosen, covering, modules_of
 from raftcoord.drills.props import Database, Plan
 from raftcoord.drills.report import Event, OnEvent, Report, rounded, timed
-from raftcoord.drills.servers import Server
 from raftcoord.drills.stage import Stage
+from raftcoord.processes import database_servers as servers
+from raftcoord.processes.database_servers import Server
 from raftcoord.types import Branch, State, TxId
 
 NAME: Final = "databases-crash-matrix"

@@ -21,13 +21,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from raftcoord.databases import drivers
+from raftcoord.databases.session import Session
+from raftcoord.databases.steps import ConnectionLost, SqlError, Statement
 from raftcoord.drills.audit import Books, Payment
 from raftcoord.drills.orders import HOME_BANK, Opening, Order
-from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer, Server
 from raftcoord.errors import RaftcoordError
-from raftcoord.resources import drivers
-from raftcoord.resources.session import Session
-from raftcoord.resources.steps import ConnectionLost, SqlError, Statement
+from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer, Server
 from raftcoord.types import Branch, State, TxId
 
 POSTGRESQL: Final = "postgresql"

@@ -21,6 +21,8 @@ from typing import Any, Final
 from raftcoord import lifeline
 from raftcoord.client.synchronous import Client
 from raftcoord.config import Config
+from raftcoord.databases import drivers
+from raftcoord.databases.steps import ConnectionLost
 from raftcoord.drills import orders as order_files
 from raftcoord.drills.database_banks import DatabaseBanks, Refused, pay
 from raftcoord.drills.history import Told
@@ -28,8 +30,6 @@ from raftcoord.drills.journal import Begun, Journal, Left, Reader, Stopped
 from raftcoord.drills.orders import Order
 from raftcoord.drills.points import Point, PointedTransaction, Points
 from raftcoord.errors import Aborted, InDoubt, Overloaded, RaftcoordError, Unavailable
-from raftcoord.resources import drivers
-from raftcoord.resources.steps import ConnectionLost
 from raftcoord.types import Branch, State, TxId
 
 ATTEMPT_S: Final = 5.0

@@ -12,7 +12,7 @@ from typing import Any
 from raftcoord.client.async_transaction import AsyncTransaction
 from raftcoord.client.moves import Close, Decide, Move, Run
 from raftcoord.client.transaction import Transaction
-from raftcoord.resources.steps import ConnectionLost
+from raftcoord.databases.steps import ConnectionLost
 from raftcoord.types import Verdict
 
 

@@ -13,9 +13,9 @@ from itertools import product
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
+from raftcoord.databases.urls import Url
 from raftcoord.drills.database_banks import MARIADB, POSTGRESQL, SQLITE
 from raftcoord.errors import ConfigError
-from raftcoord.resources.urls import Url
 
 _BUSY_S: Final = 5.0
 """How long SQLite waits for another writer (s)."""

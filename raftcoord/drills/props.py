@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from raftcoord.config import Config
+from raftcoord.databases import drivers
+from raftcoord.databases.resource_config import ResourceConfig
+from raftcoord.databases.steps import SqlError, Statement
 from raftcoord.drills.books import open_banks
 from raftcoord.drills.database_banks import CALLED, MARIADB, POSTGRESQL, DatabaseBanks, raise_banks
 from raftcoord.drills.orders import Opening
 from raftcoord.drills.programs import Program
-from raftcoord.drills.servers import MariaDbServer, NotHere, PostgreSqlServer, Server
 from raftcoord.errors import ConfigError, RaftcoordError
+from raftcoord.processes.database_servers import MariaDbServer, NotHere, PostgreSqlServer, Server
 from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 from raftcoord.processes.local_process import LocalProcess
-from raftcoord.resource_config import ResourceConfig
-from raftcoord.resources import drivers
-from raftcoord.resources.steps import SqlError, Statement
 from raftcoord.types import Branch
 
 _PREPARED_MAX: Final = 500

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from raftcoord.client.asynchronous import AsyncClient
+from raftcoord.databases.steps import ConnectionLost
 from raftcoord.drills.audit import Books, Row
 from raftcoord.drills.books import prepared_count, read_books
 from raftcoord.drills.database_banks import CALLED
@@ -23,7 +24,6 @@ from raftcoord.drills.programs import Program, Work
 from raftcoord.drills.props import Props
 from raftcoord.errors import RaftcoordError
 from raftcoord.processes.local_cluster import LocalCluster
-from raftcoord.resources.steps import ConnectionLost
 from raftcoord.rpc.codes import RpcError
 from raftcoord.types import Branch, TxId
 

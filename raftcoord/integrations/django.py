@@ -28,8 +28,8 @@ from django.db.transaction import TransactionManagementError
 
 from raftcoord.client.synchronous import Client
 from raftcoord.client.transaction import Transaction
+from raftcoord.databases import drivers
 from raftcoord.errors import Aborted, LocalProtocolError
-from raftcoord.resources import drivers
 from raftcoord.types import checked_branch
 
 _P = ParamSpec("_P")

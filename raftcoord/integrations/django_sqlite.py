@@ -10,7 +10,7 @@ from typing import Any
 
 from django.db.backends.sqlite3.base import SQLiteCursorWrapper
 
-from raftcoord.resources.recorder import Recorder
+from raftcoord.databases.sqlite.recorder import Recorder
 
 
 class Recorded:

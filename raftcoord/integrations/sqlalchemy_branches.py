@@ -13,10 +13,10 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.pool import ManagesConnection, PoolResetState
 from sqlalchemy.util import await_only
 
+from raftcoord.databases import drivers
+from raftcoord.databases.session import AsyncSession, Session
+from raftcoord.databases.steps import ConnectionLost, Result, SqlError, Statement
 from raftcoord.errors import LocalProtocolError
-from raftcoord.resources import drivers
-from raftcoord.resources.session import AsyncSession, Session
-from raftcoord.resources.steps import ConnectionLost, Result, SqlError, Statement
 from raftcoord.types import Branch
 
 _OPEN: Final = "raftcoord branch"

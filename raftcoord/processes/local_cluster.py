@@ -52,7 +52,7 @@ class LocalCluster:
             command = [sys.executable, "-m", node_module, self._file, node.name]
             self._nodes[node.name] = self._process(f"node {node.name}", command, node.name, self._credentials)
         self.resolver = self._process(
-            "resolver", [sys.executable, "-m", "raftcoord.resolver", self._file], "resolver.1", ()
+            "resolver", [sys.executable, "-m", "raftcoord.databases.resolver", self._file], "resolver.1", ()
         )
         """It holds the credentials of the databases; they come from its environment and stand in no argument."""
 

@@ -14,8 +14,8 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from raftcoord.resources import owners
-from raftcoord.resources.steps import ConnectionLost, Result, SqlError, Statement
+from raftcoord.databases import owners
+from raftcoord.databases.steps import ConnectionLost, Result, SqlError, Statement
 from raftcoord.sim.loop import Process, SimLoop
 
 _DELAY_S: Final = 0.001

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from raftcoord.resources.mariadb import XAER_NOTA, XAER_OUTSIDE, XAER_RMFAIL
-from raftcoord.resources.steps import Result, SqlError
+from raftcoord.databases.mariadb.dialect import XAER_NOTA, XAER_OUTSIDE, XAER_RMFAIL
+from raftcoord.databases.steps import Result, SqlError
 from raftcoord.sim.database import Branch, Connection, Server, done, rows, table
 
 _HAUNTED_S: Final = 2.0

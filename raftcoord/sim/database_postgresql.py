@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from raftcoord.resources.postgresql import FAILED_TRANSACTION, NEGATIVE_LENGTH, UNDEFINED_OBJECT
-from raftcoord.resources.steps import Result, SqlError
+from raftcoord.databases.postgresql.dialect import FAILED_TRANSACTION, NEGATIVE_LENGTH, UNDEFINED_OBJECT
+from raftcoord.databases.steps import Result, SqlError
 from raftcoord.sim.database import Branch, Connection, Server, done, rows, table
 
 

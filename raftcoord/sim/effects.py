@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from raftcoord.core.commands import Command, Heuristic
-from raftcoord.resources import gid as gids
+from raftcoord.databases import gid as gids
 from raftcoord.sim.database import Server
 from raftcoord.sim.invariants import Invariants
 from raftcoord.sim.model import Decided

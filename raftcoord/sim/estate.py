@@ -16,10 +16,10 @@ from functools import partial
 from typing import Final
 
 from raftcoord.client.asynchronous import AsyncClient
-from raftcoord.resolver.resource import Resource
-from raftcoord.resource_config import ResourceConfig
-from raftcoord.resources import gid as gids
-from raftcoord.resources.session import Session
+from raftcoord.databases import gid as gids
+from raftcoord.databases.resolver.resource import Resource
+from raftcoord.databases.resource_config import ResourceConfig
+from raftcoord.databases.session import Session
 from raftcoord.sim.blocking import Blocking, BlockingClient
 from raftcoord.sim.database import Branch, Server
 from raftcoord.sim.database_mariadb import MariaDbServer

@@ -9,8 +9,8 @@ from typing import Final, Protocol
 
 from raftcoord.client.async_transaction import AsyncTransaction
 from raftcoord.client.asynchronous import AsyncClient
+from raftcoord.databases.steps import Statement
 from raftcoord.errors import Aborted, InDoubt, RaftcoordError
-from raftcoord.resources.steps import Statement
 from raftcoord.sim.database import UPDATE, Connection, Server
 from raftcoord.sim.loop import Process
 from raftcoord.sim.sessions import ProgramSession

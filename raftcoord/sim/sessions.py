@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Final
 
 from raftcoord import limits
-from raftcoord.resources.dialects import DIALECTS
-from raftcoord.resources.session import AsyncSession, Base, Session
-from raftcoord.resources.steps import ConnectionLost, Result, Statement
+from raftcoord.databases.dialects import DIALECTS
+from raftcoord.databases.session import AsyncSession, Base, Session
+from raftcoord.databases.steps import ConnectionLost, Result, Statement
 from raftcoord.sim.blocking import Blocking
 from raftcoord.sim.database import Connection
 from raftcoord.types import Branch

@@ -15,9 +15,9 @@ import pytest
 from raftcoord.bench import databases as bench_databases
 from raftcoord.bench.databases import Bank, Compared, Rate
 from raftcoord.bench.measuring import BenchOptions, BenchReport
-from raftcoord.drills.servers import NotHere, PostgreSqlServer, Server
+from raftcoord.databases.steps import Statement
 from raftcoord.errors import ConfigError, RaftcoordError
-from raftcoord.resources.steps import Statement
+from raftcoord.processes.database_servers import NotHere, PostgreSqlServer, Server
 from raftcoord.types import TxId
 
 

@@ -16,12 +16,12 @@ from raftcoord_cli.main import main
 
 from raftcoord import errors
 from raftcoord.config import Config
+from raftcoord.databases.resource_config import ResourceConfig
+from raftcoord.databases.steps import Finding
 from raftcoord.drills.audit import Violation
 from raftcoord.drills.report import Report
 from raftcoord.errors import ConfigError, Unavailable
 from raftcoord.processes.local_cluster import LocalCluster, write_local_config
-from raftcoord.resource_config import ResourceConfig
-from raftcoord.resources.steps import Finding
 from raftcoord.types import Outcome, TxId
 
 TXID = TxId.new()
@@ -352,8 +352,8 @@ def test_a_resource_that_refuses_does_not_keep_resource_init_from_the_others(
             return True, []
         raise {"ledger": ConfigError, "orders": Unavailable}[resource.name](f"resource {resource.name} refuses")
 
-    monkeypatch.setattr("raftcoord.resolver.listing.cluster_of", lambda _: "aa")
-    monkeypatch.setattr("raftcoord.resolver.listing.make_marks", make)
+    monkeypatch.setattr("raftcoord.databases.resolver.listing.cluster_of", lambda _: "aa")
+    monkeypatch.setattr("raftcoord.databases.resolver.listing.make_marks", make)
     result = run("resource", "init", "-c", config)
     assert result.exit_code == 5
     lines = result.stdout.splitlines()
@@ -369,9 +369,9 @@ def test_a_database_in_which_nothing_can_be_prepared_is_exit_code_2(
     path = Path(config)
     path.write_text(path.read_text() + "resources:\n  - name: ledger\n    url: postgresql://localhost/ledger\n")
     lacks = Finding("max_prepared_transactions is 0", "set it", True)
-    monkeypatch.setattr("raftcoord.resolver.listing.cluster_of", lambda _: "")
+    monkeypatch.setattr("raftcoord.databases.resolver.listing.cluster_of", lambda _: "")
     for findings, code in (([lacks], 2), ([lacks._replace(fatal=False)], 0), ([], 0)):
-        monkeypatch.setattr("raftcoord.resolver.listing.make_marks", lambda *_, shown=findings: (True, shown))
+        monkeypatch.setattr("raftcoord.databases.resolver.listing.make_marks", lambda *_, shown=findings: (True, shown))
         result = run("resource", "init", "-c", config)
         assert (result.exit_code, "no branch can be prepared in ledger" in result.stdout) == (code, code == 2)
 

@@ -10,6 +10,8 @@ import pytest
 
 from raftcoord.client.committing import Committing
 from raftcoord.client.moves import Clean, Close, Complete, Decide, Enter, Move, Moves, Run
+from raftcoord.databases.session import Session
+from raftcoord.databases.steps import Effect, NotPossible, Result, Statement
 from raftcoord.errors import (
     Aborted,
     ForgottenTxid,
@@ -20,8 +22,6 @@ from raftcoord.errors import (
     RaftcoordError,
     Unavailable,
 )
-from raftcoord.resources.session import Session
-from raftcoord.resources.steps import Effect, NotPossible, Result, Statement
 from raftcoord.types import Branch, Outcome, TxId
 
 CLUSTER = "00000000000000aa"

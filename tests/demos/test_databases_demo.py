@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from raftcoord.databases import gid as gids
 from raftcoord.demos import databases as databases_demo
 from raftcoord.demos.databases import check_possible, run_databases_demo
 from raftcoord.demos.demo import DemoOptions
@@ -25,10 +26,9 @@ from raftcoord.drills.journal import Begun, Journal, Reader, Stopped
 from raftcoord.drills.orders import Generated, parse, written
 from raftcoord.drills.paying import unfinished
 from raftcoord.drills.props import Props
-from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer, Server, children_of
 from raftcoord.drills.stage import Stage
 from raftcoord.errors import ConfigError
-from raftcoord.resources import gid as gids
+from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer, Server, children_of
 from raftcoord.types import State, TxId
 
 COMMAND = [sys.executable, "-c", "from raftcoord_cli.main import main; main()", "demo", "--databases"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
+from raftcoord.databases.steps import Result, SqlError, Steps
 from raftcoord.doctor.findings import Row, Verdict
-from raftcoord.resources.steps import Result, SqlError, Steps
 
 _T = TypeVar("_T")
 

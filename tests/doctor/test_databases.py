@@ -11,18 +11,18 @@ from pathlib import Path
 import psycopg
 import pymysql
 import pytest
-from resources.banks import Bank, MariaDbBank, PostgreSqlBank, SqliteBank
+from databases.banks import Bank, MariaDbBank, PostgreSqlBank, SqliteBank
 
 from raftcoord import TxId
+from raftcoord.databases import drivers
+from raftcoord.databases import gid as gids
+from raftcoord.databases.gid import Gid
+from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.doctor import databases, prepared
 from raftcoord.doctor.databases import Looked
 from raftcoord.doctor.findings import REACHABLE, Row, Verdict
-from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
+from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
 from raftcoord.processes.local_cluster import write_local_config
-from raftcoord.resource_config import ResourceConfig
-from raftcoord.resources import drivers
-from raftcoord.resources import gid as gids
-from raftcoord.resources.gid import Gid
 from raftcoord.types import Branch, State
 
 from .rows import having, lacking, troubles

@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from databases.banks import SqliteBank
 from node.local_consensus import Log
 from node.world import Clock, serving
-from resources.banks import SqliteBank
 
 from raftcoord import Client, TxId
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.config import Config
+from raftcoord.databases import drivers
+from raftcoord.databases import gid as gids
 from raftcoord.doctor import aside, clocks, databases, examine, nodes, prepared
 from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Verdict
 from raftcoord.processes.local_cluster import LocalCluster, write_local_config
-from raftcoord.resources import drivers
-from raftcoord.resources import gid as gids
 from raftcoord.types import State
 
 from .rows import having

@@ -14,6 +14,10 @@ import pytest
 from raftcoord import TxId, __version__, limits
 from raftcoord.api.answers import DamageRow, Damages
 from raftcoord.config import Address, Config, NodeConfig
+from raftcoord.databases import gid as gids
+from raftcoord.databases.dialects import DIALECTS
+from raftcoord.databases.mariadb import dialect as mariadb
+from raftcoord.databases.steps import Finding, PreparedHere, SqlError
 from raftcoord.doctor import access, clocks, disks, horizon, nodes, prepared
 from raftcoord.doctor.clocks import Clock
 from raftcoord.doctor.disks import Speed
@@ -21,10 +25,6 @@ from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Report, Row, Ve
 from raftcoord.doctor.prepared import Found
 from raftcoord.errors import ConfigError, Unavailable
 from raftcoord.processes.local_cluster import write_local_config
-from raftcoord.resources import gid as gids
-from raftcoord.resources import mariadb
-from raftcoord.resources.dialects import DIALECTS
-from raftcoord.resources.steps import Finding, PreparedHere, SqlError
 from raftcoord.types import NodeName
 
 from .rows import having, lacking, run, troubles

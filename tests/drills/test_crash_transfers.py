@@ -20,8 +20,8 @@ from raftcoord.drills.catalog import drill_named
 from raftcoord.drills.options import DrillOptions
 from raftcoord.drills.orders import HOME_BANK, Order, both_ways, opening_for
 from raftcoord.drills.programs import Program, Programs, Work
-from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
 from raftcoord.drills.transfers import orders_of, run
+from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
 from raftcoord.types import Branch
 
 ORDERS = {n: Order(n, str(n), Branch("bank-aa"), str(n + 10), 100 * n, "") for n in (1, 2, 3)}

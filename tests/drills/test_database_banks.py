@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from raftcoord import Aborted, Client, TxId
+from raftcoord.databases import gid as gids
 from raftcoord.drills.database_banks import DatabaseBanks, Refused, pay, raise_banks
 from raftcoord.drills.orders import HOME_BANK, Order, opening_for
-from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
+from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
 from raftcoord.processes.local_cluster import LocalCluster, write_local_config
-from raftcoord.resources import gid as gids
 from raftcoord.types import Branch, State
 
 AA = Branch("bank-aa")

@@ -1,15 +1,15 @@
-"""The node and the client are those of tests/resources; a shop is for the tests of SQLAlchemy."""
+"""The node and the client are those of tests/databases; a shop is for the tests of SQLAlchemy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
-from resources.conftest import client, config, pytest_pyfunc_call
+from databases.conftest import client, config, pytest_pyfunc_call
 
 from raftcoord import Client
 from raftcoord.config import Config
-from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
+from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
 
 from .shop import Shop
 from .world import Astray

@@ -6,14 +6,14 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from resources.banks import Bank, MariaDbBank, PostgreSqlBank
+from databases.banks import Bank, MariaDbBank, PostgreSqlBank
 from sqlalchemy import create_engine
 from sqlalchemy.orm import sessionmaker
 from sqlalchemy.schema import CreateTable
 
 from raftcoord import ABORT, AsyncClient, Client, InDoubt, Outcome, TxId, Verdict
+from raftcoord.databases.steps import SqlError
 from raftcoord.integrations.sqlalchemy import Session, attach
-from raftcoord.resources.steps import SqlError
 
 from .recipes.model import Address, Base, User
 from .world import Astray, Banks, until

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from resources.banks import Bank, SqliteBank
+from databases.banks import Bank, SqliteBank
 
 from raftcoord import Aborted, Client, InDoubt, LocalProtocolError, State, TxId, Unavailable
 from raftcoord.config import Config
-from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
+from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
 
 from .django_site import configure
 from .stopping import STOPS

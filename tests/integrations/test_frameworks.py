@@ -13,7 +13,7 @@ import pytest
 
 from raftcoord import Client
 from raftcoord.config import Config
-from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
+from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
 
 from .world import TESTS, Banks
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from resources.banks import SqliteBank
+from databases.banks import SqliteBank
 from sqlalchemy import create_engine, event, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import sessionmaker
 
 from raftcoord import Aborted, Client, InDoubt, LocalProtocolError
+from raftcoord.databases.steps import Effect
 from raftcoord.integrations.sqlalchemy import Session, attach
-from raftcoord.resources.steps import Effect
 
 from .recipes.model import User
 from .shop import Shop, abort_once, create, in_doubt, spongebob

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from resources.banks import SqliteBank
+from databases.banks import SqliteBank
 
 from raftcoord import Aborted, Client, InDoubt, LocalProtocolError, Outcome, State, TxId
 from raftcoord.config import Config
-from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
+from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
 
 from .stopping import STOPS
 from .world import Astray, Banks

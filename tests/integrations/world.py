@@ -10,13 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from resources.banks import Bank, MariaDbBank, PostgreSqlBank
+from databases.banks import Bank, MariaDbBank, PostgreSqlBank
 
 from raftcoord import Client, Outcome, TxId, Verdict
 from raftcoord.config import Config
-from raftcoord.drills.servers import MariaDbServer, PostgreSqlServer
-from raftcoord.resolver.resource import Resource
-from raftcoord.resource_config import ResourceConfig
+from raftcoord.databases.resolver.resource import Resource
+from raftcoord.databases.resource_config import ResourceConfig
+from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
 from raftcoord.types import Branch
 
 WAIT_S = 60.0

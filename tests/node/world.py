@@ -13,10 +13,10 @@ from node.local_consensus import LocalConsensus, Log
 from raftcoord import limits
 from raftcoord.config import Address, Config, NodeConfig
 from raftcoord.core.decisions import Decision
+from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.env import Env
 from raftcoord.errors import Unavailable
 from raftcoord.node.node import Node
-from raftcoord.resource_config import ResourceConfig
 from raftcoord.rpc.codes import RpcError
 from raftcoord.rpc.connection import Connection
 from raftcoord.rpc.dial import connect

@@ -11,11 +11,11 @@ from typing import Any, Final
 from plants import Plant, replacing  # tests/consensus/plants.py
 
 from raftcoord.client.committing import Committing
+from raftcoord.databases.gid import Gid
+from raftcoord.databases.mariadb.dialect import XAER_NOTA, MariaDb
+from raftcoord.databases.resolver.sweep import Sweep
+from raftcoord.databases.steps import Effect, SqlError, Statement
 from raftcoord.errors import InDoubt
-from raftcoord.resolver.sweep import Sweep
-from raftcoord.resources.gid import Gid
-from raftcoord.resources.mariadb import XAER_NOTA, MariaDb
-from raftcoord.resources.steps import Effect, SqlError, Statement
 from raftcoord.types import Answer, Outcome, State
 
 RESOLVING: Final[dict[str, Plant]] = {}

@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
-from raftcoord.resources import gid as gids
-from raftcoord.resources.dialects import DIALECTS
-from raftcoord.resources.steps import Effect
+from raftcoord.databases import gid as gids
+from raftcoord.databases.dialects import DIALECTS
+from raftcoord.databases.steps import Effect
 from raftcoord.sim.database import Branch, Server
 from raftcoord.sim.database_mariadb import MariaDbServer
 from raftcoord.sim.database_postgresql import PostgreSqlServer

@@ -1,0 +1,1 @@
+"""MariaDB, and MySQL, which is spoken to as MariaDB."""
