@@ -16,7 +16,7 @@ from .tables import Column, Listing
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from raftcoord.drills.report import Event, Report
+    from raftcoord.drills.report import DrillReport, Event
 
 _PROGRESS_EVERY_S: Final = 5.0
 """Seconds between two lines of progress where the last one cannot be overwritten."""
@@ -90,7 +90,7 @@ def violations_text(violations: Sequence[Any], shown: int = 10) -> str:
     return "\n".join(lines)
 
 
-def show_report(report: Report, output: Output) -> int:
+def show_report(report: DrillReport, output: Output) -> int:
     """Print how a drill or a demo has ended; the exit code."""
     more = report.more
     if output.as_json:

@@ -26,8 +26,8 @@ from raftcoord.drills.link import NodeLink, leader_among
 from raftcoord.drills.load import wait_until
 from raftcoord.drills.orders import Generated
 from raftcoord.drills.play import play, run
-from raftcoord.drills.props import Plan, host_banks
-from raftcoord.drills.report import OnEvent, Report, timed
+from raftcoord.drills.props import StagePlan, host_banks
+from raftcoord.drills.report import DrillReport, OnEvent, timed
 from raftcoord.drills.stage import Stage
 from raftcoord.drills.trial import Trial
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
@@ -73,7 +73,7 @@ def decide(
     """
     if config is not None:
         return run(_decide_on(config, options, on_result), fast=True)
-    plan = Plan(options.nodes, options.seed, clients=0)
+    plan = StagePlan(options.nodes, options.seed, clients=0)
     return measured_on(plan, lambda stage: _decide(tuple(stage.links.values()), options, on_result))
 
 
@@ -81,7 +81,7 @@ def transfer(options: BenchOptions, on_result: Callable[[Measured], None] = lamb
     """Transactions over two SQLite participants on a throwaway cluster, through all nodes in turn; blocks."""
     source = Generated(options.seed, banks=1, accounts=_ACCOUNTS)
     opening = source.opening()
-    plan = Plan(options.nodes, options.seed, opening, host_banks(opening, 1), clients=0)
+    plan = StagePlan(options.nodes, options.seed, opening, host_banks(opening, 1), clients=0)
     orders = source.orders()
 
     def call() -> Call:
@@ -98,7 +98,7 @@ def transfer(options: BenchOptions, on_result: Callable[[Measured], None] = lamb
     return measured_on(plan, scene)
 
 
-def failover(kills: int = 20, nodes: int = 3, seed: int = 1, on_event: OnEvent = lambda event: None) -> Report:
+def failover(kills: int = 20, nodes: int = 3, seed: int = 1, on_event: OnEvent = lambda event: None) -> DrillReport:
     """kill -9 of the leader ``kills`` times (1 to KILLS_MAX) under load; blocks. See ``failover_s_*`` in the figures."""
     if not 1 <= kills <= KILLS_MAX:
         raise ConfigError(f"{kills} kills of the leader is out of range; give 1 to {KILLS_MAX}")
@@ -108,7 +108,7 @@ def failover(kills: int = 20, nodes: int = 3, seed: int = 1, on_event: OnEvent =
     opening = source.opening()
     rng = random.Random(seed)
 
-    async def scene(stage: Stage) -> Report:
+    async def scene(stage: Stage) -> DrillReport:
         trial = Trial(stage, opening, on_event)
         async with asyncio.TaskGroup() as group, trial.told_progress():
             group.create_task(trial.load.at_rate(source.orders(), _FAILOVER_RATE_PER_S, in_flight_max=256))
@@ -118,9 +118,9 @@ def failover(kills: int = 20, nodes: int = 3, seed: int = 1, on_event: OnEvent =
             trial.load.stop()
         await trial.settle()
         violations, figures, directory = await trial.judge(keep=False)
-        return Report("bench failover", violations, figures, seed, directory, trial.faults)
+        return DrillReport("bench failover", violations, figures, seed, directory, trial.faults)
 
-    plan = Plan(nodes, seed, opening, host_banks(opening, 1))
+    plan = StagePlan(nodes, seed, opening, host_banks(opening, 1))
     return timed(lambda: play(plan, scene, keep=lambda report: report.directory is not None))
 
 

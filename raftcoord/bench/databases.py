@@ -24,7 +24,7 @@ from raftcoord.bench import transferring as transfers
 from raftcoord.bench.measuring import BenchOptions, BenchReport, measured_on
 from raftcoord.drills.database_banks import raise_banks
 from raftcoord.drills.history import percentile
-from raftcoord.drills.props import Plan
+from raftcoord.drills.props import StagePlan
 from raftcoord.drills.stage import Stage
 from raftcoord.errors import ConfigError, RaftcoordError
 from raftcoord.processes.database_servers import MariaDbServer, NotHere, PostgreSqlServer, Server
@@ -86,7 +86,7 @@ def databases(options: BenchOptions, on_result: Callable[[Compared], None] = lam
                     on_result(results[-1])
         return BenchReport("databases", options.nodes, tuple(results))
 
-    return measured_on(Plan(options.nodes, seed=1, clients=0), scene)
+    return measured_on(StagePlan(options.nodes, seed=1, clients=0), scene)
 
 
 class Bank:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeVar
 
 from raftcoord.drills.play import play
-from raftcoord.drills.props import Plan
+from raftcoord.drills.props import StagePlan
 from raftcoord.drills.report import rounded
 from raftcoord.drills.stage import Stage
 from raftcoord.errors import ConfigError
@@ -74,7 +74,7 @@ class BenchReport:
         return {"benchmark": self.benchmark, "nodes": self.nodes, "results": results}
 
 
-def measured_on(plan: Plan, scene: Callable[[Stage], Coroutine[Any, Any, _T]]) -> _T:
+def measured_on(plan: StagePlan, scene: Callable[[Stage], Coroutine[Any, Any, _T]]) -> _T:
     """What ``scene`` measures on a throwaway cluster, of which nothing is kept."""
     return play(plan, scene, keep=lambda report: False, fast=True)
 

@@ -19,11 +19,12 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from time import perf_counter
-from typing import Final
+from typing import Final, NamedTuple
 
 from raftcoord.client.synchronous import Client
-from raftcoord.drills.database_banks import DatabaseBanks, pay_side
+from raftcoord.drills.database_banks import MARIADB, POSTGRESQL, DatabaseBanks, pay_side
 from raftcoord.types import TxId
 
 PLAIN, COORDINATED = "plain", "coordinated"
@@ -32,14 +33,31 @@ ACCOUNTS: Final = 1_000
 _TIMEOUT_S: Final = 60.0
 
 
-class Desk:
-    """A connection to one database. ``sign``: what its side of a transfer does to the amount."""
+class Plain(NamedTuple):
+    """What a plain branch is made of, with the txid for ``{}``. ``begin``: () if the driver does it."""
+
+    begin: tuple[str, ...]
+    prepare: tuple[str, ...]
+    commit: str
+
+
+_PLAIN: Final = {
+    POSTGRESQL: Plain((), ("PREPARE TRANSACTION '{}'",), "COMMIT PREPARED '{}'"),
+    MARIADB: Plain(("XA START '{}'",), ("XA END '{}'", "XA PREPARE '{}'"), "XA COMMIT '{}'"),
+}
+
+
+class Side:
+    """A connection to one database, with psycopg 3 or PyMySQL. ``sign``: what its side of a transfer does to the amount."""
 
     def __init__(self, branch: str, url: str, sign: int) -> None:
         self.branch = branch
         self.connection = DatabaseBanks(branch, url).connect()
         self._sign = sign
-        self._cursor = self.connection.cursor()
+        cursor = self.connection.cursor()
+        self._is_postgresql = url.startswith("postgresql:")
+        self._execute = partial(cursor.execute, prepare=False) if self._is_postgresql else cursor.execute
+        self._plain = _PLAIN[POSTGRESQL if self._is_postgresql else MARIADB]
 
     def pay(self, txid: TxId, account: int, cents: int) -> None:
         """The statements of the transfer: the account, and the payment that says why."""
@@ -47,62 +65,34 @@ class Desk:
 
     def begin(self, txid: TxId) -> None:
         """Begin a plain branch."""
-        raise NotImplementedError
+        for sql in self._plain.begin:
+            self._execute(sql.format(txid))
 
     def prepare(self, txid: TxId) -> None:
         """Prepare it."""
-        raise NotImplementedError
+        for sql in self._plain.prepare:
+            self._execute(sql.format(txid))
 
     def commit(self, txid: TxId) -> None:
-        """Commit it."""
-        raise NotImplementedError
+        """Commit it: in PostgreSQL outside a transaction."""
+        if self._is_postgresql:
+            self.connection.autocommit = True
+        self._execute(self._plain.commit.format(txid))
+        if self._is_postgresql:
+            self.connection.autocommit = False
 
 
-class PostgreSqlDesk(Desk):
-    """psycopg 3, which begins a transaction by itself."""
-
-    def begin(self, txid: TxId) -> None:
-        """The driver does it."""
-
-    def prepare(self, txid: TxId) -> None:
-        """PREPARE TRANSACTION."""
-        self._cursor.execute(f"PREPARE TRANSACTION '{txid}'", prepare=False)
-
-    def commit(self, txid: TxId) -> None:
-        """COMMIT PREPARED, which must stand outside a transaction."""
-        self.connection.autocommit = True
-        self._cursor.execute(f"COMMIT PREPARED '{txid}'", prepare=False)
-        self.connection.autocommit = False
-
-
-class MariaDbDesk(Desk):
-    """PyMySQL."""
-
-    def begin(self, txid: TxId) -> None:
-        """XA START."""
-        self._cursor.execute(f"XA START '{txid}'")
-
-    def prepare(self, txid: TxId) -> None:
-        """XA END, XA PREPARE."""
-        self._cursor.execute(f"XA END '{txid}'")
-        self._cursor.execute(f"XA PREPARE '{txid}'")
-
-    def commit(self, txid: TxId) -> None:
-        """XA COMMIT."""
-        self._cursor.execute(f"XA COMMIT '{txid}'")
-
-
-class Teller:
-    """One thread's two desks."""
+class Transferrer:
+    """One thread's two sides."""
 
     def __init__(self, client: Client, urls: tuple[str, str], seed: str) -> None:
         self._client = client
-        self._desks = tuple(
-            (PostgreSqlDesk if url.startswith("postgresql:") else MariaDbDesk)(branch, url, sign)
-            for branch, url, sign in zip(BRANCHES, urls, (-1, +1), strict=True)
-        )
+        self._sides = tuple(Side(*each) for each in zip(BRANCHES, urls, (-1, +1), strict=True))
         self._rng = random.Random(seed)
-        self._kinds: dict[str, Callable[[int, int], None]] = {PLAIN: self._plain, COORDINATED: self._coordinated}
+        self._kinds: dict[str, Callable[[int, int], None]] = {
+            PLAIN: self._transfer_plainly,
+            COORDINATED: self._coordinated,
+        }
 
     def measure(self, kind: str, seconds: float) -> list[float]:
         """Transfer for ``seconds``: what each transfer took (ms)."""
@@ -114,23 +104,23 @@ class Teller:
             took.append((perf_counter() - began_s) * 1000)
         return took
 
-    def _plain(self, account: int, cents: int) -> None:
+    def _transfer_plainly(self, account: int, cents: int) -> None:
         txid = TxId.new()
-        for desk in self._desks:
-            desk.begin(txid)
-            desk.pay(txid, account, cents)
-        for desk in self._desks:
-            desk.prepare(txid)
-        for desk in self._desks:
-            desk.commit(txid)
+        for side in self._sides:
+            side.begin(txid)
+            side.pay(txid, account, cents)
+        for side in self._sides:
+            side.prepare(txid)
+        for side in self._sides:
+            side.commit(txid)
 
     def _coordinated(self, account: int, cents: int) -> None:
         with self._client.transaction(timeout=_TIMEOUT_S) as tx:
             txid = tx.txid
             assert txid is not None  # it is read inside the block
-            for desk in self._desks:
-                tx.enlist(desk.connection, desk.branch)
-                desk.pay(txid, account, cents)
+            for side in self._sides:
+                tx.enlist(side.connection, side.branch)
+                side.pay(txid, account, cents)
 
 
 def _asked() -> Iterator[tuple[str, float]]:
@@ -143,9 +133,9 @@ def main(config: str, threads: str, seed: str, *urls: str) -> None:
     """Transfer until stdin ends."""
     first, second = urls
     with Client.from_config(config) as client, ThreadPoolExecutor(int(threads)) as pool:
-        tellers = [Teller(client, (first, second), f"{seed}-{number}") for number in range(int(threads))]
+        transferrers = [Transferrer(client, (first, second), f"{seed}-{number}") for number in range(int(threads))]
         for kind, seconds in _asked():
-            running = [pool.submit(teller.measure, kind, seconds) for teller in tellers]
+            running = [pool.submit(each.measure, kind, seconds) for each in transferrers]
             took = [each for measured in running for each in measured.result()]
             sys.stdout.write(json.dumps(took) + "\n")
             sys.stdout.flush()

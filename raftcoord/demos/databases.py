@@ -27,9 +27,9 @@ from raftcoord.drills.database_faults import (
 from raftcoord.drills.faults import Fault, kill_leader
 from raftcoord.drills.orders import Order, opening_for, text_of
 from raftcoord.drills.play import play
-from raftcoord.drills.programs import Programs, Work
-from raftcoord.drills.props import Plan
-from raftcoord.drills.report import OnEvent, Report, timed
+from raftcoord.drills.programs import PayingPrograms, PayingWork
+from raftcoord.drills.props import StagePlan
+from raftcoord.drills.report import DrillReport, OnEvent, timed
 from raftcoord.drills.stage import Stage
 from raftcoord.drills.trial import Trial
 from raftcoord.errors import ConfigError
@@ -58,7 +58,7 @@ def check_possible() -> None:
         raise ConfigError(f"the demo on databases is not possible here: {'; '.join(absent)}. {_SAFETY_NET}")
 
 
-def run_databases_demo(options: DemoOptions, on_event: OnEvent = lambda event: None) -> Report:
+def run_databases_demo(options: DemoOptions, on_event: OnEvent = lambda event: None) -> DrillReport:
     """Run the demo; blocks. ``on_event`` is called as it goes on.
 
     ConfigError for a file of orders that cannot be read, or for servers or drivers that are missing. What was started is
@@ -67,15 +67,15 @@ def run_databases_demo(options: DemoOptions, on_event: OnEvent = lambda event: N
     orders = orders_for(options, COUNT)
     check_possible()
     opening = opening_for(orders)
-    plan = Plan(options.nodes, options.seed, databases=two_databases(opening), clients=_CLIENTS)
+    plan = StagePlan(options.nodes, options.seed, databases=two_databases(opening), clients=_CLIENTS)
 
-    async def scene(stage: Stage) -> Report:
+    async def scene(stage: Stage) -> DrillReport:
         return await _demo(Trial(stage, opening, on_event), orders, options, len(opening))
 
     return timed(lambda: play(plan, scene, keep=lambda report: report.directory is not None))
 
 
-def strikes(programs: Programs, seed: int) -> tuple[tuple[float, Fault, float], ...]:
+def strikes(programs: PayingPrograms, seed: int) -> tuple[tuple[float, Fault, float], ...]:
     """What goes wrong: what part of the orders is paid when it strikes, and for how many seconds it is held.
 
     An odd ``seed`` kills MariaDB, an even one PostgreSQL.
@@ -89,15 +89,15 @@ def strikes(programs: Programs, seed: int) -> tuple[tuple[float, Fault, float], 
     )
 
 
-async def _demo(trial: Trial, orders: tuple[Order, ...], options: DemoOptions, banks: int) -> Report:
+async def _demo(trial: Trial, orders: tuple[Order, ...], options: DemoOptions, banks: int) -> DrillReport:
     stage, nodes, count = trial.stage, options.nodes, options.in_flight or PROGRAMS
     trial.event(
         "start",
         f"{nodes} nodes, a resolver, PostgreSQL with the home bank, MariaDB with {banks - 1} others; "
         f"{count} programs pay {len(orders)} orders",
     )
-    work = Work(stage.directory, stage.config, orders, (LEDGER, ORDERS), len(orders) / SPAN_S)
-    programs = Programs(work, stage.raise_programs(count, work), trial.load)
+    work = PayingWork(stage.directory, stage.config, orders, (LEDGER, ORDERS), len(orders) / SPAN_S)
+    programs = PayingPrograms(work, stage.raise_programs(count, work), trial.load)
     async with programs.at_work(), trial.told_progress():
         for part, fault, hold_s in strikes(programs, options.seed):
             await programs.have_paid(part * len(orders), GIVE_UP_S)

@@ -21,8 +21,8 @@ from raftcoord.drills.faults import Fault, kill_host, kill_leader
 from raftcoord.drills.load import wait_until
 from raftcoord.drills.orders import HOME_BANK, ORDERS_MAX, Generated, Order, opening_for, text_of
 from raftcoord.drills.play import play
-from raftcoord.drills.props import Plan, host_banks
-from raftcoord.drills.report import OnEvent, Report, timed
+from raftcoord.drills.props import StagePlan, host_banks
+from raftcoord.drills.report import DrillReport, OnEvent, timed
 from raftcoord.drills.stage import Stage
 from raftcoord.drills.trial import Trial
 from raftcoord.errors import ConfigError, check
@@ -70,16 +70,16 @@ class DemoOptions:
             raise ConfigError(f"{self.in_flight} is out of range for {what}; give {least} to {most}")
 
 
-def run_demo(options: DemoOptions, on_event: OnEvent = lambda event: None) -> Report:
+def run_demo(options: DemoOptions, on_event: OnEvent = lambda event: None) -> DrillReport:
     """Run the demo; blocks. ``on_event`` is called as it goes on.
 
     ConfigError for a file of orders that cannot be read. What was started is stopped, also on KeyboardInterrupt.
     """
     orders = orders_for(options, COUNT)
     opening = opening_for(orders)
-    plan = Plan(options.nodes, options.seed, opening, host_banks(opening, _OTHER_HOSTS))
+    plan = StagePlan(options.nodes, options.seed, opening, host_banks(opening, _OTHER_HOSTS))
 
-    async def scene(stage: Stage) -> Report:
+    async def scene(stage: Stage) -> DrillReport:
         return await _demo(Trial(stage, opening, on_event), orders, options, len(opening))
 
     return timed(lambda: play(plan, scene, keep=lambda report: report.directory is not None))
@@ -92,7 +92,7 @@ def orders_for(options: DemoOptions, count: int) -> tuple[Order, ...]:
     return tuple(islice(Generated(options.seed, banks=_BANKS).orders(), options.count or count))
 
 
-async def _demo(trial: Trial, orders: tuple[Order, ...], options: DemoOptions, banks: int) -> Report:
+async def _demo(trial: Trial, orders: tuple[Order, ...], options: DemoOptions, banks: int) -> DrillReport:
     in_flight = options.in_flight or IN_FLIGHT
     trial.event("start", f"{options.nodes} nodes, {banks} banks, {len(orders)} orders, {in_flight} at a time")
     half = len(orders) // 2
@@ -139,7 +139,7 @@ async def judged(
     options: DemoOptions,
     did: Callable[[Mapping[str, int | float]], Sequence[str]],
     next_steps: Sequence[str],
-) -> Report:
+) -> DrillReport:
     """The end, as soon as nothing more is paid. ``did``: what was done, a line each, if every promise held."""
     paid_in_s = trial.now_s()
     if unpaid:
@@ -157,7 +157,7 @@ async def judged(
     if trial.stage.locks_held_s:
         figures["locks_held_s_max"] = max(trial.stage.locks_held_s)
     more = {"did": [] if violations else list(did(figures)), "next_steps": list(next_steps)}
-    return Report(name, violations, figures, options.seed, directory, trial.faults, more=more)
+    return DrillReport(name, violations, figures, options.seed, directory, trial.faults, more=more)
 
 
 def faults_of(trial: Trial) -> list[str]:

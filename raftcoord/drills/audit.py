@@ -36,7 +36,7 @@ SHOWN_MAX: Final = 100
 """Violations written into a report; a lost ledger breaks one promise per transaction, and the count says so."""
 
 
-class Row(NamedTuple):
+class LedgerRow(NamedTuple):
     """One node's answer about one transaction. ``outstanding``: branches that have not acknowledged the outcome."""
 
     state: State
@@ -45,7 +45,7 @@ class Row(NamedTuple):
     index: int = 0  # type: ignore[assignment]
 
 
-UNDECIDED: Final = Row(State.UNDECIDED)
+UNDECIDED: Final = LedgerRow(State.UNDECIDED)
 
 
 class Payment(NamedTuple):
@@ -82,7 +82,7 @@ class Violation(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class AuditResult:
     """``held``: no promise was broken. ``figures``: what was compared, by name with unit."""
 
     held: bool
@@ -102,10 +102,10 @@ class Verdict:
 def audit(
     attempts: Mapping[TxId, Order],
     told: Iterable[Told],
-    ledgers: Mapping[str, Mapping[TxId, Row]],
+    ledgers: Mapping[str, Mapping[TxId, LedgerRow]],
     opening: Opening,
     books: Mapping[str, Books],
-) -> Verdict:
+) -> AuditResult:
     """Compare everything with everything.
 
     ``attempts``: each transaction that was begun and its order; ``told``: the clients' history; ``ledgers``: node -> txid ->
@@ -125,7 +125,7 @@ def audit(
         *case.sums(),
         *case.entries(),
     )
-    return Verdict(not violations, violations, case.figures())
+    return AuditResult(not violations, violations, case.figures())
 
 
 @dataclass(slots=True)
@@ -134,7 +134,7 @@ class _Case:
 
     attempts: Mapping[TxId, Order]
     told: list[Told]
-    ledgers: Mapping[str, Mapping[TxId, Row]]
+    ledgers: Mapping[str, Mapping[TxId, LedgerRow]]
     opening: Opening
     books: Mapping[str, Books]
     outcome: dict[TxId, State | None] = field(default_factory=dict)

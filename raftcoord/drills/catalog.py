@@ -22,7 +22,7 @@ from raftcoord.drills.faults import (
     wipe_node,
 )
 from raftcoord.drills.options import FLAGS, DrillOptions
-from raftcoord.drills.report import OnEvent, Report
+from raftcoord.drills.report import DrillReport, OnEvent
 from raftcoord.drills.under_load import FaultDrill
 from raftcoord.errors import ConfigError, did_you_mean
 
@@ -37,7 +37,7 @@ class Drill:
 
     name: str
     summary: str
-    run: Callable[[DrillOptions, OnEvent], Report]
+    run: Callable[[DrillOptions, OnEvent], DrillReport]
     takes: frozenset[str]
     nodes_min: int = 3
 
@@ -124,7 +124,7 @@ def drill_named(name: str) -> Drill:
         ) from None
 
 
-def run(name: str, options: DrillOptions, on_event: OnEvent = lambda event: None) -> Report:
+def run(name: str, options: DrillOptions, on_event: OnEvent = lambda event: None) -> DrillReport:
     """Run the drill ``name``. ConfigError for an unknown one, or for options that it does not take."""
     drill = drill_named(name)
     drill.check(options)

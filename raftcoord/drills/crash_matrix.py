@@ -36,8 +36,8 @@ from raftcoord.drills.options import PROGRAM, SERVER, DrillOptions
 from raftcoord.drills.play import in_thread, play
 from raftcoord.drills.points import Point
 from raftcoord.drills.program_drivers import DRIVERS, Couple, chosen, covering, modules_of
-from raftcoord.drills.props import Database, Plan
-from raftcoord.drills.report import Event, OnEvent, Report, rounded, timed
+from raftcoord.drills.props import Database, StagePlan
+from raftcoord.drills.report import DrillReport, Event, OnEvent, rounded, timed
 from raftcoord.drills.stage import Stage
 from raftcoord.processes import database_servers as servers
 from raftcoord.processes.database_servers import Server
@@ -58,7 +58,7 @@ _LOOK_EVERY_S: Final = 0.01
 _SHOWN_MAX: Final = 5
 
 
-class Case(NamedTuple):
+class CrashCase(NamedTuple):
     """``victim``: PROGRAM, or the kind of the server that is killed."""
 
     couple: Couple
@@ -69,7 +69,7 @@ class Case(NamedTuple):
 class CaseResult(NamedTuple):
     """What came of a case. ``outcome``: the ledger's; ``free_s``: until both rows were free; ``wrong``: what did not hold."""
 
-    case: Case
+    case: CrashCase
     outcome: str
     told: Heard
     free_s: float
@@ -108,7 +108,7 @@ class Lane(NamedTuple):
             account.close()
 
 
-def run(options: DrillOptions, on_event: OnEvent = lambda event: None) -> Report:
+def run(options: DrillOptions, on_event: OnEvent = lambda event: None) -> DrillReport:
     """Run the matrix; blocks. Kinds and drivers that are not installed are named, and not tested."""
     began_s = time.monotonic()
     wanted = chosen(options.pairs, options.drivers)
@@ -124,16 +124,16 @@ def run(options: DrillOptions, on_event: OnEvent = lambda event: None) -> Report
     def tell(text: str) -> None:
         on_event(Event(time.monotonic() - began_s, "progress", text))
 
-    async def scene(stage: Stage) -> Report:
+    async def scene(stage: Stage) -> DrillReport:
         rows, left = await in_thread(lambda stop: _Matrix(stage, picked, lanes, tell, stop).play(options))
         report = report_of(rows, not_tested, left, options)
         return replace(report, directory=stage.directory if options.keep or not report.held else None)
 
-    plan = Plan(options.nodes, options.seed, databases=_databases(_kinds(picked), lanes), clients=0)
+    plan = StagePlan(options.nodes, options.seed, databases=_databases(_kinds(picked), lanes), clients=0)
     return timed(lambda: play(plan, scene, keep=lambda report: report.directory is not None))
 
 
-def report_of(rows: Sequence[CaseResult], not_tested: list[str], left: list[str], options: DrillOptions) -> Report:
+def report_of(rows: Sequence[CaseResult], not_tested: list[str], left: list[str], options: DrillOptions) -> DrillReport:
     """``left``: what was still open, prepared or damaged in the end. A matrix in which nothing was run is broken."""
     violations = [Violation("contradiction", None, f"{_named(row.case)}: {each}") for row in rows for each in row.wrong]
     violations += [Violation("left over", None, each) for each in left]
@@ -146,7 +146,7 @@ def report_of(rows: Sequence[CaseResult], not_tested: list[str], left: list[str]
     )
     wrong = [each.what for each in violations]
     more = {"not_tested": not_tested, "wrong": wrong, "rows": [row.to_json() for row in rows]}
-    return Report(NAME, violations, figures, options.seed, if_held=held, more=more)
+    return DrillReport(NAME, violations, figures, options.seed, if_held=held, more=more)
 
 
 def _databases(kinds: list[str], lanes: int) -> dict[Branch, Database]:
@@ -168,16 +168,16 @@ def _names(kind: str, lane: int) -> tuple[Branch, Branch]:
     return Branch(f"{head}-a"), Branch(f"{head}-b")
 
 
-def _cases(picked: list[Couple], options: DrillOptions) -> Iterator[Case]:
+def _cases(picked: list[Couple], options: DrillOptions) -> Iterator[CrashCase]:
     """Programs first, because they run side by side; then the servers, which are everybody's."""
     victims = options.victims or (PROGRAM, SERVER)
     if PROGRAM in victims:
-        yield from (Case(couple, point, PROGRAM) for couple in picked for point in Point)
+        yield from (CrashCase(couple, point, PROGRAM) for couple in picked for point in Point)
     if SERVER in victims:
         served = [couple for couple in picked if {couple.first.kind, couple.second.kind} != {SQLITE}]
         for couple in served[:1] if options.few else served:
             for victim in dict.fromkeys((couple.first.kind, couple.second.kind)):
-                yield from (Case(couple, point, victim) for point in Point if victim != SQLITE)
+                yield from (CrashCase(couple, point, victim) for point in Point if victim != SQLITE)
 
 
 class _Matrix:
@@ -217,9 +217,9 @@ class _Matrix:
         stack.callback(lane.close)
         return lane
 
-    def _run_all(self, cases: list[Case], lanes: list[Lane]) -> list[CaseResult]:
+    def _run_all(self, cases: list[CrashCase], lanes: list[Lane]) -> list[CaseResult]:
         rows: list[CaseResult] = []
-        waiting: queue.SimpleQueue[Case] = queue.SimpleQueue()
+        waiting: queue.SimpleQueue[CrashCase] = queue.SimpleQueue()
         for case in cases:
             if case.victim == PROGRAM:
                 waiting.put(case)
@@ -285,7 +285,7 @@ def _server_killed(trial: _Trial, server: Server) -> CaseResult:
 class _Trial:
     """One case, from before to the judgement."""
 
-    def __init__(self, matrix: _Matrix, lane: Lane, case: Case) -> None:
+    def __init__(self, matrix: _Matrix, lane: Lane, case: CrashCase) -> None:
         self.lane = lane
         self._matrix = matrix
         self._case = case
@@ -309,7 +309,7 @@ class _Trial:
         return CaseResult(self._case, str(state), told, free_s, wrong)
 
 
-def _contradictions(case: Case, state: State, told: Heard, moved: tuple[int, ...]) -> Iterator[str]:
+def _contradictions(case: CrashCase, state: State, told: Heard, moved: tuple[int, ...]) -> Iterator[str]:
     is_committed = state is State.COMMITTED
     if moved != ((-CENTS, CENTS) if is_committed else (0, 0)):
         yield f"the ledger says {state}, and {moved[0]:+} and {moved[1]:+} cents were moved"
@@ -345,5 +345,5 @@ def _kinds(picked: list[Couple]) -> list[str]:
     return list(dict.fromkeys(driver.kind for couple in picked for driver in couple))
 
 
-def _named(case: Case) -> str:
+def _named(case: CrashCase) -> str:
     return f"{case.couple.pair} ({case.couple}), {case.victim} killed {case.point}"

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from raftcoord.client.async_transaction import TransactionRequests
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.client.synchronous import Client
-from raftcoord.drills.points import Point, PointedAsyncTransaction, PointedTransaction, Points
+from raftcoord.drills.points import Point, PointedAsyncTransaction, PointedTransaction, PointReporter
 from raftcoord.drills.program_drivers import DRIVERS, execute, execute_async, finished
 from raftcoord.errors import Aborted, InDoubt
 from raftcoord.types import TxId
@@ -52,7 +52,7 @@ def payment(bank: str, cents: int) -> str:
     return f"UPDATE accounts SET cents = cents + ({cents}) WHERE bank = '{bank}' AND account = '{ACCOUNT}'"
 
 
-def _stops(stop: str, txid: TxId | None) -> Points:
+def _stops(stop: str, txid: TxId | None) -> PointReporter:
     """Stops at the point ``stop`` until it is told to go on."""
     assert txid is not None  # it was read before the end of the block
 
@@ -62,7 +62,7 @@ def _stops(stop: str, txid: TxId | None) -> Points:
             if not _line():
                 os._exit(1)  # whoever was to say "go on" has gone
 
-    return Points(reached)
+    return PointReporter(reached)
 
 
 def pay(config: str, job: Job) -> None:

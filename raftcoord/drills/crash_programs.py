@@ -24,7 +24,7 @@ ANSWER_S: Final = 60.0
 """How long a program may take to reach its point, or to end (s): a machine may be busy."""
 
 
-class Stopped(NamedTuple):
+class StoppedAtPoint(NamedTuple):
     """A program that stands at its point."""
 
     pid: int
@@ -43,13 +43,13 @@ class ForkServer:
             )
         self._answer("ready")
 
-    def start(self, job: Job) -> Stopped:
+    def start(self, job: Job) -> StoppedAtPoint:
         """Run ``job`` until it has reached its point. Raises RaftcoordError if it ends before."""
         self._tell(json.dumps(job._asdict()))
         at = self._answer("at")
-        return Stopped(at["pid"], TxId.parse(at["txid"]))
+        return StoppedAtPoint(at["pid"], TxId.parse(at["txid"]))
 
-    def kill(self, stopped: Stopped) -> None:
+    def kill(self, stopped: StoppedAtPoint) -> None:
         """kill -9, and wait until it is gone."""
         os.kill(stopped.pid, signal.SIGKILL)
         self._answer("ended")

@@ -56,7 +56,7 @@ _LOCKED: Final = ("55P03", "1205", "SQLITE_CONSTRAINT_TRIGGER", "SQLITE_BUSY")
 _T = TypeVar("_T")
 
 
-class Refused(RaftcoordError):
+class OrderRefused(RaftcoordError):
     """The account is not there, or would be overdrawn. Nothing was changed by that statement."""
 
 
@@ -209,7 +209,7 @@ class AccountWatch:
 
 
 def pay(order: Order, txid: TxId, home: Any, other: Any) -> None:
-    """The work of ``order`` on two enlisted connections: of the home bank's database, and of the others'. Raises Refused.
+    """Do ``order`` on two enlisted connections: of the home bank's database, and of the others'. Raises OrderRefused.
 
     The home bank's side comes first, whoever pays: one order of locks for all, and so no deadlock across databases.
     """
@@ -218,7 +218,7 @@ def pay(order: Order, txid: TxId, home: Any, other: Any) -> None:
 
 
 def pay_side(connection: Any, order_id: int, txid: TxId, bank: str, account: str, cents: int) -> None:
-    """One side of an order: the account's new balance, and the payment's row. Raises Refused."""
+    """One side of an order: the account's new balance, and the payment's row. Raises OrderRefused."""
     cursor = connection.cursor()
     try:
         cursor.execute(
@@ -226,7 +226,7 @@ def pay_side(connection: Any, order_id: int, txid: TxId, bank: str, account: str
             (cents, bank, account, cents),
         )
         if cursor.rowcount != 1:
-            raise Refused(f"order {order_id}: account {account} of {bank} is not there, or would be overdrawn")
+            raise OrderRefused(f"order {order_id}: account {account} of {bank} is not there, or would be overdrawn")
         cursor.execute(
             "INSERT INTO payments (order_id, txid, bank, account, cents) VALUES (%s, %s, %s, %s, %s)",
             (order_id, str(txid), bank, account, cents),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from raftcoord.drills.database_banks import CALLED, MARIADB, POSTGRESQL
 from raftcoord.drills.faults import Step, Steps
 from raftcoord.drills.orders import HOME_BANK, Opening
-from raftcoord.drills.programs import Program, Programs
+from raftcoord.drills.programs import PayingProgram, PayingPrograms
 from raftcoord.drills.props import Database
 from raftcoord.types import Branch
 
@@ -31,7 +31,7 @@ def two_databases(opening: Opening) -> Mapping[Branch, Database]:
     }
 
 
-async def kill_program(programs: Programs, program: Program, stage: Stage) -> Steps:
+async def kill_program(programs: PayingPrograms, program: PayingProgram, stage: Stage) -> Steps:
     """kill -9 of a program, wherever it is; it is started again on what it has left."""
     await programs.kill(program)
     yield Step(f"kill -9 of {program.name}")
@@ -39,7 +39,7 @@ async def kill_program(programs: Programs, program: Program, stage: Stage) -> St
     yield Step(f"{program.name} started again")
 
 
-async def kill_in_mid_commit(programs: Programs, program: Program, stage: Stage) -> Steps:
+async def kill_in_mid_commit(programs: PayingPrograms, program: PayingProgram, stage: Stage) -> Steps:
     """kill -9 of a program in mid-commit: the resolver finishes what it has left, before it is started again."""
     left = await programs.kill_in_mid_commit(program)
     since_s = asyncio.get_running_loop().time()
@@ -57,7 +57,7 @@ async def kill_resolver(stage: Stage) -> Steps:
     yield Step("the resolver started again")
 
 
-async def kill_resolver_in_mid_commit(programs: Programs, program: Program, stage: Stage) -> Steps:
+async def kill_resolver_in_mid_commit(programs: PayingPrograms, program: PayingProgram, stage: Stage) -> Steps:
     """kill -9 of the resolver and of a program in mid-commit: nobody is left to finish it until the resolver is back."""
     await stage.kill_resolver()
     left = await programs.kill_in_mid_commit(program)

@@ -24,20 +24,20 @@ class Begun(NamedTuple):
     order_id: int
 
 
-class Stopped(NamedTuple):
+class HeldInCommit(NamedTuple):
     """A program has its decision to commit ``txid``, has committed neither side, and waits to be killed."""
 
     txid: TxId
 
 
-class Left(NamedTuple):
+class LeftToResolver(NamedTuple):
     """A program has its decision to commit ``txid``, and leaves the commits to the resolver."""
 
     txid: TxId
 
 
-Entry = Begun | Told | Stopped | Left
-_KINDS: Final[dict[str, type[Entry]]] = {kind.__name__: kind for kind in (Begun, Told, Stopped, Left)}
+Entry = Begun | Told | HeldInCommit | LeftToResolver
+_KINDS: Final[dict[str, type[Entry]]] = {kind.__name__: kind for kind in (Begun, Told, HeldInCommit, LeftToResolver)}
 
 
 class Journal:
@@ -53,7 +53,7 @@ class Journal:
         os.write(self._file, json.dumps({type(entry).__name__: row}).encode() + b"\n")
 
 
-class Reader:
+class JournalReader:
     """Reads ``path`` as it grows."""
 
     def __init__(self, path: Path) -> None:

@@ -14,7 +14,7 @@ from raftcoord import limits
 from raftcoord.api import leading
 from raftcoord.api.leading import Leader
 from raftcoord.config import NodeConfig
-from raftcoord.drills.audit import Row
+from raftcoord.drills.audit import LedgerRow
 from raftcoord.errors import RemoteProtocolError, Unavailable
 from raftcoord.rpc import codes
 from raftcoord.rpc.codes import RpcError
@@ -77,9 +77,9 @@ class NodeLink:
                 raise Unavailable(f"node {self.name} hung up; start it") from None
             raise codes.to_error(error) from None
 
-    async def rows(self, txids: Iterable[TxId], until_s: float) -> dict[TxId, Row]:
+    async def rows(self, txids: Iterable[TxId], until_s: float) -> dict[TxId, LedgerRow]:
         """What this node's ledger says of each of ``txids``. Unavailable if it does not say by ``until_s`` (``loop.time()``)."""
-        rows: dict[TxId, Row] = {}
+        rows: dict[TxId, LedgerRow] = {}
         waiting = iter(txids)
 
         async def asker(waiting: Iterator[TxId]) -> None:
@@ -96,15 +96,15 @@ class NodeLink:
             return rows
         raise first
 
-    async def _row(self, txid: TxId, until_s: float) -> Row:
+    async def _row(self, txid: TxId, until_s: float) -> LedgerRow:
         loop = asyncio.get_running_loop()
         while True:
             try:
                 shown = await self.ask("show", [txid])
                 if shown is None:
                     state, _, _, term, index = await self.ask("status", [txid], timeout_s=5 * ASK_TIMEOUT_S)
-                    return Row(State(state), (), term, index)
-                return Row(State(shown["state"]), tuple(shown["outstanding"]), shown["term"], shown["index"])
+                    return LedgerRow(State(state), (), term, index)
+                return LedgerRow(State(shown["state"]), tuple(shown["outstanding"]), shown["term"], shown["index"])
             except Unavailable:
                 if loop.time() >= until_s:
                     raise

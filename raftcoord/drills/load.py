@@ -40,7 +40,7 @@ async def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
         await asyncio.sleep(_LOOK_S)
 
 
-class Client(Protocol):
+class LoadClient(Protocol):
     """What the load needs of ``raftcoord.AsyncClient``."""
 
     async def submit(self, payloads: Mapping[str, Payload], *, txid: TxId, timeout: float) -> Outcome:
@@ -58,7 +58,7 @@ class Load:
     ``paid`` and ``exhausted`` belong to ``pay_all``: how many orders it has paid, and whether it has come to its end.
     """
 
-    def __init__(self, clients: Sequence[Client], history: History, rng: random.Random) -> None:
+    def __init__(self, clients: Sequence[LoadClient], history: History, rng: random.Random) -> None:
         self.history = history
         self.in_flight = 0
         self.held_back = 0

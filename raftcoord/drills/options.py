@@ -37,7 +37,8 @@ FLAGS: Final = {
 class DrillOptions:
     """What is None or empty is left to the drill. ConfigError for what no drill takes.
 
-    Of all: ``seed`` of orders, victims and times; ``nodes``: one of NODES; ``keep``: keep the files; ``node_module``: see Plan.
+    Of all: ``seed`` of orders, victims and times; ``nodes``: one of NODES; ``keep``: keep the files; ``node_module``: see
+    StagePlan.
 
     ``duration_s``: how long faults are made, 1 to DURATION_S_MAX; ``rounds``: so many faults instead, 1 to ROUNDS_MAX; ``rate``:
     orders per second, 0.1 to RATE_MAX.

@@ -1,22 +1,22 @@
-"""A program that pays orders from one database to another: ``python -m raftcoord.drills.paying --config cluster.yaml ...``.
+"""A program that pays orders from one database to another: ``python -m raftcoord.drills.paying JOB``, a PayingJob in JSON.
 
 It does what a careful program does, and no more: each attempt at an order is one ``client.transaction()`` over two connections of
 its own; a new attempt is begun only when the one before it is known to be aborted, and after kill -9 its journal tells what
 it has to ask for first. It never looks into a database for the outcome of a transaction.
 
-It prints ``raftcoord program NAME ready`` on stdout. Exit codes: 0 all paid, 1 failed with one sentence on stderr, 2 usage.
+It prints ``raftcoord program NAME ready`` on stdout. Exit codes: 0 all paid, 1 failed with one sentence on stderr.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import json
 import random
 import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from raftcoord import lifeline
 from raftcoord.client.synchronous import Client
@@ -24,11 +24,11 @@ from raftcoord.config import Config
 from raftcoord.databases import drivers
 from raftcoord.databases.steps import ConnectionLost
 from raftcoord.drills import orders as order_files
-from raftcoord.drills.database_banks import DatabaseBanks, Refused, pay
+from raftcoord.drills.database_banks import DatabaseBanks, OrderRefused, pay
 from raftcoord.drills.history import Told
-from raftcoord.drills.journal import Begun, Journal, Left, Reader, Stopped
+from raftcoord.drills.journal import Begun, HeldInCommit, Journal, JournalReader, LeftToResolver
 from raftcoord.drills.orders import Order
-from raftcoord.drills.points import Point, PointedTransaction, Points
+from raftcoord.drills.points import Point, PointedTransaction, PointReporter
 from raftcoord.errors import Aborted, InDoubt, Overloaded, RaftcoordError, Unavailable
 from raftcoord.types import Branch, State, TxId
 
@@ -39,6 +39,26 @@ RESOLVE_S: Final = 2.0
 RETRY_S_MIN: Final = 0.02
 RETRY_S_MAX: Final = 0.5
 """Bounds of the pause before the next attempt (seconds)."""
+
+
+class PayingJob(NamedTuple):
+    """``orders``, ``journal``, ``stop``: paths; ``resources``: of the home bank's database and of the others'.
+
+    ``client``: its number in the history. Order n of the file is due ``began_s`` (monotonic clock) + n * ``every_s``. Orders with
+    an even id are paid back if ``both_ways``. ``left``: the part of the commits that is left to the resolver.
+    """
+
+    name: str
+    config: str
+    orders: str
+    journal: str
+    stop: str
+    resources: tuple[str, str]
+    client: int
+    began_s: float
+    every_s: float
+    both_ways: bool
+    left: float
 
 
 class Payer:
@@ -87,7 +107,7 @@ class Payer:
         txid = tx.txid
         assert txid is not None  # it is read before the block
         is_left = random.random() < self._left
-        tx.points = Points(lambda point: self._reached(point, txid, is_left))
+        tx.points = PointReporter(lambda point: self._reached(point, txid, is_left))
         self._journal.write(Begun(txid, order.order_id))
         called_s = time.monotonic()
         told = Told(txid, self._client, "submit", called_s, called_s, "not attempted", None)
@@ -98,7 +118,7 @@ class Payer:
                     for connection, bank in zip(self._connections, self._banks, strict=True)
                 )
                 pay(order, txid, home, other)
-        except Refused:
+        except OrderRefused:
             raise
         except InDoubt as doubt:
             told = told._replace(certainty="unknown", reason=doubt.why)
@@ -118,12 +138,12 @@ class Payer:
         if not point.decided:
             return
         if point is Point.AFTER_DECISION and self._stop.exists():
-            self._journal.write(Stopped(txid))
+            self._journal.write(HeldInCommit(txid))
             while True:
                 signal.pause()
         if is_left:
             if point is Point.AFTER_DECISION:
-                self._journal.write(Left(txid))
+                self._journal.write(LeftToResolver(txid))
             raise ConnectionLost("it is left to the resolver")
 
     def _resolve(self, txid: TxId) -> Told:
@@ -164,7 +184,7 @@ def unfinished(journal: Path) -> tuple[set[int], dict[int, TxId]]:
     order_of: dict[TxId, int] = {}
     paid: set[int] = set()
     doubtful: dict[int, TxId] = {}
-    for entry in Reader(journal).new():
+    for entry in JournalReader(journal).new():
         match entry:
             case Begun(txid, order_id):
                 order_of[txid] = order_id
@@ -176,48 +196,32 @@ def unfinished(journal: Path) -> tuple[set[int], dict[int, TxId]]:
     return paid, doubtful
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(text: str) -> int:
     """Pay; the process's exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m raftcoord.drills.paying", description="A program that pays orders."
-    )
-    for name in ("config", "orders", "journal", "stop"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    for name in ("name", "home", "other"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--number", type=int, required=True, help="this program's, from 0")
-    parser.add_argument("--of", type=int, required=True, help="how many programs share the orders")
-    parser.add_argument("--both-ways", action="store_true", help="orders with an even id are paid back")
-    parser.add_argument("--left", type=float, default=0.0, help="the part of the commits that is left to the resolver")
-    parser.add_argument("--client", type=int, required=True, help="its number in the history")
-    parser.add_argument("--began", type=float, required=True, help="when order 0 is due (monotonic clock, seconds)")
-    parser.add_argument("--rate", type=float, required=True, help="orders that fall due per second, over all programs")
     lifeline.watch()
     try:
-        _run(parser.parse_args(arguments))
+        _run(PayingJob(**json.loads(text)))
     except RaftcoordError as error:
         print(f"raftcoord program: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _run(given: argparse.Namespace) -> None:
-    config = Config.load(given.config)
-    home, other = (DatabaseBanks(name, config.resource(name).url()) for name in (given.home, given.other))
-    orders = order_files.load(given.orders)
-    if given.both_ways:
+def _run(job: PayingJob) -> None:
+    config, path = Config.load(Path(job.config)), Path(job.journal)
+    home, other = (DatabaseBanks(name, config.resource(name).url()) for name in job.resources)
+    orders = order_files.load(Path(job.orders))
+    if job.both_ways:
         orders = tuple(order_files.both_ways(orders))
-    paid, doubtful = unfinished(given.journal)
-    journal = Journal(given.journal)
-    with Client.from_config(config, name=given.name) as node:
-        payer = Payer(node, journal, given.client, (home, other), given.stop, given.left)
-        print(f"raftcoord program {given.name} ready", flush=True)
+    paid, doubtful = unfinished(path)
+    with Client.from_config(config, name=job.name) as node:
+        payer = Payer(node, Journal(path), job.client, (home, other), Path(job.stop), job.left)
+        print(f"raftcoord program {job.name} ready", flush=True)
         for index, order in enumerate(orders):
             if order.order_id not in paid:
-                due_s = given.began + (given.number + index * given.of) / given.rate
-                time.sleep(max(0.0, due_s - time.monotonic()))
+                time.sleep(max(0.0, job.began_s + index * job.every_s - time.monotonic()))
                 payer.pay(order, doubtful.get(order.order_id))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1]))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from raftcoord.drills.props import Plan, Props
+from raftcoord.drills.props import Props, StagePlan
 from raftcoord.drills.stage import Stage
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ _ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
 def play(
-    plan: Plan, scene: Callable[[Stage], Coroutine[Any, Any, T]], keep: Callable[[T], bool], *, fast: bool = False
+    plan: StagePlan, scene: Callable[[Stage], Coroutine[Any, Any, T]], keep: Callable[[T], bool], *, fast: bool = False
 ) -> T:
     """Play ``scene`` on a new stage; blocks. A signal ends it as KeyboardInterrupt.
 

@@ -31,7 +31,7 @@ class Point(enum.StrEnum):
         return self in (Point.AFTER_DECISION, Point.BETWEEN_COMMITS)
 
 
-class Points:
+class PointReporter:
     """Calls ``reached`` with each point, before the move that comes after it."""
 
     def __init__(self, reached: Callable[[Point], None]) -> None:
@@ -55,7 +55,7 @@ class Points:
 class PointedTransaction(Transaction):
     """Set ``points`` before the block. If ``reached`` raises ConnectionLost, the connection is closed and the move not made."""
 
-    points: Points
+    points: PointReporter
 
     def _carry_out(self, move: Move) -> Any:
         try:
@@ -70,7 +70,7 @@ class PointedTransaction(Transaction):
 class PointedAsyncTransaction(AsyncTransaction):
     """As PointedTransaction."""
 
-    points: Points
+    points: PointReporter
 
     async def _carry_out(self, move: Move) -> Any:
         self.points.before(move)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Final
 
 from raftcoord.drills.history import Told
-from raftcoord.drills.journal import Begun, Entry, Left, Reader, Stopped
+from raftcoord.drills.journal import Begun, Entry, HeldInCommit, JournalReader, LeftToResolver
 from raftcoord.drills.link import eventually
 from raftcoord.drills.load import Load
 from raftcoord.drills.orders import Order, both_ways, written
+from raftcoord.drills.paying import PayingJob
 from raftcoord.errors import RaftcoordError
 from raftcoord.processes.local_process import LocalProcess
 from raftcoord.types import State, TxId
@@ -30,7 +32,7 @@ _LOOK_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class PayingWork:
     """What the programs do. ``directory``: where their files are; ``resources``: the names of the paying and the other one.
 
     ``rate_per_s``: how many orders fall due per second, over all programs. ``both_ways``: orders with an even id are paid back.
@@ -46,10 +48,10 @@ class Work:
     left: float = 0.0
 
 
-class Program:
+class PayingProgram:
     """One program. ``at_stop``: the transaction in whose commit it waits to be killed. ``is_up``: nobody has killed it."""
 
-    def __init__(self, work: Work, number: int, of: int) -> None:
+    def __init__(self, work: PayingWork, number: int, of: int) -> None:
         self.name = f"program-{number + 1}"
         self.at_stop: TxId | None = None
         self.has_open = False
@@ -70,28 +72,24 @@ class Program:
 
     def start(self, began_s: float) -> None:
         """Start it, for the first time or after a kill; it is ready when this returns. Blocks."""
-        home, other = self._work.resources
-        given = {
-            "config": self._work.config,
-            "orders": self.orders,
-            "journal": self.journal,
-            "stop": self.stop,
-            "name": self.name,
-            "home": home,
-            "other": other,
-            "number": self._number,
-            "of": self._of,
-            "client": self._number + self._of * self._starts,
-            "began": began_s,
-            "rate": self._work.rate_per_s,
-            "left": self._work.left,
-        }
+        work = self._work
+        job = PayingJob(
+            self.name,
+            str(work.config),
+            str(self.orders),
+            str(self.journal),
+            str(self.stop),
+            work.resources,
+            self._number + self._of * self._starts,
+            began_s + self._number / work.rate_per_s,
+            self._of / work.rate_per_s,
+            work.both_ways,
+            work.left,
+        )
         self._starts += 1
         self.at_stop = None
         self.stop.unlink(missing_ok=True)
-        options = [part for name, value in given.items() for part in (f"--{name}", str(value))]
-        options += ["--both-ways"] if self._work.both_ways else []
-        self.process.command = [sys.executable, "-m", "raftcoord.drills.paying", *options]
+        self.process.command = [sys.executable, "-m", "raftcoord.drills.paying", json.dumps(job._asdict())]
         self.process.start()
         self.process.wait_ready()
         self.is_up = True
@@ -106,19 +104,19 @@ class Program:
         return "".join(self.process.log_path.read_text(errors="replace").splitlines()[-1:])
 
 
-class Programs:
+class PayingPrograms:
     """``programs`` at work on ``work``; ``load`` is told what they do, as if it did it itself.
 
     ``left``: how many commits they have left to the resolver.
     """
 
-    def __init__(self, work: Work, programs: Sequence[Program], load: Load) -> None:
+    def __init__(self, work: PayingWork, programs: Sequence[PayingProgram], load: Load) -> None:
         self.programs = programs
         self.load = load
         self.began_s = 0.0
         self.left = 0
         self._orders = {order.order_id: order for order in (both_ways(work.orders) if work.both_ways else work.orders)}
-        self._readers = [(program, Reader(program.journal)) for program in programs]
+        self._readers = [(program, JournalReader(program.journal)) for program in programs]
         self._paid: set[int] = set()
 
     @contextlib.asynccontextmanager
@@ -138,15 +136,15 @@ class Programs:
                 await self.kill(program)
         self._read()
 
-    async def start(self, program: Program) -> None:
+    async def start(self, program: PayingProgram) -> None:
         """Start ``program`` on what it has left."""
         await asyncio.to_thread(program.start, self.began_s)
 
-    async def kill(self, program: Program) -> None:
+    async def kill(self, program: PayingProgram) -> None:
         """kill -9 of ``program``, wherever it is."""
         await asyncio.to_thread(program.kill)
 
-    async def kill_in_mid_commit(self, program: Program) -> TxId:
+    async def kill_in_mid_commit(self, program: PayingProgram) -> TxId:
         """kill -9 of ``program`` with a decision to commit, and neither side committed; the transaction."""
         program.stop.touch()
 
@@ -201,14 +199,14 @@ class Programs:
         self.load.in_flight = sum(program.has_open for program in self.programs)
         self.load.exhausted = len(self._paid) == len(self._orders)
 
-    def _note(self, program: Program, entry: Entry) -> None:
+    def _note(self, program: PayingProgram, entry: Entry) -> None:
         match entry:
             case Begun(txid, order_id):
                 self.load.history.begin(txid, self._orders[order_id])
                 program.has_open = True
-            case Stopped(txid):
+            case HeldInCommit(txid):
                 program.at_stop = txid
-            case Left():
+            case LeftToResolver():
                 self.left += 1
             case Told():
                 program.has_open = False

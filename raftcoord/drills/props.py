@@ -22,7 +22,7 @@ from raftcoord.databases.steps import SqlError, Statement
 from raftcoord.drills.books import open_banks
 from raftcoord.drills.database_banks import CALLED, MARIADB, POSTGRESQL, DatabaseBanks, raise_banks
 from raftcoord.drills.orders import Opening
-from raftcoord.drills.programs import Program
+from raftcoord.drills.programs import PayingProgram
 from raftcoord.errors import ConfigError, RaftcoordError
 from raftcoord.processes.database_servers import MariaDbServer, NotHere, PostgreSqlServer, Server
 from raftcoord.processes.local_cluster import LocalCluster, write_local_config
@@ -40,7 +40,7 @@ class Database(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class StagePlan:
     """``opening``, ``hosts``: the SQLite participants, and process name -> the banks that run in it; {}: none.
 
     ``databases``: by the name of the resource; with any there is a resolver as well. ``clients``: so many that each node has
@@ -69,7 +69,7 @@ def host_banks(opening: Opening, processes: int) -> dict[str, tuple[Branch, ...]
 class Props:
     """The files and processes of a stage. Everything here blocks. No database is there before ``raise_databases``."""
 
-    def __init__(self, directory: Path, plan: Plan) -> None:
+    def __init__(self, directory: Path, plan: StagePlan) -> None:
         self.directory = directory
         self.plan = plan
         self.files = open_banks(directory, plan.opening)
@@ -77,7 +77,7 @@ class Props:
         self.hosts = {name: self._host(name, banks) for name, banks in plan.hosts.items()}
         self.servers: dict[str, Server] = {}
         self.banks: dict[str, DatabaseBanks] = {}
-        self.programs: list[Program] = []
+        self.programs: list[PayingProgram] = []
         self._raising = threading.Lock()
 
     def _cluster(self, config: Config) -> LocalCluster:

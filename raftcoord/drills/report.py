@@ -53,7 +53,7 @@ class FaultRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class DrillReport:
     """How a drill or a demo has ended. ``directory``: where the files are, if they were kept.
 
     ``if_held``: what its verdict says then; "": what the audit has compared. ``more``: JSON values that this one alone has.
@@ -115,7 +115,7 @@ def parts_of(figures: Mapping[str, int | float]) -> str:
     return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in parts.items() if count or name in named)
 
 
-def timed(make: Callable[[], Report]) -> Report:
+def timed(make: Callable[[], DrillReport]) -> DrillReport:
     """The report that ``make`` returns, with all the time that it took, its start and its end included, as ``wall_s``."""
     began_s = time.monotonic()
     report = make()

@@ -15,12 +15,12 @@ from typing import Any, Final, Self
 
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.databases.steps import ConnectionLost
-from raftcoord.drills.audit import Books, Row
+from raftcoord.drills.audit import Books, LedgerRow
 from raftcoord.drills.books import prepared_count, read_books
 from raftcoord.drills.database_banks import CALLED
 from raftcoord.drills.faults import Leader
 from raftcoord.drills.link import NodeLink, eventually, leader_among, shown_by
-from raftcoord.drills.programs import Program, Work
+from raftcoord.drills.programs import PayingProgram, PayingWork
 from raftcoord.drills.props import Props
 from raftcoord.errors import RaftcoordError
 from raftcoord.processes.local_cluster import LocalCluster
@@ -56,9 +56,9 @@ class Stage:
         self.props = props
         self._running: set[str] = set()
 
-    def raise_programs(self, count: int, work: Work) -> list[Program]:
+    def raise_programs(self, count: int, work: PayingWork) -> list[PayingProgram]:
         """``count`` programs that are ended with the stage. They do not run yet."""
-        self.props.programs = [Program(work, number, count) for number in range(count)]
+        self.props.programs = [PayingProgram(work, number, count) for number in range(count)]
         return self.props.programs
 
     @property
@@ -176,7 +176,7 @@ class Stage:
         self.locks_held_s.append(held_s)
         return held_s
 
-    async def ledgers(self, txids: Iterable[TxId]) -> dict[str, dict[TxId, Row]]:
+    async def ledgers(self, txids: Iterable[TxId]) -> dict[str, dict[TxId, LedgerRow]]:
         """What each node's ledger says of ``txids``. Unavailable if one does not tell."""
         asked = tuple(txids)
         until_s = asyncio.get_running_loop().time() + LEDGER_TIMEOUT_S

@@ -30,9 +30,9 @@ from raftcoord.drills.load import wait_until
 from raftcoord.drills.options import DrillOptions
 from raftcoord.drills.orders import ORDERS_MAX, Generated, Order, both_ways, opening_for
 from raftcoord.drills.play import play
-from raftcoord.drills.programs import Programs, Work
-from raftcoord.drills.props import Plan
-from raftcoord.drills.report import OnEvent, Report, timed
+from raftcoord.drills.programs import PayingPrograms, PayingWork
+from raftcoord.drills.props import StagePlan
+from raftcoord.drills.report import DrillReport, OnEvent, timed
 from raftcoord.drills.stage import Stage
 from raftcoord.drills.trial import Trial
 from raftcoord.errors import Unavailable
@@ -63,13 +63,13 @@ _LOOK_EVERY_S: Final = 1.0
 _CLIENTS: Final = 2
 
 
-def run(options: DrillOptions, on_event: OnEvent = lambda event: None) -> Report:
+def run(options: DrillOptions, on_event: OnEvent = lambda event: None) -> DrillReport:
     """Run it; blocks. ConfigError if a server is not installed."""
     orders = orders_of(options)
     opening = opening_for(both_ways(orders), _SPARE_CENTS)
-    plan = Plan(options.nodes, options.seed, databases=two_databases(opening), clients=_CLIENTS)
+    plan = StagePlan(options.nodes, options.seed, databases=two_databases(opening), clients=_CLIENTS)
 
-    async def scene(stage: Stage) -> Report:
+    async def scene(stage: Stage) -> DrillReport:
         return await _Transfers(Trial(stage, opening, on_event), orders, options).play()
 
     return timed(lambda: play(plan, scene, keep=lambda report: report.directory is not None))
@@ -96,13 +96,13 @@ class _Transfers:
         self._trial = trial
         trial.back_s, trial.quiet_s = STALLED_S, SETTLE_S
         self._orders = orders
-        work = Work(stage.directory, stage.config, orders, (LEDGER, ORDERS), math.inf, both_ways=True, left=LEFT)
-        self._programs = Programs(work, stage.raise_programs(options.workers or WORKERS, work), trial.load)
+        work = PayingWork(stage.directory, stage.config, orders, (LEDGER, ORDERS), math.inf, both_ways=True, left=LEFT)
+        self._programs = PayingPrograms(work, stage.raise_programs(options.workers or WORKERS, work), trial.load)
         self._killed: Counter[str] = Counter()
         self._hidden = 0
         self._is_over = False
 
-    async def play(self) -> Report:
+    async def play(self) -> DrillReport:
         """From the first order to the verdict."""
         trial, options, programs = self._trial, self._options, self._programs
         count = len(programs.programs)
@@ -136,7 +136,7 @@ class _Transfers:
             f"{kills} kills"
         )
         more = {"killed": dict(self._killed)}
-        return Report(NAME, violations, figures, options.seed, directory, trial.faults, held, more)
+        return DrillReport(NAME, violations, figures, options.seed, directory, trial.faults, held, more)
 
     # -- load and kills ---------------------------------------------------------------------------------------------
 

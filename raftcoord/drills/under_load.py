@@ -11,8 +11,8 @@ from raftcoord.drills.faults import Fault
 from raftcoord.drills.options import DrillOptions
 from raftcoord.drills.orders import Generated
 from raftcoord.drills.play import play
-from raftcoord.drills.props import Plan, host_banks
-from raftcoord.drills.report import OnEvent, Report, timed
+from raftcoord.drills.props import StagePlan, host_banks
+from raftcoord.drills.report import DrillReport, OnEvent, timed
 from raftcoord.drills.stage import Stage
 from raftcoord.drills.trial import Trial
 
@@ -44,19 +44,19 @@ class FaultDrill:
     hold_s: Span = (0.8, 2.0)
     rounds: int | None = None
 
-    def run(self, options: DrillOptions, on_event: OnEvent = lambda event: None) -> Report:
+    def run(self, options: DrillOptions, on_event: OnEvent = lambda event: None) -> DrillReport:
         """Run it; blocks."""
         orders = Generated(options.seed, banks=_BANKS, accounts=_ACCOUNTS, empty_every=_EMPTY_EVERY)
         opening = orders.opening()
         hosts = host_banks(opening, 1)
-        plan = Plan(options.nodes, options.seed, opening, hosts, node_module=options.node_module)
+        plan = StagePlan(options.nodes, options.seed, opening, hosts, node_module=options.node_module)
 
-        async def scene(stage: Stage) -> Report:
+        async def scene(stage: Stage) -> DrillReport:
             return await self._play(Trial(stage, opening, on_event), options, orders)
 
         return timed(lambda: play(plan, scene, keep=lambda report: report.directory is not None))
 
-    async def _play(self, trial: Trial, options: DrillOptions, orders: Generated) -> Report:
+    async def _play(self, trial: Trial, options: DrillOptions, orders: Generated) -> DrillReport:
         rate_per_s = options.rate or RATE_PER_S
         trial.event("start", f"{self.summary}: {options.nodes} nodes, {_BANKS + 1} banks, {rate_per_s:g} orders/s")
         async with asyncio.TaskGroup() as group, trial.told_progress():
@@ -67,7 +67,7 @@ class FaultDrill:
         await trial.settle()
         violations, figures, directory = await trial.judge(keep=options.keep)
         figures = {**figures, "orders_held_back": trial.load.held_back}
-        return Report(self.name, violations, figures, options.seed, directory, trial.faults)
+        return DrillReport(self.name, violations, figures, options.seed, directory, trial.faults)
 
     async def _strike(self, trial: Trial, options: DrillOptions) -> None:
         """One fault after the other, each healed before the next; at least one."""

@@ -33,7 +33,7 @@ PID_FILE_S: Final = 5.0
 _POLL_S: Final = 0.02
 
 
-class Seen(NamedTuple):
+class ProcessState(NamedTuple):
     """What the operating system says of a pid: when it started (a text to compare), and whether SIGSTOP holds it."""
 
     started: str
@@ -161,7 +161,7 @@ class LocalProcess:
     def _gone(self, timeout_s: float) -> bool:
         return _wait(lambda: self.pid is None, timeout_s)
 
-    def _find(self) -> tuple[int | None, Seen | None]:
+    def _find(self) -> tuple[int | None, ProcessState | None]:
         try:
             with _locked(self.pid_path, "r", fcntl.LOCK_SH) as file:
                 return self._alive(file)
@@ -172,7 +172,7 @@ class LocalProcess:
                 f"{self.pid_path} can be read by its owner alone: use the account that started {self.what}"
             ) from None
 
-    def _alive(self, file: IO[str]) -> tuple[int | None, Seen | None]:
+    def _alive(self, file: IO[str]) -> tuple[int | None, ProcessState | None]:
         if self._child is not None:
             self._child.poll()  # reaps it, so that its end is seen
         file.seek(0)
@@ -230,14 +230,14 @@ def _wait(condition: Callable[[], bool], timeout_s: float) -> bool:
     return True
 
 
-def look_at(pid: int) -> Seen | None:
+def look_at(pid: int) -> ProcessState | None:
     """What the operating system knows of ``pid``; None if there is no such process, or it has ended and is not yet reaped."""
     if Path("/proc/self/stat").exists():
         return _look_in_proc(pid)
     return _look_with_ps(pid)
 
 
-def _look_in_proc(pid: int) -> Seen | None:
+def _look_in_proc(pid: int) -> ProcessState | None:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -247,13 +247,13 @@ def _look_in_proc(pid: int) -> Seen | None:
     state, threads, start_ticks = fields[0], int(fields[17]), fields[19]
     # While its other threads end, the first is a zombie already, yet ports and locks are held and the exit code is not known.
     ended = state == "X" or (state == "Z" and threads <= 1)
-    return None if ended else Seen(f"{boot} {start_ticks}", state in "Tt")
+    return None if ended else ProcessState(f"{boot} {start_ticks}", state in "Tt")
 
 
-def _look_with_ps(pid: int) -> Seen | None:
+def _look_with_ps(pid: int) -> ProcessState | None:
     command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
     shown = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
     ).stdout
     state, _, started = shown.strip().partition(" ")
-    return None if not state or state.startswith("Z") else Seen(started.strip(), state.startswith("T"))
+    return None if not state or state.startswith("Z") else ProcessState(started.strip(), state.startswith("T"))

@@ -73,7 +73,7 @@ class Starting:
             self._file.close()
 
 
-class Started(Protocol):
+class StartedProcess(Protocol):
     """A process that was just started."""
 
     what: str
@@ -85,7 +85,7 @@ class Started(Protocol):
 
 
 def wait_ready(
-    processes: Collection[Started], timeout_s: float = START_TIMEOUT_S, on_reading: OnReading = unwatched
+    processes: Collection[StartedProcess], timeout_s: float = START_TIMEOUT_S, on_reading: OnReading = unwatched
 ) -> None:
     """Wait until each of them has written the line that says ready.
 
@@ -117,7 +117,7 @@ def wait_ready(
             process.starting = None
 
 
-def _each_until_ready(waiting: list[tuple[Started, Starting]]) -> Iterator[tuple[Started, Starting]]:
+def _each_until_ready(waiting: list[tuple[StartedProcess, Starting]]) -> Iterator[tuple[StartedProcess, Starting]]:
     while left := [each for each in waiting if not each[1].ready]:
         yield from left
         time.sleep(_POLL_S)

@@ -70,7 +70,7 @@ def test_a_transfer_that_fails_is_an_error_and_no_rate(
     postgresql: PostgreSqlServer, temp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench_databases, "_CENTS", 0)
-    with pytest.raises(RaftcoordError, match=r"a transfer failed: Refused: .* would be overdrawn"):
+    with pytest.raises(RaftcoordError, match=r"a transfer failed: OrderRefused: .* would be overdrawn"):
         bench_databases.databases(BenchOptions(pairs=("postgresql",), workers=(1,), seconds=0.1, nodes=1))
 
 

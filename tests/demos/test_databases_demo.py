@@ -22,7 +22,7 @@ from raftcoord.drills import trial
 from raftcoord.drills.database_banks import DatabaseBanks
 from raftcoord.drills.database_faults import LEDGER, ORDERS
 from raftcoord.drills.history import Told
-from raftcoord.drills.journal import Begun, Journal, Reader, Stopped
+from raftcoord.drills.journal import Begun, HeldInCommit, Journal, JournalReader
 from raftcoord.drills.orders import Generated, parse, written
 from raftcoord.drills.paying import unfinished
 from raftcoord.drills.props import Props
@@ -220,11 +220,11 @@ def test_a_journal_tells_the_next_program_what_is_paid_and_what_to_ask_for(tmp_p
         Begun(doubtful, 3),
         told(doubtful, None),
         Begun(killed, 4),
-        Stopped(killed),
+        HeldInCommit(killed),
     ):
         journal.write(entry)
     assert unfinished(path) == ({1}, {3: doubtful, 4: killed})
-    assert list(Reader(path).new())[:4] == [
+    assert list(JournalReader(path).new())[:4] == [
         Begun(paid, 1),
         told(paid, State.COMMITTED),
         Begun(aborted, 2),
@@ -235,7 +235,7 @@ def test_a_journal_tells_the_next_program_what_is_paid_and_what_to_ask_for(tmp_p
 def test_a_line_that_was_half_written_at_the_kill_is_cut_off_and_the_reader_never_sees_it(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     first, second = Begun(TxId.new(), 1), Begun(TxId.new(), 2)
-    reader = Reader(path)
+    reader = JournalReader(path)
     assert list(reader.new()) == []
     Journal(path).write(first)
     with path.open("ab") as file:
@@ -243,7 +243,7 @@ def test_a_line_that_was_half_written_at_the_kill_is_cut_off_and_the_reader_neve
     assert list(reader.new()) == [first]
     Journal(path).write(second)
     assert list(reader.new()) == [second]
-    assert list(Reader(path).new()) == [first, second]
+    assert list(JournalReader(path).new()) == [first, second]
 
 
 def test_orders_are_written_as_they_are_read() -> None:

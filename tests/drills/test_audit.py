@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from raftcoord.drills.audit import SHOWN_MAX, UNDECIDED, Books, Payment, Row, Verdict, Violation, audit
+from raftcoord.drills.audit import SHOWN_MAX, UNDECIDED, AuditResult, Books, LedgerRow, Payment, Violation, audit
 from raftcoord.drills.history import Told
 from raftcoord.drills.orders import HOME_BANK, Opening, Order, both_ways, opening_for
 from raftcoord.types import Branch, State, TxId
@@ -24,13 +24,13 @@ class Case(NamedTuple):
     refused: TxId
     attempts: dict[TxId, Order]
     told: list[Told]
-    ledgers: dict[str, dict[TxId, Row]]
+    ledgers: dict[str, dict[TxId, LedgerRow]]
     opening: Opening
     balances: dict[str, dict[str, int]]
     finished: dict[str, dict[TxId, State]]
     prepared: dict[str, set[TxId]]
 
-    def verdict(self) -> Verdict:
+    def verdict(self) -> AuditResult:
         books = {b: Books(self.balances[b], self.finished[b], self.prepared[b]) for b in self.balances}
         return audit(self.attempts, self.told, self.ledgers, self.opening, books)
 
@@ -44,7 +44,7 @@ class Case(NamedTuple):
 def case() -> Case:
     """One committed and one aborted order, and everything as it should be."""
     paid, refused = TxId.new(), TxId.new()
-    rows = {paid: Row(COMMITTED, (), 2, 7), refused: Row(ABORTED, (), 2, 8)}
+    rows = {paid: LedgerRow(COMMITTED, (), 2, 7), refused: LedgerRow(ABORTED, (), 2, 8)}
     return Case(
         paid,
         refused,
@@ -97,7 +97,7 @@ def test_an_acknowledged_outcome_that_has_changed_is_found(case: Case) -> None:
 
 
 def test_nodes_with_the_same_outcome_from_different_entries_are_found(case: Case) -> None:
-    case.ledgers["n3"][case.paid] = Row(COMMITTED, (), 3, 7)
+    case.ledgers["n3"][case.paid] = LedgerRow(COMMITTED, (), 3, 7)
     assert case.found() == [("nodes differ", case.paid)]
 
 
@@ -164,7 +164,7 @@ def test_an_unknown_outcome_that_was_settled_is_no_violation(case: Case) -> None
 
 
 def test_a_branch_that_was_never_acknowledged_is_found(case: Case) -> None:
-    case.ledgers["n1"][case.paid] = Row(COMMITTED, (OTHER,), 2, 7)
+    case.ledgers["n1"][case.paid] = LedgerRow(COMMITTED, (OTHER,), 2, 7)
     assert case.found() == [("left open", case.paid)]
 
 
@@ -223,7 +223,7 @@ def test_an_order_that_was_paid_twice_is_found(case: Case) -> None:
     again = TxId.new()
     case.attempts[again] = case.attempts[case.paid]
     for rows in case.ledgers.values():
-        rows[again] = Row(COMMITTED, (), 2, 9)
+        rows[again] = LedgerRow(COMMITTED, (), 2, 9)
     for bank in (HOME_BANK, OTHER):
         case.finished[bank][again] = COMMITTED
     case.balances[HOME_BANK]["10"], case.balances[OTHER]["20"] = 400, 600
@@ -249,7 +249,7 @@ def test_an_account_that_vanished_or_appeared_is_found(case: Case) -> None:
 
 def test_a_report_shows_a_bounded_number_of_violations_and_counts_all() -> None:
     violations = tuple(Violation("lost", TxId.new(), "gone") for _ in range(SHOWN_MAX + 1))
-    report = Verdict(False, violations, {}).to_json()
+    report = AuditResult(False, violations, {}).to_json()
     assert report["violation_count"] == SHOWN_MAX + 1
     assert len(report["violations"]) == SHOWN_MAX
     assert report["violations"][0]["txid"] == str(violations[0].txid)
@@ -266,7 +266,7 @@ class Paid:
     def __init__(self) -> None:
         self.attempts: dict[TxId, Order] = {}
         self.told: list[Told] = []
-        self.rows: dict[TxId, Row] = {}
+        self.rows: dict[TxId, LedgerRow] = {}
         self.opening = opening_for(ORDERS)
         self.balances = {bank: dict(accounts) for bank, accounts in self.opening.items()}
         self.payments: dict[str, list[Payment]] = {bank: [] for bank in self.opening}
@@ -275,7 +275,7 @@ class Paid:
                 txid = TxId.new()
                 at = float(len(self.rows))
                 self.attempts[txid] = order
-                self.rows[txid] = Row(state, (), 1, len(self.rows) + 1)
+                self.rows[txid] = LedgerRow(state, (), 1, len(self.rows) + 1)
                 self.told.append(Told(txid, 0, "submit", at, at + 0.5, "known", state))
                 for bank, account, cents in order.sides if state is COMMITTED else ():
                     self.payments[bank].append(Payment(txid, account, cents))

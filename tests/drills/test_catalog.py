@@ -13,16 +13,16 @@ from raftcoord import ConfigError
 from raftcoord.drills.audit import Violation
 from raftcoord.drills.catalog import DRILLS, Drill, drill_named
 from raftcoord.drills.options import FLAGS, DrillOptions
-from raftcoord.drills.report import Event, OnEvent, Report
+from raftcoord.drills.report import DrillReport, Event, OnEvent
 
 NIGHTLY = Path(__file__).parents[2] / "scripts" / "nightly"
 
 
-def throwaway(options: DrillOptions, on_event: OnEvent) -> Report:
+def throwaway(options: DrillOptions, on_event: OnEvent) -> DrillReport:
     """A drill of a few lines; it is broken when it lasts for 13 s."""
     on_event(Event(0.0, "start", "nothing goes wrong"))
     broken = [Violation("unlucky", None, "13 s")] if options.duration_s == 13 else []
-    return Report("throwaway", broken, {"orders": 0}, options.seed, if_held="nothing was done")
+    return DrillReport("throwaway", broken, {"orders": 0}, options.seed, if_held="nothing was done")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from raftcoord_cli.main import main
 
 from raftcoord import ConfigError, State, limits
 from raftcoord.drills import crash_matrix
-from raftcoord.drills.crash_matrix import Case, CaseResult, report_of, run
+from raftcoord.drills.crash_matrix import CaseResult, CrashCase, report_of, run
 from raftcoord.drills.crash_program import CENTS, Heard, Job
 from raftcoord.drills.crash_programs import ForkServer
 from raftcoord.drills.options import PROGRAM, DrillOptions
@@ -99,7 +99,7 @@ def test_without_a_resolver_locks_stay_and_the_matrix_is_broken(monkeypatch: pyt
     ],
 )
 def test_a_contradiction_is_named(point: Point, state: State, told: Heard, moved: tuple[int, int], wrong: str) -> None:
-    found = list(crash_matrix._contradictions(Case(COUPLE, point, PROGRAM), state, told, moved))
+    found = list(crash_matrix._contradictions(CrashCase(COUPLE, point, PROGRAM), state, told, moved))
     assert (wrong in found[0]) if wrong else not found
 
 
@@ -110,7 +110,7 @@ def test_nothing_run_is_not_held_and_says_what_was_not_there() -> None:
 
 
 def test_a_row_that_does_not_hold_breaks_the_verdict() -> None:
-    row = CaseResult(Case(COUPLE, Point.AFTER_DECISION, PROGRAM), "COMMITTED", Heard.KILLED, 0.4, ("half of it",))
+    row = CaseResult(CrashCase(COUPLE, Point.AFTER_DECISION, PROGRAM), "COMMITTED", Heard.KILLED, 0.4, ("half of it",))
     report = report_of([row], [], [], DrillOptions())
     assert (report.held, report.to_json()["rows"][0]["held"]) == (False, False)
 

@@ -19,7 +19,7 @@ from raftcoord import ConfigError, RaftcoordError
 from raftcoord.drills.catalog import drill_named
 from raftcoord.drills.options import DrillOptions
 from raftcoord.drills.orders import HOME_BANK, Order, both_ways, opening_for
-from raftcoord.drills.programs import Program, Programs, Work
+from raftcoord.drills.programs import PayingProgram, PayingPrograms, PayingWork
 from raftcoord.drills.transfers import orders_of, run
 from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
 from raftcoord.types import Branch
@@ -121,11 +121,11 @@ def _command_of(pid: int) -> str:
 
 
 def test_a_program_that_gives_up_is_named_with_its_last_words(tmp_path: Path) -> None:
-    work = Work(tmp_path, tmp_path / "absent.yaml", (ORDERS[1],), ("ledger", "orders"), math.inf)
-    program = Program(work, 0, 1)
+    work = PayingWork(tmp_path, tmp_path / "absent.yaml", (ORDERS[1],), ("ledger", "orders"), math.inf)
+    program = PayingProgram(work, 0, 1)
     with pytest.raises(RaftcoordError, match=r"absent\.yaml"):
         program.start(0.0)
-    programs = Programs(work, [program], None)  # type: ignore[arg-type]
+    programs = PayingPrograms(work, [program], None)  # type: ignore[arg-type]
     assert programs.fallen() == [], "nobody has started it"
     program.is_up = True
     assert programs.fallen() == [f"program-1 has ended by itself: {program.last_words()}"]

@@ -9,7 +9,7 @@ import pytest
 
 from raftcoord import Aborted, Client, TxId
 from raftcoord.databases import gid as gids
-from raftcoord.drills.database_banks import DatabaseBanks, Refused, pay, raise_banks
+from raftcoord.drills.database_banks import DatabaseBanks, OrderRefused, pay, raise_banks
 from raftcoord.drills.orders import HOME_BANK, Order, opening_for
 from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
 from raftcoord.processes.local_cluster import LocalCluster, write_local_config
@@ -67,10 +67,10 @@ def test_an_order_that_is_refused_leaves_nothing_on_either_side(
     client: Client, banks: tuple[DatabaseBanks, DatabaseBanks]
 ) -> None:
     before = [each.books() for each in banks]
-    with pytest.raises(Refused, match="order 8: account 1 of bank-home is not there, or would be overdrawn"):
+    with pytest.raises(OrderRefused, match="order 8: account 1 of bank-home is not there, or would be overdrawn"):
         attempt(client, banks, POOR)
     unknown = Order(9, "1", AA, "404", 1, "")
-    with pytest.raises((Refused, Aborted), match="account 404 of bank-aa"):
+    with pytest.raises((OrderRefused, Aborted), match="account 404 of bank-aa"):
         attempt(client, banks, unknown)
     assert [each.books() for each in banks] == before
 

@@ -145,7 +145,12 @@ def test_a_wiped_node_that_nobody_refuses_breaks_a_promise() -> None:
 
 def test_only_a_fault_that_takes_the_leader_from_a_majority_deposes_it() -> None:
     deposed = {fault: strike(fault)[0].deposed for fault in (kill_leader, pause_leader, kill_follower, kill_all)}
-    assert deposed == {kill_leader: Leader("n2", 7), pause_leader: Leader("n2", 7), kill_follower: None, kill_all: None}
+    assert deposed == {
+        kill_leader: Leader("n2", 7),
+        pause_leader: Leader("n2", 7),
+        kill_follower: None,
+        kill_all: None,
+    }
 
 
 def test_every_drill_of_the_issue_is_in_the_catalog() -> None:

@@ -13,7 +13,7 @@ import pytest
 from raftcoord import limits
 from raftcoord.bench.cluster import Measured, measure
 from raftcoord.config import Address, NodeConfig
-from raftcoord.drills.audit import Row
+from raftcoord.drills.audit import LedgerRow
 from raftcoord.drills.faults import Leader
 from raftcoord.drills.link import NodeLink, eventually, leader_among
 from raftcoord.errors import LocalProtocolError, RaftcoordError, Unavailable
@@ -96,12 +96,12 @@ async def _up(link: NodeLink) -> bool:
 
 
 def test_a_recorded_decision_is_a_row_and_an_unrecorded_one_is_asked_for_with_a_barrier() -> None:
-    async def scene(link: NodeLink, node: Node) -> dict[TxId, Row]:
+    async def scene(link: NodeLink, node: Node) -> dict[TxId, LedgerRow]:
         return await link.rows([KNOWN, UNKNOWN], asyncio.get_running_loop().time() + 5)
 
     assert linked(scene) == {
-        KNOWN: Row(State.COMMITTED, ("bank-aa",), 3, 9),
-        UNKNOWN: Row(State.UNDECIDED, (), 4, 20),
+        KNOWN: LedgerRow(State.COMMITTED, ("bank-aa",), 3, 9),
+        UNKNOWN: LedgerRow(State.UNDECIDED, (), 4, 20),
     }
 
 

@@ -21,7 +21,7 @@ from raftcoord.drills.history import History
 from raftcoord.drills.options import DrillOptions
 from raftcoord.drills.orders import Generated
 from raftcoord.drills.props import host_banks
-from raftcoord.drills.report import FaultRecord, Report, client_figures, failover_figures, timed
+from raftcoord.drills.report import DrillReport, FaultRecord, client_figures, failover_figures, timed
 from raftcoord.errors import ConfigError, Halt
 from raftcoord.types import TxId
 
@@ -37,13 +37,13 @@ HELD = {
 
 
 def test_a_held_drill_says_so_in_one_line() -> None:
-    report = Report("kill-leader", (), HELD, 1)
+    report = DrillReport("kill-leader", (), HELD, 1)
     assert report.verdict.startswith("HELD: kill-leader: 3 transactions, 2 committed, 1 aborted; 3 nodes and 4 banks")
 
 
 def test_the_figures_of_a_verdict_add_up_and_the_rest_is_named() -> None:
     figures = {**HELD, "transactions": 1003, "committed": 1000, "never_attempted": 2}
-    report = Report("kill-leader", (), figures, 1)
+    report = DrillReport("kill-leader", (), figures, 1)
     assert "1003 transactions, 1000 committed, 1 aborted, 2 never attempted; 3 nodes" in report.verdict
     with pytest.raises(Halt, match="1004 transactions are not"):
         _ = replace(report, figures={**figures, "transactions": 1004}).verdict
@@ -63,9 +63,9 @@ def test_the_attempts_that_paid_nothing_are_named() -> None:
 
 
 def test_the_time_of_a_report_is_all_the_time_that_it_took() -> None:
-    def make() -> Report:
+    def make() -> DrillReport:
         time.sleep(0.05)
-        return Report("kill-leader", (), HELD, 1)
+        return DrillReport("kill-leader", (), HELD, 1)
 
     assert timed(make).figures["wall_s"] >= 0.05
 
@@ -73,7 +73,7 @@ def test_the_time_of_a_report_is_all_the_time_that_it_took() -> None:
 def test_a_broken_drill_names_the_transaction_and_where_the_files_are() -> None:
     txid = TxId.new()
     broken = (Violation("lost", txid, "n2 says UNDECIDED"), Violation("money", None, "1.00 was created"))
-    report = Report("kill-all", broken, {"x": math.nan}, 1, Path("/t"), [FaultRecord("kill -9", 1.23456)])
+    report = DrillReport("kill-all", broken, {"x": math.nan}, 1, Path("/t"), [FaultRecord("kill -9", 1.23456)])
     assert report.verdict == f"BROKEN: kill-all: lost of transaction {txid}: n2 says UNDECIDED (and 1 more)"
     written = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert written["violations"][0] == {"kind": "lost", "txid": str(txid), "what": "n2 says UNDECIDED"}

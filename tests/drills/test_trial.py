@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 
 from raftcoord.drills import trial as trials
-from raftcoord.drills.audit import Books, Row
+from raftcoord.drills.audit import Books, LedgerRow
 from raftcoord.drills.faults import Fault, Leader, Step, Steps
 from raftcoord.drills.orders import HOME_BANK, Generated, Order
 from raftcoord.drills.report import Event
@@ -33,7 +33,7 @@ class World:
         self.rng = random.Random(0)
         self.clients: list[Any] = [self]
         self.balances = {bank: dict(accounts) for bank, accounts in SOURCE.opening().items()}
-        self.rows: dict[TxId, Row] = {}
+        self.rows: dict[TxId, LedgerRow] = {}
         self.finished: dict[TxId, State] = {}
         self.term = 1
         self.left = ""
@@ -45,7 +45,7 @@ class World:
         for bank, operations in payloads.items():
             for operation in operations:
                 self.balances[bank][operation["key"]] += operation["amount"]  # type: ignore[index]
-        self.rows[txid] = Row(State.COMMITTED, (), self.term, len(self.rows) + 1)
+        self.rows[txid] = LedgerRow(State.COMMITTED, (), self.term, len(self.rows) + 1)
         self.finished[txid] = State.COMMITTED
         return Outcome(txid, True, "", self.term, len(self.rows))
 
@@ -58,7 +58,7 @@ class World:
     async def quiet(self, seconds: float) -> str:
         return self.left
 
-    async def ledgers(self, txids: Iterable[TxId]) -> dict[str, dict[TxId, Row]]:
+    async def ledgers(self, txids: Iterable[TxId]) -> dict[str, dict[TxId, LedgerRow]]:
         if self.unreachable:
             raise Unavailable("node n1 cannot be reached; start it")
         return {"n1": {txid: self.rows[txid] for txid in txids}}
