@@ -1,4 +1,4 @@
-"""The transactions that this node coordinates: core/coordinator.py, carried out.
+"""The transactions that this node coordinates: core/protocols/two_phase.py, carried out.
 
 Owed: every submit is answered once, at its timeout at the latest, and forgotten here then; every effect of its coordinator is
 carried out in order. Never: a rule of two-phase commit, which is the coordinator's; nor an answer that the ledger did not give.
@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple
 
 from raftcoord import limits
 from raftcoord.core.commands import Decide
-from raftcoord.core.coordination import (
+from raftcoord.core.decisions import Result, Standing
+from raftcoord.core.protocols.interface import (
     Acknowledged,
     ConnectDeadline,
     Connected,
@@ -36,8 +37,7 @@ from raftcoord.core.coordination import (
     Started,
     Voted,
 )
-from raftcoord.core.coordinator import Ballot, Coordinator, not_connected
-from raftcoord.core.decisions import Result, Standing
+from raftcoord.core.protocols.two_phase import Ballot, Coordinator, not_connected
 from raftcoord.env import Env
 from raftcoord.errors import Halt, LocalProtocolError, Overloaded, RaftcoordError, Unavailable
 from raftcoord.node.agreement import Agreement

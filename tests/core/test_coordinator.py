@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from raftcoord import limits
-from raftcoord.core.coordination import (
+from raftcoord.core.decisions import Decision, Standing
+from raftcoord.core.ledger import FORGOTTEN
+from raftcoord.core.protocols.interface import (
     Acknowledged,
     ConnectDeadline,
     Connected,
@@ -30,9 +32,17 @@ from raftcoord.core.coordination import (
     Started,
     Voted,
 )
-from raftcoord.core.coordinator import BALLOTS, MOVES, STANDS, Ballot, Coordinator, Meaning, Move, Phase, not_connected
-from raftcoord.core.decisions import Decision, Standing
-from raftcoord.core.ledger import FORGOTTEN
+from raftcoord.core.protocols.two_phase import (
+    BALLOTS,
+    MOVES,
+    STANDS,
+    Ballot,
+    Coordinator,
+    Meaning,
+    Move,
+    Phase,
+    not_connected,
+)
 from raftcoord.errors import Halt
 from raftcoord.types import State, TxId, Verdict, Vote
 

@@ -18,14 +18,15 @@ from raftcoord.consensus.group import Group
 from raftcoord.consensus.pysyncobj import guard
 from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.consensus.pysyncobj.raft import Raft
-from raftcoord.core import asking, coordinator, participant
+from raftcoord.core import asking, participant
 from raftcoord.core.asking import Known
 from raftcoord.core.commands import Decide
-from raftcoord.core.coordination import PrepareDeadline, ProposeDecide, Reply
-from raftcoord.core.coordinator import Ballot, Coordinator, Meaning, Phase
 from raftcoord.core.decisions import NO_CHANGES, Decision, Standing
 from raftcoord.core.ledger import Ledger
 from raftcoord.core.participant import Action, Ask, BranchState, Rule
+from raftcoord.core.protocols import two_phase
+from raftcoord.core.protocols.interface import PrepareDeadline, ProposeDecide, Reply
+from raftcoord.core.protocols.two_phase import Ballot, Coordinator, Meaning, Phase
 from raftcoord.errors import LocalProtocolError, Unavailable
 from raftcoord.node.admission import Admission
 from raftcoord.node.completion import Completion
@@ -97,7 +98,7 @@ _handle = Coordinator.handle
 plant("commit on a timed-out vote", (Coordinator, "handle", _silence_is_yes))
 table(
     "the proposal is delivered, not what stands",
-    coordinator.STANDS,
+    two_phase.STANDS,
     {(Verdict.COMMIT, Meaning.ABORTED): (Reply, Verdict.COMMIT)},
 )
 

@@ -16,11 +16,12 @@ from raftcoord.consensus.group import Group
 from raftcoord.consensus.peers import Peers
 from raftcoord.consensus.proposals import Proposals
 from raftcoord.consensus.pysyncobj.guard import Guarded
-from raftcoord.core import asking, coordinator
+from raftcoord.core import asking
 from raftcoord.core.asking import Confirm
-from raftcoord.core.coordinator import Ballot
 from raftcoord.core.decisions import Changes
 from raftcoord.core.ledger import Ledger
+from raftcoord.core.protocols import two_phase
+from raftcoord.core.protocols.two_phase import Ballot
 from raftcoord.errors import Unavailable
 from raftcoord.node.sessions import Sessions
 from raftcoord.participants.locks import Locks
@@ -147,7 +148,7 @@ plant("a decided or running txid runs again", (asking, "check_new", lambda *_: N
 
 plant(
     "an abort is sent to those alone that voted yes",
-    (coordinator, "_MAY_HAVE_PREPARED", frozenset({Ballot.YES})),
+    (two_phase, "_MAY_HAVE_PREPARED", frozenset({Ballot.YES})),
 )
 
 

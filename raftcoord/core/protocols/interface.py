@@ -1,6 +1,6 @@
 """What goes into a coordinator and what comes out of it.
 
-Owed: every value says who answers it, and how often. Never: behaviour; that is coordinator.py.
+Owed: every value says who answers it, and how often. Never: behaviour; that is two_phase.py.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from raftcoord import limits
-from raftcoord.core.coordination import (
+from raftcoord.core.decisions import Standing
+from raftcoord.core.protocols.interface import (
     Acknowledged,
     ConnectDeadline,
     Connected,
@@ -57,7 +58,6 @@ from raftcoord.core.coordination import (
     Started,
     Voted,
 )
-from raftcoord.core.decisions import Standing
 from raftcoord.errors import broken, check
 from raftcoord.types import State, Verdict, Vote, VoteKind
 

@@ -1,0 +1,1 @@
+"""Protocols that coordinate one transaction: events in, effects out."""
