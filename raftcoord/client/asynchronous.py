@@ -21,7 +21,7 @@ from raftcoord.client.admission import Admission
 from raftcoord.client.async_transaction import TransactionRequests
 from raftcoord.client.completing import Completing
 from raftcoord.client.deadlines import GRACE_S, TIMEOUT_S, Deadlines
-from raftcoord.client.link import ClusterIdentity, Endpoint, Link
+from raftcoord.client.link import ClusterIdentity, Link, NodeAddress
 from raftcoord.client.retry import PATIENCE_S, Call, Lost, Tries, share_of
 from raftcoord.core.asking import Known
 from raftcoord.env import Env
@@ -49,7 +49,7 @@ class AsyncClient(Admission, TransactionRequests):
 
     def __init__(
         self,
-        endpoints: Sequence[Endpoint],
+        endpoints: Sequence[NodeAddress],
         *,
         cluster_name: str = "",
         cluster_id: str = "",
@@ -95,7 +95,7 @@ class AsyncClient(Admission, TransactionRequests):
         from raftcoord.storage.founded import founded_in
 
         read = config if isinstance(config, Config) else Config.load(config)
-        endpoints = [Endpoint(node.client.host, node.client.port, node.name) for node in read.nodes]
+        endpoints = [NodeAddress(node.client.host, node.client.port, node.name) for node in read.nodes]
         resources = [each.name for each in read.resources]
         found, where = founded_in(node.data_dir for node in read.nodes)
         return cls(
@@ -117,7 +117,7 @@ class AsyncClient(Admission, TransactionRequests):
         from raftcoord.config import Address
 
         parsed = [Address.parse(address) for address in addresses]
-        return cls([Endpoint(address.host, address.port) for address in parsed], name=name, grace=grace)
+        return cls([NodeAddress(address.host, address.port) for address in parsed], name=name, grace=grace)
 
     async def __aenter__(self) -> Self:
         self._bind(asyncio.get_running_loop())

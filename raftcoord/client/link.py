@@ -25,7 +25,7 @@ SUSPECT_S = 2.0
 """How long a node that did not answer is tried last."""
 
 
-class Endpoint(NamedTuple):
+class NodeAddress(NamedTuple):
     """Where a node's client port is. ``node``: its name, or "" if it is not known before the hello."""
 
     host: str
@@ -73,7 +73,7 @@ class Link:
     ``why``: why there is none. ``closed``: there will be none.
     """
 
-    def __init__(self, endpoint: Endpoint, cluster: ClusterIdentity, deadlines: Deadlines, client_name: str) -> None:
+    def __init__(self, endpoint: NodeAddress, cluster: ClusterIdentity, deadlines: Deadlines, client_name: str) -> None:
         self.endpoint = endpoint
         self.node = endpoint.node
         self.conn: Connection | None = None

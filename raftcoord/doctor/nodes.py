@@ -15,7 +15,7 @@ from raftcoord import __version__
 from raftcoord.api.answers import Damages, NodeStatus
 from raftcoord.api.leading import leader_among
 from raftcoord.client.asynchronous import AsyncClient
-from raftcoord.client.link import Endpoint
+from raftcoord.client.link import NodeAddress
 from raftcoord.config import Config, NodeConfig
 from raftcoord.doctor import access, disks, members
 from raftcoord.doctor.aside import aside
@@ -46,13 +46,13 @@ Told = Mapping[str, NodeStatus | RaftcoordError]
 """By node: what it says of itself, or why it cannot be asked."""
 
 
-async def endpoints(config: Config) -> tuple[list[Endpoint], dict[str, RaftcoordError]]:
+async def endpoints(config: Config) -> tuple[list[NodeAddress], dict[str, RaftcoordError]]:
     """The client ports with the addresses of their hosts, and the nodes whose host has none.
 
     Names are looked up here, because a name server that hangs would keep an event loop from ending.
     """
 
-    async def find(node: NodeConfig) -> Endpoint | RaftcoordError:
+    async def find(node: NodeConfig) -> NodeAddress | RaftcoordError:
         host, port = node.client.host, node.client.port
         try:
             found = await aside(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), NAME_S)
@@ -60,13 +60,13 @@ async def endpoints(config: Config) -> tuple[list[Endpoint], dict[str, Raftcoord
             return Unavailable(f"its host {host} was not found in {NAME_S:g} s: the name server does not answer")
         except OSError as error:
             return Unavailable(f"its host {host} is not known: {error.strerror or error}")
-        return Endpoint(str(found[0][4][0]), port, node.name)
+        return NodeAddress(str(found[0][4][0]), port, node.name)
 
     found = await asyncio.gather(*map(find, config.nodes))
-    known: list[Endpoint] = []
+    known: list[NodeAddress] = []
     unknown: dict[str, RaftcoordError] = {}
     for node, each in zip(config.nodes, found, strict=True):
-        if isinstance(each, Endpoint):
+        if isinstance(each, NodeAddress):
             known.append(each)
         else:
             unknown[node.name] = each

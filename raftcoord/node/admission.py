@@ -126,7 +126,7 @@ class Admission:
                 continue
             for session in self._sessions.of(name):
                 if session.identity != binding.identity:
-                    session.conn.close(f"participant {name!r} is {_shown(binding)} from now on")
+                    session.endpoint.close(f"participant {name!r} is {_shown(binding)} from now on")
         self._refused = {name: refused for name, refused in self._refused.items() if name in known}
 
     # -- operating ------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from raftcoord import limits
 from raftcoord.core.commands import Heuristic
@@ -26,15 +26,15 @@ from raftcoord.foreign import Rationed, shown
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.alarms import Alarm, Alarms
 from raftcoord.node.completion import Completion
+from raftcoord.node.endpoint import NotDone
 from raftcoord.node.sessions import Session, Sessions
-from raftcoord.rpc.codes import RpcError
 from raftcoord.types import State, TxId, Verdict
 
 log: Final = logging.getLogger("raftcoord.node")
 
 OnAcknowledged = Callable[[], None]
 
-_METHOD: Final = {Verdict.COMMIT: "commit", Verdict.ABORT: "abort"}
+_VERB: Final = {Verdict.COMMIT: "commit", Verdict.ABORT: "abort"}
 _UNDONE: Final = (Verdict.ABORT, "already_committed")
 _DAMAGE: Final = {(Verdict.COMMIT, "not_prepared"), _UNDONE}
 _RECORD_DEADLINE_MS: Final = 5_000
@@ -154,7 +154,7 @@ class _Route:
         outcome.session = session
         outcome.attempt += 1
         outcome.alarm = self._alarms.after(limits.DELIVERY_ANSWER_MS, partial(self._overdue, outcome))
-        session.conn.call(_METHOD[outcome.verdict], [outcome.txid], partial(self._answered, outcome, outcome.attempt))
+        session.endpoint.tell(outcome.txid, outcome.verdict, partial(self._answered, outcome, outcome.attempt))
 
     def _overdue(self, outcome: _Outcome) -> None:
         """No answer for long. The same instance is not asked twice; another one is, if there is one."""
@@ -176,14 +176,13 @@ class _Route:
 
     # -- answers --------------------------------------------------------------------------------------------------
 
-    def _answered(self, outcome: _Outcome, attempt: int, error: RpcError | None, result: Any) -> None:
+    def _answered(self, outcome: _Outcome, attempt: int, failure: NotDone | None) -> None:
         if self.pending.get(outcome.txid) is not outcome:
             return
-        if error is None and result is True:
+        if failure is None:
             self._delivery.completion.add(outcome.txid, self._name)
             self._forget(outcome)
         elif attempt == outcome.attempt and outcome.session is not None:
-            failure = error or RpcError("internal", f"it answered {str(result)[:60]!r} and not true")
             if (outcome.verdict, failure.code) == _UNDONE and self._is_forgotten(outcome.txid):
                 self._forget(outcome)
             else:
@@ -191,7 +190,7 @@ class _Route:
                 self._failed(outcome, failure)
         self._pump()
 
-    def _failed(self, outcome: _Outcome, error: RpcError) -> None:
+    def _failed(self, outcome: _Outcome, error: NotDone) -> None:
         outcome.failures += 1
         if (outcome.verdict, error.code) in _DAMAGE:
             self._damaged(outcome, error)
@@ -203,15 +202,15 @@ class _Route:
                 self._delivery.log.warning(
                     "participant %s failed to %s %s: %s; it is told again",
                     self._name,
-                    _METHOD[outcome.verdict],
+                    _VERB[outcome.verdict],
                     outcome.txid,
                     error.message,
                 )
         jittered = pause_ms * (0.5 + self._delivery.env.rng.random() / 2)
         outcome.alarm = self._alarms.after(jittered, partial(self._rested, outcome))
 
-    def _damaged(self, outcome: _Outcome, error: RpcError) -> None:
-        what = f"told to {_METHOD[outcome.verdict]}, it answered {error.code}: {shown(error.message)}"
+    def _damaged(self, outcome: _Outcome, error: NotDone) -> None:
+        what = f"told to {_VERB[outcome.verdict]}, it answered {error.code}: {shown(error.message)}"
         if not outcome.loud:
             outcome.loud = True
             self.damaged += 1

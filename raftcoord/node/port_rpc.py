@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Final
 
+from raftcoord import limits
 from raftcoord.api.operations import Operation, Role
 from raftcoord.env import Env
 from raftcoord.errors import LocalProtocolError, RemoteProtocolError, Unavailable
@@ -16,14 +17,82 @@ from raftcoord.node import namesakes
 from raftcoord.node.admission import Admission
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.desk import Desk, Served
+from raftcoord.node.endpoint import NotDone, NoVote, OnTold, OnVote
 from raftcoord.node.sessions import Session, Sessions
-from raftcoord.rpc.codes import unknown_method
+from raftcoord.rpc import codes
+from raftcoord.rpc.codes import RpcError, unknown_method
 from raftcoord.rpc.connection import Connection
-from raftcoord.types import checked_name
+from raftcoord.types import Payload, TxId, Verdict, Vote, VoteKind, checked_name
 
 _CLIENT: Final = (Role.CLIENT, Role.OPERATOR)
 _PARTICIPANT: Final = (Role.PARTICIPANT,)
 _INSTANCE_LENGTH_MAX: Final = 64
+
+
+_METHOD: Final = {Verdict.COMMIT: "commit", Verdict.ABORT: "abort"}
+_NOT_SENT: Final = frozenset({codes.UNAVAILABLE, codes.OVERLOADED})
+"""Answers to prepare after which nothing is prepared: it was not sent, or was refused before anything was done."""
+
+
+class RpcEndpoint:
+    """A participant that dialed in."""
+
+    __slots__ = ("_conn",)
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn = conn
+
+    def __str__(self) -> str:
+        return self._conn.peername
+
+    @property
+    def gone(self) -> bool:
+        """See Endpoint."""
+        return self._conn.closed
+
+    @property
+    def busy(self) -> bool:
+        """See Endpoint."""
+        return self._conn.open_calls >= limits.PREPARES_OPEN_MAX
+
+    @property
+    def waiting(self) -> int:
+        """See Endpoint."""
+        return self._conn.open_calls
+
+    def ask(self, txid: TxId, payload: Payload, timeout_ms: int, voted: OnVote) -> None:
+        """See Endpoint."""
+        self._conn.call("prepare", [txid, payload, timeout_ms], partial(_voted, voted))
+
+    def tell(self, txid: TxId, verdict: Verdict, told: OnTold) -> None:
+        """See Endpoint."""
+        self._conn.call(_METHOD[verdict], [txid], partial(_told, told))
+
+    def close(self, reason: str) -> None:
+        """See Endpoint."""
+        self._conn.close(reason)
+
+
+def _voted(voted: OnVote, error: RpcError | None, result: Any) -> None:
+    if error is None:
+        match result:
+            case [(0 | 1 | 2) as kind, str(reason)] if type(kind) is int:  # not True, which equals 1
+                voted(Vote(VoteKind(kind), reason[: limits.REASON_LENGTH_MAX]))
+            case _:
+                voted(NoVote(f"it answered {str(result)[:60]!r}, which is not a vote"))
+    elif error.code in _NOT_SENT:
+        voted(Vote.no(error.message))
+    else:
+        voted(NoVote(error.message))
+
+
+def _told(told: OnTold, error: RpcError | None, result: Any) -> None:
+    if error is not None:
+        told(NotDone(error.code, error.message))
+    elif result is not True:
+        told(NotDone(codes.INTERNAL, f"it answered {str(result)[:60]!r} and not true"))
+    else:
+        told(None)
 
 
 class Caller:
@@ -112,7 +181,7 @@ class ClientPort:
             return
         self._sessions.check_free(name)
         identity = self._admission.check(name, details.get("identity"))
-        session = self._sessions.add(name, instance, conn, identity)
+        session = self._sessions.add(name, instance, RpcEndpoint(conn), identity)
         conn.context = Caller(conn, self._desk.methods(_PARTICIPANT), session)
 
     def on_request(self, conn: Connection, request_id: int, method: str, params: list[Any]) -> None:

@@ -15,27 +15,22 @@ from typing import Final
 from raftcoord import limits
 from raftcoord.errors import LocalProtocolError, Overloaded
 from raftcoord.foreign import Rationed
-from raftcoord.rpc.connection import Connection
+from raftcoord.node.endpoint import Endpoint
 
 log: Final = logging.getLogger("raftcoord.node")
 
 
 class Session:
-    """One instance of the participant ``name``, as long as its connection lasts."""
+    """One instance of the participant ``name``, as long as it can be reached."""
 
-    __slots__ = ("conn", "identity", "instance", "name")
+    __slots__ = ("endpoint", "identity", "instance", "name")
 
-    def __init__(self, name: str, instance: str, conn: Connection, identity: str) -> None:
+    def __init__(self, name: str, instance: str, endpoint: Endpoint, identity: str) -> None:
         self.name = name
         self.instance = instance
-        self.conn = conn
+        self.endpoint = endpoint
         self.identity = identity
         """Of its state: 32 hex digits, or "" from one that gives none."""
-
-    @property
-    def busy(self) -> bool:
-        """Whether it has so much to answer that no new transaction should be begun with it."""
-        return self.conn.open_calls >= limits.PREPARES_OPEN_MAX
 
 
 class Sessions:
@@ -48,7 +43,7 @@ class Sessions:
         self.on_connected: list[Callable[[str], None]] = []
         """Called with a participant's name whenever an instance of it has connected."""
 
-    def add(self, name: str, instance: str, conn: Connection, identity: str = "") -> Session:
+    def add(self, name: str, instance: str, endpoint: Endpoint, identity: str = "") -> Session:
         """An instance has said hello. An older session of the same instance is half dead and is closed.
 
         The caller has made sure that ``identity`` may go by that name (admission.py).
@@ -57,13 +52,13 @@ class Sessions:
             raise Overloaded(
                 f"{limits.SESSIONS_MAX} participants are connected to this node, the most that it serves; stop some"
             )
-        made = Session(name, instance, conn, identity)
+        made = Session(name, instance, endpoint, identity)
         sessions = self._by_name.setdefault(name, [])
         for old in [old for old in sessions if old.instance == instance]:
             sessions.remove(old)
-            old.conn.close(f"participant {name!r} has connected anew")
+            old.endpoint.close(f"participant {name!r} has connected anew")
         sessions.append(made)
-        self._log.info("participant %s connected from %s (%d here)", name, conn.peername, len(sessions))
+        self._log.info("participant %s connected from %s (%d here)", name, endpoint, len(sessions))
         for listener in self.on_connected:
             listener(name)
         return made
@@ -101,13 +96,13 @@ class Sessions:
             return None
         if len(sessions) == 1:
             only = sessions[0]
-            return None if only.conn.closed or only is but else only
-        live = [session for session in sessions if not session.conn.closed and session is not but]
-        return min(live, key=lambda session: session.conn.open_calls, default=None)
+            return None if only.endpoint.gone or only is but else only
+        live = [session for session in sessions if not session.endpoint.gone and session is not but]
+        return min(live, key=lambda session: session.endpoint.waiting, default=None)
 
     def of(self, name: str) -> list[Session]:
         """The live sessions of ``name``."""
-        return [session for session in self._by_name.get(name, ()) if not session.conn.closed]
+        return [session for session in self._by_name.get(name, ()) if not session.endpoint.gone]
 
     def names(self) -> list[str]:
         """The participants that are connected here, sorted."""

@@ -43,16 +43,13 @@ from raftcoord.errors import Halt, LocalProtocolError, Overloaded, RaftcoordErro
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.alarms import Alarm, Alarms
 from raftcoord.node.delivery import Delivery
+from raftcoord.node.endpoint import NoVote
 from raftcoord.node.sessions import Sessions
-from raftcoord.rpc import codes
-from raftcoord.rpc.codes import RpcError
-from raftcoord.types import Payload, TxId, Verdict, Vote, VoteKind
+from raftcoord.types import Payload, TxId, Verdict, Vote
 
 log: Final = logging.getLogger("raftcoord.node")
 
 _PROPOSE_RETRY_MS: Final = 20
-_NOT_SENT: Final = frozenset({codes.UNAVAILABLE, codes.OVERLOADED})
-"""Answers to prepare after which nothing is prepared: it was not sent, or was refused before anything was done."""
 
 
 class Asked(NamedTuple):
@@ -65,6 +62,11 @@ class Asked(NamedTuple):
     stands: Callable[[Standing], None]
     txid_used: Callable[[Standing], None]
     in_doubt: Callable[[], None]
+
+
+def coordinator_of(asked: Asked) -> Coordinator:
+    """The protocol that runs a transaction: others come in here, beside two-phase commit."""
+    return Coordinator(asked.payloads, wait_completed=asked.wait_completed)
 
 
 class Transactions:
@@ -99,9 +101,9 @@ class Transactions:
             self.sessions.check_participant(branch)
             session = self.sessions.pick(branch)
             if session is not None:
-                if session.busy:
+                if session.endpoint.busy:
                     raise Overloaded(
-                        f"participant {branch!r} has {session.conn.open_calls} requests to answer; try again in a moment"
+                        f"participant {branch!r} has {session.endpoint.waiting} requests to answer; try again in a moment"
                     )
                 connected.append(branch)
         made = self.running[asked.txid] = Running(self, asked)
@@ -126,7 +128,7 @@ class Running:
         self._vote_deadline = now + self._vote_ms / 1000
         self._alarms: list[Alarm] = []
         self._replied = False
-        self.coordinator = Coordinator(asked.payloads, wait_completed=asked.wait_completed)
+        self.coordinator = coordinator_of(asked)
 
     def start(self, connected: frozenset[str]) -> None:
         """Ask for the votes."""
@@ -187,27 +189,16 @@ class Running:
         owner, asked = self._owner, self._asked
         session = owner.sessions.pick(branch)
         left_ms = max(1, round((self._vote_deadline - owner.alarms.time()) * 1000))
-        on_reply = partial(self._answered, branch)
-        params = [asked.txid, asked.payloads[branch], left_ms]
         if session is None:
             self._later(Voted(branch, Vote.no(not_connected(branch))))
             return
         try:
-            session.conn.call("prepare", params, on_reply)
+            session.endpoint.ask(asked.txid, asked.payloads[branch], left_ms, partial(self._voted, branch))
         except LocalProtocolError as error:
             self._later(Voted(branch, Vote.no(str(error))))
 
-    def _answered(self, branch: str, error: RpcError | None, result: Any) -> None:
-        if error is None:
-            match result:
-                case [(0 | 1 | 2) as kind, str(reason)] if type(kind) is int:  # not True, which equals 1
-                    self.feed(Voted(branch, Vote(VoteKind(kind), reason[: limits.REASON_LENGTH_MAX])))
-                case _:
-                    self.feed(Lost(branch, f"it answered {str(result)[:60]!r}, which is not a vote"))
-        elif error.code in _NOT_SENT:
-            self.feed(Voted(branch, Vote.no(error.message)))
-        else:
-            self.feed(Lost(branch, error.message))
+    def _voted(self, branch: str, vote: Vote | NoVote) -> None:
+        self.feed(Lost(branch, vote.why) if isinstance(vote, NoVote) else Voted(branch, vote))
 
     # -- the decision ---------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn, Protocol
 
 from raftcoord import limits
 from raftcoord.client.asynchronous import AsyncClient
-from raftcoord.client.link import Endpoint
+from raftcoord.client.link import NodeAddress
 from raftcoord.config import Address, Config, NodeConfig, Timing
 from raftcoord.env import Env
 from raftcoord.errors import CorruptionError, RaftcoordError, StorageError
@@ -234,7 +234,7 @@ class World:
         machine.lives += 1
         machine.process = Process(self.loop, name, clock_offset_s=machine.clock_offset_s, clock_rate=machine.clock_rate)
         nodes = [node for node in self.config.nodes if at in ("", node.name)]
-        endpoints = [Endpoint(node.client.host, node.client.port, node.name) for node in nodes]
+        endpoints = [NodeAddress(node.client.host, node.client.port, node.name) for node in nodes]
         return machine.process, AsyncClient(endpoints, cluster_name=CLUSTER, name=name, env=self.env(machine))
 
     def another_client(self, at: str) -> AsyncClient:
@@ -242,7 +242,7 @@ class World:
         node = self.config.node(at)
         machine = self.machines.setdefault("another", Machine("another", self._root))
         machine.lives += 1
-        endpoint = Endpoint(node.client.host, node.client.port, node.name)
+        endpoint = NodeAddress(node.client.host, node.client.port, node.name)
         return AsyncClient([endpoint], cluster_name=CLUSTER, name="another", env=self.env(machine))
 
     def env(self, machine: Machine) -> Env:

@@ -533,8 +533,8 @@ def test_a_node_of_another_name_or_cluster_name_is_refused() -> None:
     async def script(nodes: list[ScriptedNode]) -> None:
         (n1,) = nodes
         for endpoint, cluster_name, says in (
-            (link.Endpoint("127.0.0.1", n1.port, "n2"), "demo", "node 'n1' answers there, not 'n2'"),
-            (link.Endpoint("127.0.0.1", n1.port), "prod", "of cluster 'demo', not of 'prod'"),
+            (link.NodeAddress("127.0.0.1", n1.port, "n2"), "demo", "node 'n1' answers there, not 'n2'"),
+            (link.NodeAddress("127.0.0.1", n1.port), "prod", "of cluster 'demo', not of 'prod'"),
         ):
             async with AsyncClient([endpoint], cluster_name=cluster_name) as client:
                 error = await caught(client.status(TxId.new(), timeout=1.0))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from raftcoord.api import answers
 from raftcoord.client.asynchronous import AsyncClient
-from raftcoord.client.link import Endpoint
+from raftcoord.client.link import NodeAddress
 from raftcoord.config import Address
 from raftcoord.core.asking import Known
 from raftcoord.env import Env
@@ -181,7 +181,7 @@ def test_a_client_returns_what_is_well_formed_or_raises_an_error_of_ours(
     async def work() -> None:
         port = await listening(AnyNode(greetings, said))
         env = Env(lambda: NOW_MS, random.Random(1))
-        async with AsyncClient([Endpoint("memory", PORT, "n1")], cluster_name="demo", env=env) as client:
+        async with AsyncClient([NodeAddress("memory", PORT, "n1")], cluster_name="demo", env=env) as client:
             for call in calls:
                 try:
                     found = await CALLS[call](client)

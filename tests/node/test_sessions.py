@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from raftcoord import limits
+from raftcoord.node.port_rpc import RpcEndpoint
 from raftcoord.node.sessions import Session, Sessions
 from raftcoord.rpc.connection import Connection
 
@@ -27,7 +28,7 @@ class Handler:
 
 def connected(sessions: Sessions, instance: str) -> Session:
     conn = Connection(Handler(), max_frame_bytes=limits.CLIENT_FRAME_BYTES_MAX, label="test")
-    return sessions.add("bank", instance, conn)
+    return sessions.add("bank", instance, RpcEndpoint(conn))
 
 
 def test_a_session_that_is_closing_is_not_picked() -> None:
@@ -37,7 +38,7 @@ def test_a_session_that_is_closing_is_not_picked() -> None:
         sessions = Sessions()
         one = connected(sessions, "1")
         assert sessions.pick("bank") is one
-        one.conn.close("it sent garbage")
+        one.endpoint.close("it sent garbage")
         assert sessions.pick("bank") is None
         two = connected(sessions, "2")
         assert sessions.pick("bank") is two

@@ -154,7 +154,7 @@ plant(
 
 def _any_session(self: Any, name: str, *, but: Any = None) -> Any:
     sessions = [session for session in self._by_name.get(name, ()) if session is not but]
-    return min(sessions, key=lambda session: session.conn.open_calls, default=None)
+    return min(sessions, key=lambda session: session.endpoint.waiting, default=None)
 
 
 UNSEEN["a closed session is picked"] = Unseen(
