@@ -13,10 +13,9 @@ from typing import Any, Final
 
 from raftcoord import limits
 from raftcoord.config import Config
-from raftcoord.consensus.copies import Incoming, Outgoing
+from raftcoord.consensus.copies import Installing, Outgoing
 from raftcoord.consensus.disk import (
     NodeDisk,
-    ledger_of,
     log_of,
     not_taken_over,
     start_of,
@@ -28,7 +27,6 @@ from raftcoord.consensus.engine import Message, Timing
 from raftcoord.consensus.group import Group, MembersDone
 from raftcoord.consensus.host import Errand, Host
 from raftcoord.consensus.identity import Identities, Place
-from raftcoord.consensus.leaps import check_copy
 from raftcoord.consensus.peers import Peers
 from raftcoord.consensus.proposals import BarrierDone, Done
 from raftcoord.consensus.pysyncobj.guard import Guarded
@@ -40,14 +38,13 @@ from raftcoord.core.members import Members, described
 from raftcoord.env import Env
 from raftcoord.errors import (
     ConfigError,
-    CorruptionError,
     Halt,
     RaftcoordError,
     RemoteProtocolError,
     Unavailable,
     check,
 )
-from raftcoord.storage.node_db import NodeDb, SnapshotInfo, Stored, Write
+from raftcoord.storage.node_db import NodeDb, Stored, Write
 from raftcoord.types import NodeName
 
 log: Final = logging.getLogger("raftcoord.consensus")
@@ -97,8 +94,7 @@ class Consensus:
         runner = SyncThread(f"{name} sync") if runner is None else runner
         self._host = Host([self._group], NodeDisk(db), self._peers, self, runner, self._timing.heartbeat / 2)
         self._outgoing = Outgoing(db, self._directory, name, self._peers)
-        self._incoming = Incoming(self._directory)
-        self._install: tuple[SnapshotInfo, Any, Callable[[Any], None]] | None = None
+        self._installing = Installing(db, self._directory, name, lambda: self._group, self._follow_members)
         self._told: tuple[int | None, int, str] = (None, 0, "")
         self.on_leader_change: list[Callable[[], None]] = []
         """Called after the leader, or the term of its leadership, changed as seen from here."""
@@ -221,24 +217,8 @@ class Consensus:
 
     def on_copy(self, node: int, step: str, params: list[Any], reply: Callable[[Any], None]) -> None:
         """A step of a ledger copy that the leader sends."""
-        if not self._group.raft.admitted:  # H16
-            raise Unavailable("this node takes no part yet; raftcoord status says whom it waits for")
-        if step == "copy_begin":
-            if self._install is not None:  # from the very file that a second copy would be written to
-                raise Unavailable("this node is installing a copy of the ledger already; send another one later")
-            term = self._incoming.begin(node, params, self._check_copy)
-            if term < self._group.raft.term:
-                self._incoming.drop()
-                raise Unavailable(
-                    "the leader of an older term sent a copy of its ledger; the new leader's is taken instead"
-                )
-            reply(True)
-        elif step == "copy_chunk":
-            self._incoming.chunk(node, params)
-            reply(True)
-        else:
-            path, info = self._incoming.end(node)
-            self._install = (info, path, reply)
+        self._installing.hear(node, step, params, reply)
+        if self._installing.is_due:
             self._host.wake()
 
     # -- what the host asks ---------------------------------------------------------------------------------------
@@ -246,7 +226,7 @@ class Consensus:
     @property
     def has_work(self) -> bool:
         """Whether a turn would do something here."""
-        return self._steering.has_work or self._install is not None or self._identities.has_news
+        return self._steering.has_work or self._installing.is_due or self._identities.has_news
 
     def errand(self) -> Errand | None:
         """Who is who goes to the disk before anything is made of it (identity.py); a copy takes the place of the ledger."""
@@ -256,7 +236,7 @@ class Consensus:
             return self._remember(write_of_invitation(invitation), self._taken_in)
         if founding := self._identities.founding:
             return self._remember(write_of_founding(founding), self._founded)
-        return self._install_errand()
+        return self._installing.errand()
 
     def before_step(self, now: float) -> None:
         """The members may be changed now."""
@@ -298,8 +278,7 @@ class Consensus:
         def done(_: Any, error: BaseException | None) -> None:
             if error is not None:
                 raise error
-            if self._host.running:
-                then()
+            then()
 
         return Errand(lambda: self._db.write(write), done)
 
@@ -457,40 +436,3 @@ class Consensus:
         return {
             name: heard.get(name) for name in voters if name != own
         }  # also one that nobody here can dial: it is silent
-
-    # -- copies of the ledger -------------------------------------------------------------------------------------
-
-    def _check_copy(self, term: int, index: int, index_term: int) -> None:
-        check_copy(term, index, index_term, self.term, self.applied_index)
-
-    def _install_errand(self) -> Errand | None:
-        if self._install is None:
-            return None
-        info, path, reply = self._install
-        if not self._group.needs_copy(info.index, info.term):
-            self._install = None
-            self._incoming.drop()
-            reply(True)
-            return None
-        log.info("%s: installing a copy of the ledger up to index %d", self._name, info.index)
-
-        def work() -> Stored:
-            self._db.install(path, info)
-            return self._db.load()
-
-        return Errand(work, lambda stored, error: self._installed(stored, error, reply))
-
-    def _installed(self, stored: Stored | None, error: BaseException | None, reply: Callable[[Any], None]) -> None:
-        self._install = None
-        self._incoming.drop()
-        if not self._host.running:
-            return
-        if isinstance(error, CorruptionError | ConfigError):  # H5: refused whole, and what was here still stands
-            log.error("%s: refused a copy of the ledger: %s", self._name, error)
-            reply(False)
-            return
-        if error is not None or stored is None:
-            raise error or Halt("the copy of the ledger vanished")
-        self._group.installed(ledger_of(stored, self._db), stored.applied_index, stored.applied_term)
-        self._follow_members()
-        reply(True)

@@ -19,12 +19,24 @@ from pathlib import Path
 from typing import Any, Final
 
 from raftcoord import limits
+from raftcoord.consensus.disk import ledger_of
 from raftcoord.consensus.engine import NUMBER_MAX
+from raftcoord.consensus.group import Group
+from raftcoord.consensus.host import Errand
+from raftcoord.consensus.leaps import check_copy
 from raftcoord.consensus.peers import Peers
-from raftcoord.errors import CorruptionError, RaftcoordError, RemoteProtocolError, StorageError, Unavailable
+from raftcoord.errors import (
+    ConfigError,
+    CorruptionError,
+    Halt,
+    RaftcoordError,
+    RemoteProtocolError,
+    StorageError,
+    Unavailable,
+)
 from raftcoord.foreign import shown
 from raftcoord.rpc.connection import Connection
-from raftcoord.storage.node_db import NodeDb, SnapshotInfo
+from raftcoord.storage.node_db import NodeDb, SnapshotInfo, Stored
 from raftcoord.storage.room import check_room
 
 _NUMBERS: Final = re.compile(r"[0-9][0-9,]*")
@@ -187,3 +199,84 @@ class Incoming:
         if self._info is None or self._sender != sender:
             raise RemoteProtocolError("a part of a copy that was not begun")
         return self._info
+
+
+class Installing:
+    """Takes the copy that a leader sends, and puts it in the place of the ledger of ``group()``. ``installed``: it has."""
+
+    def __init__(
+        self, db: NodeDb, directory: Path, name: str, group: Callable[[], Group], installed: Callable[[], None]
+    ) -> None:
+        self._db = db
+        self._name = name
+        self._group = group
+        self._on_installed = installed
+        self._incoming = Incoming(directory)
+        self._whole: tuple[SnapshotInfo, Path, Callable[[Any], None]] | None = None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a whole copy has come and is not installed."""
+        return self._whole is not None
+
+    def hear(self, sender: int, step: str, params: list[Any], reply: Callable[[Any], None]) -> None:
+        """A step of a copy; ``reply`` once. Raises Unavailable if it cannot be taken now, RemoteProtocolError if ever."""
+        group = self._group()
+        if not group.raft.admitted:  # H16
+            raise Unavailable("this node takes no part yet; raftcoord status says whom it waits for")
+        if step == "copy_begin":
+            if self._whole is not None:  # from the very file that a second copy would be written to
+                raise Unavailable("this node is installing a copy of the ledger already; send another one later")
+            term = self._incoming.begin(sender, params, self._check)
+            if term < group.raft.term:
+                self._incoming.drop()
+                raise Unavailable(
+                    "the leader of an older term sent a copy of its ledger; the new leader's is taken instead"
+                )
+            reply(True)
+        elif step == "copy_chunk":
+            self._incoming.chunk(sender, params)
+            reply(True)
+        else:
+            path, info = self._incoming.end(sender)
+            self._whole = (info, path, reply)
+
+    def _check(self, term: int, index: int, index_term: int) -> None:
+        group = self._group()
+        check_copy(term, index, index_term, group.raft.term, group.applied_index)
+
+    def errand(self) -> Errand | None:
+        """Install what has come, if it is still needed."""
+        if self._whole is None:
+            return None
+        info, path, reply = self._whole
+        if not self._group().needs_copy(info.index, info.term):
+            self._end()
+            reply(True)
+            return None
+        log.info("%s: installing a copy of the ledger up to index %d", self._name, info.index)
+
+        def work() -> Stored:
+            try:
+                self._db.install(path, info)
+            finally:
+                path.unlink(missing_ok=True)  # here, as the node may stop meanwhile
+            return self._db.load()
+
+        return Errand(work, lambda stored, error: self._installed(stored, error, reply))
+
+    def _installed(self, stored: Stored | None, error: BaseException | None, reply: Callable[[Any], None]) -> None:
+        self._end()
+        if isinstance(error, CorruptionError | ConfigError):  # H5: refused whole, and what was here still stands
+            log.error("%s: refused a copy of the ledger: %s", self._name, error)
+            reply(False)
+            return
+        if error is not None or stored is None:
+            raise error or Halt("the copy of the ledger vanished")
+        self._group().installed(ledger_of(stored, self._db), stored.applied_index, stored.applied_term)
+        self._on_installed()
+        reply(True)
+
+    def _end(self) -> None:
+        self._whole = None
+        self._incoming.drop()

@@ -25,7 +25,10 @@ Stores = Sequence[tuple[Group, Store]]
 
 
 class Errand(NamedTuple):
-    """Work on the disk that comes before the next turn. ``done(result, error)`` is called in the event loop, and may raise."""
+    """Work on the disk that comes before the next turn.
+
+    ``done(result, error)`` is called in the event loop if the host still runs. What it raises halts the host.
+    """
 
     work: Callable[[], Any]
     done: Callable[[Any, BaseException | None], None]
@@ -248,6 +251,8 @@ class Host:
 
     def _returned(self, errand: Errand, result: Any, error: BaseException | None) -> None:
         self._free()
+        if not self.running:
+            return
         try:
             errand.done(result, error)
         except Exception as caught:

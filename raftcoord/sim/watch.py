@@ -22,7 +22,6 @@ from raftcoord.errors import StorageError
 from raftcoord.node.node import Node
 from raftcoord.node.transactions import Asked
 from raftcoord.participants.interface import Participant, Prepare, Reply, Request
-from raftcoord.storage.node_db import Stored
 from raftcoord.types import NodeName, Payload, TxId, Vote
 
 Point = Callable[[str], None]
@@ -97,7 +96,14 @@ class WatchedConsensus(Consensus):
                 send(messages)
 
         self._peers.send = sending  # type: ignore[method-assign]
-        host = self._host
+        installing, host = self._installing, self._host
+        installed = installing._on_installed
+
+        def installing_done() -> None:
+            installed()
+            watcher.on_copied(self._name, self._group)
+
+        installing._on_installed = installing_done
         turn, apply = host._turn, host._apply
 
         def turning() -> None:
@@ -144,11 +150,6 @@ class WatchedConsensus(Consensus):
         """As Consensus'."""
         self._watcher.on_link(self._name, node, up)
         super().on_link(node, up)
-
-    def _installed(self, stored: Stored | None, error: BaseException | None, reply: Callable[[Any], None]) -> None:
-        super()._installed(stored, error, reply)
-        if error is None and self._host.running:
-            self._watcher.on_copied(self._name, self._group)
 
     def _look(self) -> None:
         if self._host.running:

@@ -13,7 +13,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-from raftcoord.consensus import consensus, entries, group
+from raftcoord.consensus import entries, group
+from raftcoord.consensus.copies import Installing
 from raftcoord.consensus.identity import Identities
 from raftcoord.consensus.proposals import Proposals
 from raftcoord.consensus.pysyncobj import library, raft, wire
@@ -120,17 +121,17 @@ h4_commit_up_to_the_last_index = replacing((Guarded, "_verified", _verified_uncl
 
 
 def _installed_empty(self: Any, stored: Any, error: Any, reply: Callable[[Any], None]) -> None:
-    info, _, _ = self._install
+    info, _, _ = self._whole
     if error is None:
         _installed(self, stored, error, reply)
         return
-    self._install = None
-    self._group.installed(Ledger(), info.index, info.term)
+    self._end()
+    self._group().installed(Ledger(), info.index, info.term)
     reply(True)
 
 
-_installed = consensus.Consensus._installed
-h5_an_unreadable_copy_is_ignored = replacing((consensus.Consensus, "_installed", _installed_empty))
+_installed = Installing._installed
+h5_an_unreadable_copy_is_ignored = replacing((Installing, "_installed", _installed_empty))
 
 
 # -- H6: no sync ------------------------------------------------------------------------------------------------------

@@ -614,9 +614,9 @@ def test_a_second_copy_does_not_touch_the_one_that_is_being_installed(
         await cluster.start(behind, runner=runner)
         node = cluster.nodes[behind]
         runner.held = True
-        while node._install is None:  # each sync that does not belong to it is let through
+        while not node._installing.is_due:  # each sync that does not belong to it is let through
             await asyncio.sleep(0.001)
-            if node._install is None:
+            if not node._installing.is_due:
                 runner.release()
         await until(lambda: runner.waiting, "the installation")
         path = tmp_path / behind / "copy-incoming.tmp"
