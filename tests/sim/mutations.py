@@ -330,7 +330,7 @@ def _counts_any_term(self: Any) -> None:
 
 
 def _matches(self: Any) -> list[int]:
-    return [self._SyncObj__raftMatchIndex[node] for node in self._nodes.values()]
+    return [self._SyncObj__raftMatchIndex[node] for node in self._peers if node.id in self.voters]
 
 
 def _commit_up_to(self: Any, held: list[int], *, any_term: bool) -> None:
