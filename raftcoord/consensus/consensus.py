@@ -28,6 +28,7 @@ from raftcoord.consensus.group import Group, MembersDone
 from raftcoord.consensus.host import Errand, Host
 from raftcoord.consensus.identity import Identities, Place
 from raftcoord.consensus.peers import Peers
+from raftcoord.consensus.position import Position
 from raftcoord.consensus.proposals import BarrierDone, Done
 from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.consensus.steering import Asked, Steering
@@ -359,26 +360,9 @@ class Consensus:
         return None if leader is None else self._peers.name_of(leader)
 
     @property
-    def role(self) -> str:
-        """leader, follower or candidate; learner, if it catches up and does not vote yet; waiting, if it takes no part yet
-        (identity.py); removed, if it is no member, by its own log or by what the members say that refuse it."""
-        if not self._group.raft.admitted:
-            return "waiting"
-        if self._peers.expelled_by and not self._peers.up:
-            return "removed"
-        if not self._group.raft.is_voter and self.members is not None:
-            return "learner" if self._group.raft.is_member else "removed"
-        return self._group.raft.role
-
-    @property
     def term(self) -> int:
         """The current term."""
         return self._group.raft.term
-
-    @property
-    def commit_index(self) -> int:
-        """The highest index known here to be committed."""
-        return self._group.raft.commit_index
 
     @property
     def applied_index(self) -> int:
@@ -390,15 +374,28 @@ class Consensus:
         """The term of that entry."""
         return self._group.applied_term
 
-    @property
-    def log_first(self) -> int:
-        """The first index of the log kept here."""
-        return self._group.log.first_index
+    def position(self) -> Position:
+        """Where this node is in its group."""
+        group, log = self._group, self._group.log
+        return Position(
+            self._role,
+            self.leader,
+            group.raft.term,
+            group.raft.commit_index,
+            group.applied_index,
+            log.first_index,
+            log.last_index,
+        )
 
     @property
-    def log_last(self) -> int:
-        """The last index of the log, committed or not."""
-        return self._group.log.last_index
+    def _role(self) -> str:
+        if not self._group.raft.admitted:
+            return "waiting"
+        if self._peers.expelled_by and not self._peers.up:
+            return "removed"
+        if not self._group.raft.is_voter and self.members is not None:
+            return "learner" if self._group.raft.is_member else "removed"
+        return self._group.raft.role
 
     @property
     def members(self) -> Members | None:

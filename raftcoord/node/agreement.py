@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from raftcoord.consensus.position import Position
 from raftcoord.core.commands import Command
 from raftcoord.core.decisions import Result
 from raftcoord.core.ledger import Ledger
@@ -32,16 +33,8 @@ class Agreement(Protocol):
         """The leader that a proposal could be handed to now, or None."""
 
     @property
-    def role(self) -> str:
-        """leader, follower or candidate; or one that takes no part: waiting, learner, removed."""
-
-    @property
     def term(self) -> int:
         """The current term."""
-
-    @property
-    def commit_index(self) -> int:
-        """The highest index known here to be committed."""
 
     @property
     def applied_index(self) -> int:
@@ -51,13 +44,8 @@ class Agreement(Protocol):
     def applied_term(self) -> int:
         """The term of that entry."""
 
-    @property
-    def log_first(self) -> int:
-        """The first index of the log kept here."""
-
-    @property
-    def log_last(self) -> int:
-        """The last index of the log."""
+    def position(self) -> Position:
+        """Where this node is in its group, all at one moment."""
 
     @property
     def on_leader_change(self) -> list[Callable[[], None]]:

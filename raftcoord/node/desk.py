@@ -250,13 +250,7 @@ class Desk:
             "node": self._node,
             "cluster": ledger.cluster,
             "cluster_name": self._cluster_name,
-            "role": agreement.role,
-            "leader": agreement.leader,
-            "term": agreement.term,
-            "commit_index": agreement.commit_index,
-            "applied_index": agreement.applied_index,
-            "log_first": agreement.log_first,
-            "log_last": agreement.log_last,
+            **agreement.position()._asdict(),  # type: ignore[typeddict-item]
             "open": ledger.open_count,
             "damages": ledger.damages_unseen,
             "decisions_in_memory": ledger.memory_count,
@@ -264,7 +258,7 @@ class Desk:
             "participants": self._sessions.names(),
             "running": len(self._transactions.running),
             "peers": agreement.peers_status(),
-            **membership.shown(agreement.members),  # type: ignore[typeddict-item]
+            **membership.shown(agreement.members),
             "wall_ms": self._env.wall_ms(),
             **self._about(),
         }

@@ -159,7 +159,9 @@ class Cluster:
         """The name of the leader, whom all but ``name`` follow."""
 
         def others() -> set[str | None]:
-            return {node.leader for other, node in self.nodes.items() if other != name and node.role != "waiting"}
+            return {
+                node.leader for other, node in self.nodes.items() if other != name and node.position().role != "waiting"
+            }
 
         await until(lambda: len(others()) == 1 and None not in others(), "a leader")
         return str(others().pop())
@@ -235,6 +237,6 @@ class Cluster:
         """Wait until every running node has applied the same."""
         nodes = self.nodes.values()
         await until(
-            lambda: len({(node.applied_index, node.log_last) for node in nodes}) == 1,
+            lambda: len({(node.applied_index, node.position().log_last) for node in nodes}) == 1,
             "the same applied index everywhere",
         )

@@ -225,7 +225,7 @@ def a_damaged_copy_of_the_ledger_is_refused_and_the_old_state_stands() -> None:
                     await cluster.decided(await cluster.leader())
                     await asyncio.sleep(0.06)
             leader = cluster.nodes[await cluster.leader()]
-            first_kept = leader.log_first
+            first_kept = leader.position().log_first
             sound = NodeDb.snapshot_to
             damaged: list[Path] = []
 
@@ -583,7 +583,7 @@ def a_wiped_node_elects_nobody_who_lacks_a_committed_decision() -> None:
             await until(lambda: node.leader is not None, "a leader of those two that have their data")
             await until(lambda: node.ledger.decision(txid) is not None, "the decision")
             assert node.ledger.state(txid) is State.COMMITTED
-            assert cluster.nodes[wiped].role == "waiting"
+            assert cluster.nodes[wiped].position().role == "waiting"
 
     with a_data_directory() as directory:
         asyncio.run(run(directory))
@@ -608,7 +608,7 @@ def a_wiped_node_is_refused_by_all_and_whoever_dials() -> None:
             )
             assert not any(cluster.link(*link)["up"] for link in links)
             assert all(f"`raftcoord node replace {wiped}`" in cluster.link(*link)["why"] for link in links)
-            assert cluster.nodes[wiped].log_last == 1, "it heard something"
+            assert cluster.nodes[wiped].position().log_last == 1, "it heard something"
 
     with a_data_directory() as directory:
         asyncio.run(run(directory))
@@ -632,7 +632,7 @@ def a_peer_is_heard_only_when_its_identity_is_on_disk() -> None:
             )
             assert not any(cluster.link(*link)["up"] for link in links), "up without an identity on disk"
             assert cluster.dbs["n1"].load().peers == {}
-            assert {node.role for node in cluster.nodes.values()} == {"waiting"}
+            assert {node.position().role for node in cluster.nodes.values()} == {"waiting"}
             runner.held = False
             runner.release()
             await cluster.leader()

@@ -58,8 +58,13 @@ def test_a_decision_made_anywhere_stands_everywhere(nodes: int, tmp_path: Path) 
         for node in cluster.nodes.values():
             assert [node.ledger.state(txid) for txid in txids] == [State.ABORTED, State.COMMITTED] * nodes
             assert node.leader == leader
-            assert node.is_leader == (node.role == "leader") == (node.leader == node._name)
-            assert node.log_first <= node.applied_index == node.commit_index == node.log_last
+            assert node.is_leader == (node.position().role == "leader") == (node.leader == node._name)
+            assert (
+                node.position().log_first
+                <= node.applied_index
+                == node.position().commit_index
+                == node.position().log_last
+            )
             assert node.applied_term == node.term
         assert cluster.halted == []
 
@@ -122,7 +127,7 @@ def test_what_a_node_says_of_its_peers(tmp_path: Path) -> None:
         assert set(status) == set(cluster.names) - {leader}
         assert (status[other]["up"], status[other]["why"]) == (True, "")
         assert status[gone]["why"]
-        await until(lambda: node.peers_status()[other]["match"] == node.log_last, "the other to catch up")
+        await until(lambda: node.peers_status()[other]["match"] == node.position().log_last, "the other to catch up")
         assert cluster.nodes[other].peers_status()[leader]["match"] is None
         assert node.clock_offsets()[gone] is None
         assert abs(node.clock_offsets()[other] or 0) < 60_000
@@ -175,7 +180,7 @@ def test_nothing_is_acknowledged_before_the_sync(tmp_path: Path) -> None:
             runners[name].held = True
         answer = cluster.decide(leader)
         await until(lambda: all(runners[name].waiting for name in followers), "entries that wait for a sync")
-        assert cluster.nodes[leader].log_last > cluster.nodes[leader].commit_index
+        assert cluster.nodes[leader].position().log_last > cluster.nodes[leader].position().commit_index
         assert not answer.done()
         runners[followers[0]].held = False
         runners[followers[0]].release()
@@ -194,7 +199,7 @@ def test_the_leader_counts_itself_only_for_what_it_has_synced(tmp_path: Path) ->
         answer = cluster.decide("n1")
         await until(lambda: runner.waiting, "the sync")
         assert not answer.done()
-        assert cluster.nodes["n1"].commit_index < cluster.nodes["n1"].log_last
+        assert cluster.nodes["n1"].position().commit_index < cluster.nodes["n1"].position().log_last
         runner.held = False
         runner.release()
         assert (await answer).first
@@ -211,12 +216,12 @@ def test_what_gathers_during_a_sync_shares_the_next_one(tmp_path: Path) -> None:
         runner.held = True
         first = cluster.decide("n1")
         await until(lambda: runner.waiting, "the first sync")
-        before = cluster.nodes["n1"].log_last
+        before = cluster.nodes["n1"].position().log_last
         rest = [cluster.decide("n1") for _ in range(50)]
         runner.held = False
         runner.release()
         await asyncio.gather(first, *rest)
-        assert cluster.nodes["n1"].log_last == before + 1, "fifty proposals, one entry, one sync"
+        assert cluster.nodes["n1"].position().log_last == before + 1, "fifty proposals, one entry, one sync"
 
     run(tmp_path, test, nodes=1, start=False)
 
@@ -267,14 +272,14 @@ def test_a_follower_that_is_too_far_behind_gets_a_copy(tmp_path: Path, monkeypat
         behind = (await cluster.followers())[0]
         before = await cluster.decided(behind)
         await cluster.agreed()
-        last = cluster.nodes[behind].log_last
+        last = cluster.nodes[behind].position().log_last
         await cluster.stop(behind)
         missed = [await cluster.decided(leader) for _ in range(12)]
-        await until(lambda: cluster.nodes[leader].log_first > last, "the log to be cut")
+        await until(lambda: cluster.nodes[leader].position().log_first > last, "the log to be cut")
         await cluster.start(behind)
         await cluster.agreed()
         node = cluster.nodes[behind]
-        assert node.log_first > last, "it was told by the log, not by a copy"
+        assert node.position().log_first > last, "it was told by the log, not by a copy"
         assert {node.ledger.state(txid) for txid in (before, *missed)} == {State.COMMITTED}
         after = await cluster.decided(behind)
         await until(lambda: all(map(cluster.dbs[behind].decision, (before, *missed, after))), "it to be stored there")
@@ -306,11 +311,11 @@ def test_a_copy_for_which_there_is_no_room_is_not_begun_and_said_once(
         leader = await cluster.leader()
         behind = (await cluster.followers())[0]
         await cluster.agreed()
-        last = cluster.nodes[behind].log_last
+        last = cluster.nodes[behind].position().log_last
         await cluster.stop(behind)
         for _ in range(12):
             await cluster.decided(leader)
-        await until(lambda: cluster.nodes[leader].log_first > last, "the log's compaction")
+        await until(lambda: cluster.nodes[leader].position().log_first > last, "the log's compaction")
         monkeypatch.setattr(module, "check_room", no_room)
         await cluster.start(behind)
         await until(lambda: len(tries) >= 4, "the fourth try")
@@ -345,11 +350,11 @@ def test_a_copy_that_breaks_off_is_begun_again(tmp_path: Path, monkeypatch: pyte
         leader = await cluster.leader()
         behind = (await cluster.followers())[0]
         await cluster.agreed()
-        last = cluster.nodes[behind].log_last
+        last = cluster.nodes[behind].position().log_last
         await cluster.stop(behind)
         for _ in range(12):
             await cluster.decided(leader)
-        await until(lambda: cluster.nodes[leader].log_first > last, "the log to be cut")
+        await until(lambda: cluster.nodes[leader].position().log_first > last, "the log to be cut")
         await cluster.start(behind)
         await cluster.agreed()
         assert len(attempts) >= 2
@@ -605,11 +610,11 @@ def test_a_second_copy_does_not_touch_the_one_that_is_being_installed(
         leader = await cluster.leader()
         behind, other = await cluster.followers()
         await cluster.agreed()
-        last = cluster.nodes[behind].log_last
+        last = cluster.nodes[behind].position().log_last
         await cluster.stop(behind)
         for _ in range(12):
             await cluster.decided(leader)
-        await until(lambda: cluster.nodes[leader].log_first > last, "the log to be cut")
+        await until(lambda: cluster.nodes[leader].position().log_first > last, "the log to be cut")
         runner = HeldRunner()
         await cluster.start(behind, runner=runner)
         node = cluster.nodes[behind]
@@ -627,7 +632,7 @@ def test_a_second_copy_does_not_touch_the_one_that_is_being_installed(
         runner.held = False
         runner.release()
         await cluster.agreed()
-        assert node.log_first > last
+        assert node.position().log_first > last
         assert cluster.halted == []
 
     run(tmp_path, test)

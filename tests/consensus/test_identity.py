@@ -330,7 +330,7 @@ def test_a_new_cluster_opens_when_all_have_met_and_then_any_majority_will_do(tmp
         await until(lambda: awaited(cluster, "n1") == awaited(cluster, "n2") == {"n3"}, "n1 and n2 to meet")
         waiting = cluster.decide("n1", wait=0.3)
         assert isinstance(await waiting, Unavailable)
-        assert [node.role for node in cluster.nodes.values()] == ["waiting", "waiting"]
+        assert [node.position().role for node in cluster.nodes.values()] == ["waiting", "waiting"]
         await cluster.start("n3")
         await cluster.decided(await cluster.leader())
         await cluster.agreed()
@@ -385,19 +385,20 @@ def test_members_stay_over_restarts_compaction_and_a_copy_of_the_ledger(
         leader = await cluster.leader()
         wiped, behind, *_ = await cluster.followers()
         await cluster.agreed()
-        last = cluster.nodes[behind].log_last
+        last = cluster.nodes[behind].position().log_last
         await cluster.stop(behind)
         await cluster.wipe(wiped)
         await cluster.replace(wiped)
         await until(
-            lambda: cluster.nodes[wiped].role == "follower", "it to vote, though one that is down has not met it"
+            lambda: cluster.nodes[wiped].position().role == "follower",
+            "it to vote, though one that is down has not met it",
         )
         for _ in range(12):
             await cluster.decided(leader)
-        await until(lambda: cluster.nodes[leader].log_first > last + 1, "the log to be cut")
+        await until(lambda: cluster.nodes[leader].position().log_first > last + 1, "the log to be cut")
         await cluster.start(behind)
         await cluster.agreed()
-        assert cluster.nodes[behind].log_first > last, "it learned the members by the log, not by a copy"
+        assert cluster.nodes[behind].position().log_first > last, "it learned the members by the log, not by a copy"
         members = cluster.nodes[leader].ledger.members
         await cluster.stop()
         await cluster.start()
@@ -444,9 +445,9 @@ def test_a_node_that_is_removed_is_hung_up_on_at_once(tmp_path: Path) -> None:
         for one in (leader, other):
             await until(lambda one=one: removed not in cluster.nodes[one].peers_status(), "the end of the link")
             await until(lambda one=one: not cluster.link(removed, one)["up"], "the end of the other link")
-        last = cluster.nodes[removed].log_last
+        last = cluster.nodes[removed].position().log_last
         txid = await cluster.decided(leader)
-        assert cluster.nodes[removed].log_last == last
+        assert cluster.nodes[removed].position().log_last == last
         assert cluster.nodes[removed].ledger.state(txid) is State.UNDECIDED
         await until(lambda: "is no longer a member" in cluster.link(removed, other)["why"], "the reason")
 
@@ -489,7 +490,7 @@ def test_two_of_five_that_were_wiped_at_once_come_back_one_after_the_other(tmp_p
         await cluster.wipe(other)
         for wiped in (one, other):
             await cluster.replace(wiped)
-            await until(lambda wiped=wiped: cluster.nodes[wiped].role == "follower", "it to vote")
+            await until(lambda wiped=wiped: cluster.nodes[wiped].position().role == "follower", "it to vote")
         await cluster.agreed()
         assert {node.ledger.state(txid) for node in cluster.nodes.values()} == {State.COMMITTED}
 

@@ -193,7 +193,7 @@ def test_a_leader_that_removes_itself_hands_over_and_stands_no_more(tmp_path: Pa
         await found(cluster, "n1", "n2", "n3")
         leader = await cluster.leader()
         assert leader not in [member["name"] for member in (await cluster.change("remove", leader))["members"]]
-        await until(lambda: cluster.nodes[leader].role == "removed", "it to step down")
+        await until(lambda: cluster.nodes[leader].position().role == "removed", "it to step down")
         others = [node for name, node in cluster.nodes.items() if name != leader]
         await until(
             lambda: {node.leader for node in others} <= {"n1", "n2", "n3"} - {leader}, "one of the others to lead"
@@ -213,8 +213,8 @@ def test_a_follower_that_was_removed_knows_it(running: bool, tmp_path: Path) -> 
         await cluster.change("remove", gone)
         if not running:
             await cluster.start(gone)
-        await until(lambda: cluster.nodes[gone].role == "removed", "it to know")
-        assert "removed" not in {node.role for name, node in cluster.nodes.items() if name != gone}
+        await until(lambda: cluster.nodes[gone].position().role == "removed", "it to know")
+        assert "removed" not in {node.position().role for name, node in cluster.nodes.items() if name != gone}
 
     run(tmp_path, test, nodes=3)
 
@@ -224,7 +224,7 @@ def test_a_node_that_waits_to_be_added_says_so_and_not_that_nothing_was_founded(
         await found(cluster, "n1", "n2", "n3")
         await cluster.start("n4", config=only(cluster.config, "n1", "n2", "n3", "n4"))
         await until(lambda: cluster.link("n4", "n1")["expelled"], "the refusal")
-        assert cluster.nodes["n4"].role == "waiting"
+        assert cluster.nodes["n4"].position().role == "waiting"
         why = of_no_cluster({"peers": cluster.nodes["n4"].peers_status()})
         assert "n4 is no member of this cluster" in why
         assert "raftcoord node add n4" in why
@@ -274,7 +274,7 @@ def test_a_node_that_was_down_during_a_change_starts_with_the_new_file_and_with_
         await cluster.stop("n3")
         await cluster.start("n4", config=only(cluster.config, "n1", "n2", "n3", "n4"))
         await cluster.change("add", "n4")
-        await until(lambda: cluster.nodes["n4"].role == "follower", "it to vote")
+        await until(lambda: cluster.nodes["n4"].position().role == "follower", "it to vote")
         await cluster.start("n3", config=only(cluster.config, "n1", "n2", "n3", "n4"))
         await cluster.agreed()
         await cluster.stop("n3")
@@ -290,7 +290,7 @@ def test_nodes_with_different_files_do_not_found_a_cluster(tmp_path: Path) -> No
         await cluster.start("n1", "n2", config=three)
         await cluster.start("n3", "n4", "n5")
         await until(lambda: "was started for the nodes" in cluster.link("n1", "n3")["why"], "the refusal")
-        assert {node.role for node in cluster.nodes.values()} == {"waiting"}
+        assert {node.position().role for node in cluster.nodes.values()} == {"waiting"}
 
     run(tmp_path, test)
 
@@ -306,7 +306,7 @@ def test_data_from_before_members_were_stored_is_taken_over_when_all_have_met(tm
             as_before(cluster.config.node(name).data_dir, cluster.config.cluster, name)
         await cluster.start("n1", "n2")
         await until(lambda: cluster.link("n1", "n2")["up"], "the link")
-        assert {node.role for node in cluster.nodes.values()} == {"waiting"}, "the third has not agreed"
+        assert {node.position().role for node in cluster.nodes.values()} == {"waiting"}, "the third has not agreed"
         await cluster.start("n3")
         txids.append(await cluster.decided(await cluster.leader()))
         await cluster.agreed()
@@ -380,7 +380,7 @@ def test_an_empty_node_under_a_members_name_does_not_bring_back_a_majority(tmp_p
         await asyncio.sleep(0)
         await cluster.start("n3", config=only(cluster.config, "n1", "n2", "n3"))
         await until(lambda: "was wiped or replaced" in cluster.link("n3", "n2")["why"], "the refusal")
-        assert {cluster.nodes[name].role for name in ("n2", "n4")} == {"waiting"}
+        assert {cluster.nodes[name].position().role for name in ("n2", "n4")} == {"waiting"}
         await cluster.start("n1", config=only(cluster.config, "n1", "n2", "n3"))
         await until(lambda: cluster.nodes["n1"].leader is not None, "a majority of those that have the data")
         standing = await cluster.decide("n3", Verdict.ABORT, txid)

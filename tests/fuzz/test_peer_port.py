@@ -185,7 +185,7 @@ def test_whatever_a_peer_says_the_node_goes_on_or_halts_for_a_documented_reason(
                 for saying in [*first, *sayings] if conn is not None else ():
                     await say(conn, halted, *saying)
             await asyncio.sleep(3)
-            event(f"{node.role}, {node.log_last - 1} entries")
+            event(f"{node.position().role}, {node.position().log_last - 1} entries")
             if not halted:
                 assert await greeted(told({**GOOD, "cluster": node.ledger.cluster}, ours)) is not None
             await node.stop()

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from raftcoord.consensus.position import Position
 from raftcoord.core.commands import Command, encode_command, encode_entry, open_entry
 from raftcoord.core.decisions import Decision, Result
 from raftcoord.core.ledger import Ledger
@@ -93,24 +94,12 @@ class LocalConsensus:
         return None if self.log.leader is None else self.log.leader.name
 
     @property
-    def role(self) -> str:
-        return "leader" if self.is_leader else "follower"
-
-    @property
     def term(self) -> int:
         return self.log.term
 
-    @property
-    def commit_index(self) -> int:
-        return len(self.log.entries)
-
-    @property
-    def log_first(self) -> int:
-        return 1
-
-    @property
-    def log_last(self) -> int:
-        return len(self.log.entries)
+    def position(self) -> Position:
+        last = len(self.log.entries)
+        return Position("leader" if self.is_leader else "follower", self.leader, self.term, last, last, 1, last)
 
     def peers_status(self) -> dict[NodeName, dict[str, Any]]:
         others = [node.name for node in self.log.nodes if node is not self]

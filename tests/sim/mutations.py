@@ -57,7 +57,7 @@ def table(name: str, where: dict[Any, Any], changed: dict[Any, Any]) -> None:
 def _decision(txid: Any, proposal: Any, agreement: Any) -> Decision:
     """What a node in a hurry believes to be decided."""
     verdict, branches = proposal.verdict, proposal.branches
-    at = (0, 0) if agreement is None else (agreement.term, agreement.log_last)
+    at = (0, 0) if agreement is None else (agreement.term, agreement.position().log_last)
     return Decision(txid, verdict, branches, branches, proposal.reason, proposal.branch, 0, *at)
 
 
