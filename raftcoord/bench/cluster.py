@@ -25,11 +25,11 @@ from raftcoord.drills.history import percentile
 from raftcoord.drills.link import NodeLink, leader_among
 from raftcoord.drills.load import wait_until
 from raftcoord.drills.orders import Generated
-from raftcoord.drills.play import play, run
+from raftcoord.drills.play import run
 from raftcoord.drills.props import StagePlan, host_banks
-from raftcoord.drills.report import DrillReport, OnEvent, timed
+from raftcoord.drills.report import DrillReport, OnEvent
 from raftcoord.drills.stage import Stage
-from raftcoord.drills.trial import Trial
+from raftcoord.drills.trial import Trial, tried
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
 from raftcoord.rpc import codes
 from raftcoord.rpc.codes import RpcError
@@ -108,8 +108,7 @@ def failover(kills: int = 20, nodes: int = 3, seed: int = 1, on_event: OnEvent =
     opening = source.opening()
     rng = random.Random(seed)
 
-    async def scene(stage: Stage) -> DrillReport:
-        trial = Trial(stage, opening, on_event)
+    async def scene(trial: Trial) -> DrillReport:
         async with asyncio.TaskGroup() as group, trial.told_progress():
             group.create_task(trial.load.at_rate(source.orders(), _FAILOVER_RATE_PER_S, in_flight_max=256))
             while len(trial.faults) < kills and not trial.broken:
@@ -121,7 +120,7 @@ def failover(kills: int = 20, nodes: int = 3, seed: int = 1, on_event: OnEvent =
         return DrillReport("bench failover", violations, figures, seed, directory, trial.faults)
 
     plan = StagePlan(nodes, seed, opening, host_banks(opening, 1))
-    return timed(lambda: play(plan, scene, keep=lambda report: report.directory is not None))
+    return tried(plan, opening, on_event, scene)
 
 
 async def _decide_on(config: Config, options: BenchOptions, on_result: Callable[[Measured], None]) -> BenchReport:
@@ -209,7 +208,6 @@ class _ClosedLoop:
         self._call = call
 
     def send(self) -> None:
-        """One more call."""
         link = next(self._turn)
         connection = link.connection
         if connection is None:

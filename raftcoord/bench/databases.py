@@ -106,7 +106,6 @@ class Bank:
             raise
 
     def close(self) -> None:
-        """Stop the server and remove its files."""
         self._server.stop()
 
     def count(self) -> tuple[int, int]:
@@ -193,17 +192,14 @@ class Turns:
     seconds: float
 
     def add(self, other: Turns) -> None:
-        """One more turn."""
         self.took_ms += other.took_ms
         self.seconds += other.seconds
 
     @property
     def rate_per_s(self) -> float:
-        """Transfers per second."""
         return len(self.took_ms) / self.seconds
 
     def to_rate(self) -> Rate:
-        """For the report."""
         p50, p99 = percentile(self.took_ms, 50), percentile(self.took_ms, 99)
         return Rate(len(self.took_ms), self.seconds, self.rate_per_s, p50, p99)
 

@@ -69,7 +69,6 @@ class BenchReport:
     results: Sequence[Any]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
         results = [_written(asdict(result)) for result in self.results]
         return {"benchmark": self.benchmark, "nodes": self.nodes, "results": results}
 

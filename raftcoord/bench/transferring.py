@@ -64,12 +64,10 @@ class Side:
         pay_side(self.connection, account, txid, self.branch, str(account), self._sign * cents)
 
     def begin(self, txid: TxId) -> None:
-        """Begin a plain branch."""
         for sql in self._plain.begin:
             self._execute(sql.format(txid))
 
     def prepare(self, txid: TxId) -> None:
-        """Prepare it."""
         for sql in self._plain.prepare:
             self._execute(sql.format(txid))
 

@@ -26,12 +26,10 @@ from raftcoord.drills.database_faults import (
 )
 from raftcoord.drills.faults import Fault, kill_leader
 from raftcoord.drills.orders import Order, opening_for, text_of
-from raftcoord.drills.play import play
 from raftcoord.drills.programs import PayingPrograms, PayingWork
 from raftcoord.drills.props import StagePlan
-from raftcoord.drills.report import DrillReport, OnEvent, timed
-from raftcoord.drills.stage import Stage
-from raftcoord.drills.trial import Trial
+from raftcoord.drills.report import DrillReport, OnEvent
+from raftcoord.drills.trial import Trial, tried
 from raftcoord.errors import ConfigError
 from raftcoord.processes import database_servers as servers
 
@@ -68,11 +66,7 @@ def run_databases_demo(options: DemoOptions, on_event: OnEvent = lambda event: N
     check_possible()
     opening = opening_for(orders)
     plan = StagePlan(options.nodes, options.seed, databases=two_databases(opening), clients=_CLIENTS)
-
-    async def scene(stage: Stage) -> DrillReport:
-        return await _demo(Trial(stage, opening, on_event), orders, options, len(opening))
-
-    return timed(lambda: play(plan, scene, keep=lambda report: report.directory is not None))
+    return tried(plan, opening, on_event, lambda trial: _demo(trial, orders, options, len(opening)))
 
 
 def strikes(programs: PayingPrograms, seed: int) -> tuple[tuple[float, Fault, float], ...]:

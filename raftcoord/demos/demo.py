@@ -20,11 +20,9 @@ from raftcoord.drills.audit import Violation
 from raftcoord.drills.faults import Fault, kill_host, kill_leader
 from raftcoord.drills.load import wait_until
 from raftcoord.drills.orders import HOME_BANK, ORDERS_MAX, Generated, Order, opening_for, text_of
-from raftcoord.drills.play import play
 from raftcoord.drills.props import StagePlan, host_banks
-from raftcoord.drills.report import DrillReport, OnEvent, timed
-from raftcoord.drills.stage import Stage
-from raftcoord.drills.trial import Trial
+from raftcoord.drills.report import DrillReport, OnEvent
+from raftcoord.drills.trial import Trial, tried
 from raftcoord.errors import ConfigError, check
 
 NODES_ALLOWED: Final = (1, 3, 5, 7)
@@ -78,11 +76,7 @@ def run_demo(options: DemoOptions, on_event: OnEvent = lambda event: None) -> Dr
     orders = orders_for(options, COUNT)
     opening = opening_for(orders)
     plan = StagePlan(options.nodes, options.seed, opening, host_banks(opening, _OTHER_HOSTS))
-
-    async def scene(stage: Stage) -> DrillReport:
-        return await _demo(Trial(stage, opening, on_event), orders, options, len(opening))
-
-    return timed(lambda: play(plan, scene, keep=lambda report: report.directory is not None))
+    return tried(plan, opening, on_event, lambda trial: _demo(trial, orders, options, len(opening)))
 
 
 def orders_for(options: DemoOptions, count: int) -> tuple[Order, ...]:
@@ -161,7 +155,6 @@ async def judged(
 
 
 def faults_of(trial: Trial) -> list[str]:
-    """A line for each fault."""
     return [f"{fault.at_s:.1f} s: {fault.what}; {fault.healed}" for fault in trial.faults]
 
 

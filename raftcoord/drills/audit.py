@@ -77,7 +77,6 @@ class Violation(NamedTuple):
     what: str
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
         return {"kind": self.kind, "txid": str(self.txid) if self.txid else None, "what": self.what}
 
 
@@ -284,7 +283,6 @@ class _Case:
             )
 
     def figures(self) -> dict[str, int | float]:
-        """What was compared."""
         known = {told.txid for told in self.told if told.certainty == "known"}
         doubted = {told.txid for told in self.told if told.certainty == "unknown"}
         home_before = sum(self.opening[HOME_BANK].values())

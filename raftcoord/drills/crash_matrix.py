@@ -33,11 +33,11 @@ from raftcoord.drills.crash_programs import ForkServer
 from raftcoord.drills.database_banks import CALLED, SQLITE, AccountWatch
 from raftcoord.drills.history import percentile
 from raftcoord.drills.options import PROGRAM, SERVER, DrillOptions
-from raftcoord.drills.play import in_thread, play
+from raftcoord.drills.play import in_thread, reported
 from raftcoord.drills.points import Point
 from raftcoord.drills.program_drivers import DRIVERS, Couple, chosen, covering, modules_of
 from raftcoord.drills.props import Database, StagePlan
-from raftcoord.drills.report import DrillReport, Event, OnEvent, rounded, timed
+from raftcoord.drills.report import DrillReport, Event, OnEvent, rounded
 from raftcoord.drills.stage import Stage
 from raftcoord.processes import database_servers as servers
 from raftcoord.processes.database_servers import Server
@@ -76,7 +76,6 @@ class CaseResult(NamedTuple):
     wrong: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
         couple, point, victim = self.case
         return {
             "pair": couple.pair,
@@ -99,11 +98,9 @@ class Lane(NamedTuple):
     programs: ForkServer
 
     def two(self, couple: Couple) -> tuple[AccountWatch, AccountWatch]:
-        """The accounts for ``couple``."""
         return self.accounts[couple.first.kind][0], self.accounts[couple.second.kind][1]
 
     def close(self) -> None:
-        """Hang up at all databases."""
         for account in (account for two in self.accounts.values() for account in two):
             account.close()
 
@@ -130,7 +127,7 @@ def run(options: DrillOptions, on_event: OnEvent = lambda event: None) -> DrillR
         return replace(report, directory=stage.directory if options.keep or not report.held else None)
 
     plan = StagePlan(options.nodes, options.seed, databases=_databases(_kinds(picked), lanes), clients=0)
-    return timed(lambda: play(plan, scene, keep=lambda report: report.directory is not None))
+    return reported(plan, scene)
 
 
 def report_of(rows: Sequence[CaseResult], not_tested: list[str], left: list[str], options: DrillOptions) -> DrillReport:
@@ -195,7 +192,6 @@ class _Matrix:
         self.client: Client
 
     def play(self, options: DrillOptions) -> tuple[list[CaseResult], list[str]]:
-        """What came of each case, and what was left in the end."""
         cases = list(_cases(self._picked, options))
         with contextlib.ExitStack() as stack:
             self.client = stack.enter_context(Client.from_config(self.stage.config))
@@ -296,7 +292,6 @@ class _Trial:
         self.job = Job(names, urls, branches, lane.bank, case.point)
 
     def judged(self, txid: TxId, told: Heard, since: float) -> CaseResult:
-        """Wait until the locks are free, and compare."""
         while not all(account.is_free(self._matrix.cluster, txid) for account in self._accounts):
             if time.monotonic() - since > FREE_TIMEOUT_S or self._matrix.stop.is_set():
                 still = f"{txid}: still locked after {FREE_TIMEOUT_S:g} s"

@@ -48,7 +48,6 @@ class Job(NamedTuple):
 
 
 def payment(bank: str, cents: int) -> str:
-    """Work in a branch."""
     return f"UPDATE accounts SET cents = cents + ({cents}) WHERE bank = '{bank}' AND account = '{ACCOUNT}'"
 
 
@@ -66,7 +65,6 @@ def _stops(stop: str, txid: TxId | None) -> PointReporter:
 
 
 def pay(config: str, job: Job) -> None:
-    """With synchronous drivers."""
     with Client.from_config(config) as client:
         connections = [DRIVERS[name].connect(url) for name, url in zip(job.drivers, job.urls, strict=True)]
         with PointedTransaction(client, 10.0, client._complete_later) as tx:
@@ -76,7 +74,6 @@ def pay(config: str, job: Job) -> None:
 
 
 async def pay_async(config: str, job: Job) -> None:
-    """With asynchronous ones."""
     async with AsyncClient.from_config(config) as client:
         assert isinstance(client, TransactionRequests)
         connections = [

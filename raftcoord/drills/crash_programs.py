@@ -50,12 +50,10 @@ class ForkServer:
         return StoppedAtPoint(at["pid"], TxId.parse(at["txid"]))
 
     def kill(self, stopped: StoppedAtPoint) -> None:
-        """kill -9, and wait until it is gone."""
         os.kill(stopped.pid, signal.SIGKILL)
         self._answer("ended")
 
     def go_on(self) -> None:
-        """Let it go on from its point."""
         self._tell("go on")
 
     def told(self) -> Heard:

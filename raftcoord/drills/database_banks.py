@@ -120,7 +120,6 @@ class DatabaseBanks:
             return [each.gid.txid for each in session.run(session.dialect.list_prepared(None))]
 
     def cents(self) -> int:
-        """What all accounts hold together."""
         ((cents,),) = self.rows("SELECT coalesce(sum(cents), 0) FROM accounts")
         return int(cents)
 
@@ -167,7 +166,6 @@ class AccountWatch:
         self._session: Session | None = None
 
     def cents(self) -> int:
-        """What the account holds."""
         ((cents,),) = self._sql(f"SELECT cents FROM accounts {self._where}")
         return int(cents)
 
@@ -189,7 +187,6 @@ class AccountWatch:
         return True
 
     def close(self) -> None:
-        """Hang up."""
         session, self._session = self._session, None
         if session is not None:
             session.close()

@@ -42,7 +42,6 @@ Fault = Callable[["Stage"], Steps]
 
 
 def _kill_node(choose: Callable[[Stage, Leader], Awaitable[str]]) -> Fault:
-    """kill -9 of one node."""
 
     async def kill(stage: Stage) -> Steps:
         leader = await stage.leader()

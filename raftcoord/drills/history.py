@@ -94,7 +94,6 @@ class History:
         self._doubtful[txid] = None
 
     def add(self, told: Told) -> None:
-        """A call has returned."""
         check(told.txid in self.attempts, f"an answer for txid {told.txid}, which nobody submitted")
         self.told.append(told)
         if told.certainty != "unknown":

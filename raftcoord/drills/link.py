@@ -51,16 +51,13 @@ class NodeLink:
         )
 
     def start(self) -> None:
-        """Begin to dial."""
         self._dialer.start()
 
     async def stop(self) -> None:
-        """Hang up."""
         await self._dialer.stop()
 
     @property
     def connection(self) -> Connection | None:
-        """The connection while it is up."""
         return self._dialer.conn
 
     async def ask(self, method: str, params: Iterable[Any] = (), *, timeout_s: float = ASK_TIMEOUT_S) -> Any:
@@ -116,15 +113,12 @@ class NodeLink:
         """Nothing to do before the hello."""
 
     def on_hello(self, conn: Connection, role: str, details: dict[str, Any]) -> dict[str, Any]:
-        """A client is not dialed."""
         raise RemoteProtocolError("a hello from the end that was dialed")
 
     def on_request(self, conn: Connection, request_id: int, method: str, params: list[Any]) -> None:
-        """A node asks its clients nothing."""
         raise RemoteProtocolError(f"the request {method!r} to a client")
 
     def on_notify(self, conn: Connection, method: str, params: list[Any]) -> None:
-        """A node tells its clients nothing unasked."""
         raise RemoteProtocolError(f"the notification {method!r} to a client")
 
     def on_closed(self, conn: Connection, reason: str) -> None:

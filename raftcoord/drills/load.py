@@ -43,13 +43,9 @@ async def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 class LoadClient(Protocol):
     """What the load needs of ``raftcoord.AsyncClient``."""
 
-    async def submit(self, payloads: Mapping[str, Payload], *, txid: TxId, timeout: float) -> Outcome:
-        """Run one transaction."""
-        ...
+    async def submit(self, payloads: Mapping[str, Payload], *, txid: TxId, timeout: float) -> Outcome: ...
 
-    async def resolve(self, txid: TxId, *, timeout: float) -> Answer:
-        """Settle one transaction."""
-        ...
+    async def resolve(self, txid: TxId, *, timeout: float) -> Answer: ...
 
 
 class Load:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from raftcoord.drills.props import Props, StagePlan
+from raftcoord.drills.report import DrillReport, timed
 from raftcoord.drills.stage import Stage
 
 T = TypeVar("T")
@@ -51,6 +52,11 @@ def run(scene: Coroutine[Any, Any, T], *, fast: bool = False) -> T:
     """
     with asyncio.Runner(loop_factory=_fast_loop() if fast else None) as runner:
         return runner.run(_interruptible(scene))
+
+
+def reported(plan: StagePlan, scene: Callable[[Stage], Coroutine[Any, Any, DrillReport]]) -> DrillReport:
+    """What ``scene`` reports; blocks. The files are kept if the report names their directory."""
+    return timed(lambda: play(plan, scene, keep=lambda report: report.directory is not None))
 
 
 async def in_thread(work: Callable[[threading.Event], T]) -> T:

@@ -40,7 +40,6 @@ class PointReporter:
         self._commits = 0
 
     def before(self, move: Move) -> None:
-        """The next move."""
         match move:
             case Run(_, steps) if getattr(steps, "__name__", "") == "prepare":
                 self._prepares += 1

@@ -87,7 +87,6 @@ class Couple(NamedTuple):
 
     @property
     def pair(self) -> str:
-        """The kinds of its two databases."""
         return f"{self.first.kind}-{self.second.kind}"
 
     @property

@@ -95,7 +95,6 @@ class PayingProgram:
         self.is_up = True
 
     def kill(self) -> None:
-        """kill -9. Blocks."""
         self.is_up = False
         self.process.kill()
 
@@ -141,7 +140,6 @@ class PayingPrograms:
         await asyncio.to_thread(program.start, self.began_s)
 
     async def kill(self, program: PayingProgram) -> None:
-        """kill -9 of ``program``, wherever it is."""
         await asyncio.to_thread(program.kill)
 
     async def kill_in_mid_commit(self, program: PayingProgram) -> TxId:

@@ -70,7 +70,6 @@ class DrillReport:
 
     @property
     def held(self) -> bool:
-        """Whether no promise was broken."""
         return not self.violations
 
     @property

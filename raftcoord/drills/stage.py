@@ -63,7 +63,6 @@ class Stage:
 
     @property
     def config(self) -> Path:
-        """cluster.yaml."""
         assert self._cluster.config.path is not None
         return self._cluster.config.path
 
@@ -115,7 +114,6 @@ class Stage:
         return self.rng.choice(names)
 
     async def shown(self) -> dict[str, dict[str, Any]]:
-        """What each node that answers says of itself."""
         return await shown_by(self.links.values())
 
     async def leader(self) -> Leader:
@@ -194,7 +192,6 @@ class Stage:
     # -- breaking and mending -------------------------------------------------------------------------------------
 
     async def kill_node(self, name: str) -> None:
-        """SIGKILL."""
         self._running.discard(name)
         await asyncio.to_thread(self._cluster.kill, name)
 
@@ -244,15 +241,12 @@ class Stage:
         await eventually(replaced, REFUSED_TIMEOUT_S)
 
     async def pause_node(self, name: str) -> None:
-        """SIGSTOP."""
         await asyncio.to_thread(self._cluster.pause, name)
 
     async def resume_node(self, name: str) -> None:
-        """SIGCONT."""
         await asyncio.to_thread(self._cluster.resume, name)
 
     async def kill_host(self, name: str) -> None:
-        """SIGKILL a process of banks."""
         await asyncio.to_thread(self.props.hosts[name].kill)
 
     async def start_host(self, name: str) -> None:
@@ -262,7 +256,6 @@ class Stage:
         await asyncio.to_thread(process.wait_ready)
 
     async def kill_resolver(self) -> None:
-        """SIGKILL."""
         await asyncio.to_thread(self._cluster.resolver.kill)
 
     async def start_resolver(self) -> None:
@@ -270,7 +263,6 @@ class Stage:
         await asyncio.to_thread(self._cluster.start_resolver)
 
     async def kill_server(self, kind: str) -> None:
-        """SIGKILL of the database server of ``kind``."""
         await asyncio.to_thread(self.props.servers[kind].kill)
 
     async def start_server(self, kind: str) -> None:

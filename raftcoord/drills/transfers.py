@@ -29,12 +29,10 @@ from raftcoord.drills.faults import Fault, kill_node
 from raftcoord.drills.load import wait_until
 from raftcoord.drills.options import DrillOptions
 from raftcoord.drills.orders import ORDERS_MAX, Generated, Order, both_ways, opening_for
-from raftcoord.drills.play import play
 from raftcoord.drills.programs import PayingPrograms, PayingWork
 from raftcoord.drills.props import StagePlan
-from raftcoord.drills.report import DrillReport, OnEvent, timed
-from raftcoord.drills.stage import Stage
-from raftcoord.drills.trial import Trial
+from raftcoord.drills.report import DrillReport, OnEvent
+from raftcoord.drills.trial import Trial, tried
 from raftcoord.errors import Unavailable
 from raftcoord.types import State
 
@@ -68,11 +66,7 @@ def run(options: DrillOptions, on_event: OnEvent = lambda event: None) -> DrillR
     orders = orders_of(options)
     opening = opening_for(both_ways(orders), _SPARE_CENTS)
     plan = StagePlan(options.nodes, options.seed, databases=two_databases(opening), clients=_CLIENTS)
-
-    async def scene(stage: Stage) -> DrillReport:
-        return await _Transfers(Trial(stage, opening, on_event), orders, options).play()
-
-    return timed(lambda: play(plan, scene, keep=lambda report: report.directory is not None))
+    return tried(plan, opening, on_event, lambda trial: _Transfers(trial, orders, options).play())
 
 
 def orders_of(options: DrillOptions) -> tuple[Order, ...]:
@@ -103,7 +97,6 @@ class _Transfers:
         self._is_over = False
 
     async def play(self) -> DrillReport:
-        """From the first order to the verdict."""
         trial, options, programs = self._trial, self._options, self._programs
         count = len(programs.programs)
         trial.event("start", f"{len(self._orders)} orders, {count} programs, {options.nodes} nodes, a resolver")

@@ -9,16 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from raftcoord.drills.audit import Violation, audit
 from raftcoord.drills.faults import Fault, Leader, Unkept
 from raftcoord.drills.history import History
 from raftcoord.drills.load import Load, wait_until
 from raftcoord.drills.orders import Opening
-from raftcoord.drills.report import Event, EventKind, FaultRecord, OnEvent, client_figures, failover_figures
+from raftcoord.drills.play import reported
+from raftcoord.drills.props import StagePlan
+from raftcoord.drills.report import (
+    DrillReport,
+    Event,
+    EventKind,
+    FaultRecord,
+    OnEvent,
+    client_figures,
+    failover_figures,
+)
 from raftcoord.drills.stage import Stage
 from raftcoord.errors import RaftcoordError, Unavailable
 
@@ -52,7 +62,6 @@ class Trial:
     # -- telling --------------------------------------------------------------------------------------------------
 
     def now_s(self) -> float:
-        """Seconds since the beginning."""
         return self._loop.time() - self._began_s
 
     def event(self, kind: EventKind, text: str) -> None:
@@ -162,3 +171,14 @@ class Trial:
         self.history.write(self.stage.directory / "history.jsonl")
         self.event("kept", f"files, logs and history.jsonl are kept in {self.stage.directory}")
         return tuple(violations), figures, self.stage.directory
+
+
+def tried(
+    plan: StagePlan, opening: Opening, on_event: OnEvent, scene: Callable[[Trial], Coroutine[Any, Any, DrillReport]]
+) -> DrillReport:
+    """What ``scene`` reports of a trial on a new stage; blocks."""
+
+    async def on_stage(stage: Stage) -> DrillReport:
+        return await scene(Trial(stage, opening, on_event))
+
+    return reported(plan, on_stage)

@@ -10,11 +10,9 @@ from typing import Final
 from raftcoord.drills.faults import Fault
 from raftcoord.drills.options import DrillOptions
 from raftcoord.drills.orders import Generated
-from raftcoord.drills.play import play
 from raftcoord.drills.props import StagePlan, host_banks
-from raftcoord.drills.report import DrillReport, OnEvent, timed
-from raftcoord.drills.stage import Stage
-from raftcoord.drills.trial import Trial
+from raftcoord.drills.report import DrillReport, OnEvent
+from raftcoord.drills.trial import Trial, tried
 
 IN_FLIGHT_MAX: Final = 256
 """Transactions that the load holds open; an order beyond it is held back, as a client with a bounded pool would."""
@@ -45,16 +43,11 @@ class FaultDrill:
     rounds: int | None = None
 
     def run(self, options: DrillOptions, on_event: OnEvent = lambda event: None) -> DrillReport:
-        """Run it; blocks."""
         orders = Generated(options.seed, banks=_BANKS, accounts=_ACCOUNTS, empty_every=_EMPTY_EVERY)
         opening = orders.opening()
         hosts = host_banks(opening, 1)
         plan = StagePlan(options.nodes, options.seed, opening, hosts, node_module=options.node_module)
-
-        async def scene(stage: Stage) -> DrillReport:
-            return await self._play(Trial(stage, opening, on_event), options, orders)
-
-        return timed(lambda: play(plan, scene, keep=lambda report: report.directory is not None))
+        return tried(plan, opening, on_event, lambda trial: self._play(trial, options, orders))
 
     async def _play(self, trial: Trial, options: DrillOptions, orders: Generated) -> DrillReport:
         rate_per_s = options.rate or RATE_PER_S

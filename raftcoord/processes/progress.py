@@ -37,7 +37,6 @@ class Progress:
         self.stop()
 
     def stop(self) -> None:
-        """Say nothing more."""
         self._stopped.set()
 
     def _watch(self) -> None:

@@ -68,7 +68,6 @@ class Starting:
         self.close()
 
     def close(self) -> None:
-        """Close the log."""
         if self._file is not None:
             self._file.close()
 
