@@ -44,7 +44,7 @@ PRINTS = {
     "raftcoord/node/main.py",
     "raftcoord/participants/serve.py",
     "raftcoord/drills/banks.py",
-    "raftcoord/drills/paying.py",
+    "raftcoord/drills/paying_program.py",
 }
 """Beside __main__.py: the line that says ready, which whoever started the process waits for."""
 

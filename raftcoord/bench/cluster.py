@@ -20,10 +20,10 @@ from typing import Any, Final
 
 from raftcoord.bench.measuring import BenchOptions, BenchReport, measured_on
 from raftcoord.config import Config
+from raftcoord.drills.client_history import percentile
 from raftcoord.drills.faults import kill_leader
-from raftcoord.drills.history import percentile
-from raftcoord.drills.link import NodeLink, leader_among
 from raftcoord.drills.load import wait_until
+from raftcoord.drills.node_link import NodeLink, leader_among
 from raftcoord.drills.orders import Generated
 from raftcoord.drills.play import run
 from raftcoord.drills.props import StagePlan, host_banks

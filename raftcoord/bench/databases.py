@@ -22,8 +22,8 @@ from typing import Final
 
 from raftcoord.bench import transferring as transfers
 from raftcoord.bench.measuring import BenchOptions, BenchReport, measured_on
+from raftcoord.drills.client_history import percentile
 from raftcoord.drills.database_banks import raise_banks
-from raftcoord.drills.history import percentile
 from raftcoord.drills.props import StagePlan
 from raftcoord.drills.stage import Stage
 from raftcoord.errors import ConfigError, RaftcoordError

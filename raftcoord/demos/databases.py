@@ -26,7 +26,7 @@ from raftcoord.drills.database_faults import (
 )
 from raftcoord.drills.faults import Fault, kill_leader
 from raftcoord.drills.orders import Order, opening_for, text_of
-from raftcoord.drills.programs import PayingPrograms, PayingWork
+from raftcoord.drills.paying_programs import PayingPrograms, PayingWork
 from raftcoord.drills.props import StagePlan
 from raftcoord.drills.report import DrillReport, OnEvent
 from raftcoord.drills.trial import Trial, tried

@@ -27,7 +27,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from raftcoord.drills.history import Told, operations
+from raftcoord.drills.client_history import Told, operations
 from raftcoord.drills.orders import HOME_BANK, Opening, Order, text_of
 from raftcoord.history.checker import judge
 from raftcoord.types import State, TxId

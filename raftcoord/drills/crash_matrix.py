@@ -28,10 +28,10 @@ from typing import Any, Final, NamedTuple
 
 from raftcoord.client.synchronous import Client
 from raftcoord.drills.audit import Violation
+from raftcoord.drills.client_history import percentile
 from raftcoord.drills.crash_program import ACCOUNT, CENTS, Heard, Job
 from raftcoord.drills.crash_programs import ForkServer
 from raftcoord.drills.database_banks import CALLED, SQLITE, AccountWatch
-from raftcoord.drills.history import percentile
 from raftcoord.drills.options import PROGRAM, SERVER, DrillOptions
 from raftcoord.drills.play import in_thread, reported
 from raftcoord.drills.points import Point

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from raftcoord.drills.history import Told
+from raftcoord.drills.client_history import Told
 from raftcoord.types import State, TxId
 
 

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
-from raftcoord.drills.history import History, Told
+from raftcoord.drills.client_history import History, Told
 from raftcoord.drills.orders import Order
 from raftcoord.errors import Aborted, InDoubt, Overloaded, Unavailable
 from raftcoord.types import Answer, Outcome, Payload, State, TxId

@@ -22,7 +22,7 @@ from raftcoord.databases.steps import SqlError, Statement
 from raftcoord.drills.books import open_banks
 from raftcoord.drills.database_banks import CALLED, MARIADB, POSTGRESQL, DatabaseBanks, raise_banks
 from raftcoord.drills.orders import Opening
-from raftcoord.drills.programs import PayingProgram
+from raftcoord.drills.paying_programs import PayingProgram
 from raftcoord.errors import ConfigError, RaftcoordError
 from raftcoord.processes.database_servers import MariaDbServer, NotHere, PostgreSqlServer, Server
 from raftcoord.processes.local_cluster import LocalCluster, write_local_config

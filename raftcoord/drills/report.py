@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raftcoord.drills.audit import SHOWN_MAX, Violation
-from raftcoord.drills.history import History, percentile
+from raftcoord.drills.client_history import History, percentile
 from raftcoord.errors import check
 
 EventKind = Literal["start", "progress", "fault", "heal", "settle", "audit", "kept"]

@@ -19,8 +19,8 @@ from raftcoord.drills.audit import Books, LedgerRow
 from raftcoord.drills.books import prepared_count, read_books
 from raftcoord.drills.database_banks import CALLED
 from raftcoord.drills.faults import Leader
-from raftcoord.drills.link import NodeLink, eventually, leader_among, shown_by
-from raftcoord.drills.programs import PayingProgram, PayingWork
+from raftcoord.drills.node_link import NodeLink, eventually, leader_among, shown_by
+from raftcoord.drills.paying_programs import PayingProgram, PayingWork
 from raftcoord.drills.props import Props
 from raftcoord.errors import RaftcoordError
 from raftcoord.processes.local_cluster import LocalCluster

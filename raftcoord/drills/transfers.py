@@ -29,7 +29,7 @@ from raftcoord.drills.faults import Fault, kill_node
 from raftcoord.drills.load import wait_until
 from raftcoord.drills.options import DrillOptions
 from raftcoord.drills.orders import ORDERS_MAX, Generated, Order, both_ways, opening_for
-from raftcoord.drills.programs import PayingPrograms, PayingWork
+from raftcoord.drills.paying_programs import PayingPrograms, PayingWork
 from raftcoord.drills.props import StagePlan
 from raftcoord.drills.report import DrillReport, OnEvent
 from raftcoord.drills.trial import Trial, tried
@@ -116,7 +116,7 @@ class _Transfers:
             left_over_s = trial.now_s() - over_s
         violations, found, directory = await trial.judge(keep=options.keep)
         figures = {
-            "orders": len(self._orders) if options.duration_s is None else trial.load.paid,
+            "orders": len(self._orders) if options.duration_s is None else found.get("committed", 0),
             "load_s": load_s,
             "orders_per_s": trial.load.paid / load_s,
             "left_over_s": left_over_s,

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from raftcoord.drills.audit import Violation, audit
+from raftcoord.drills.client_history import History
 from raftcoord.drills.faults import Fault, Leader, Unkept
-from raftcoord.drills.history import History
 from raftcoord.drills.load import Load, wait_until
 from raftcoord.drills.orders import Opening
 from raftcoord.drills.play import reported

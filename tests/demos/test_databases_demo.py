@@ -19,12 +19,12 @@ from raftcoord.demos import databases as databases_demo
 from raftcoord.demos.databases import check_possible, run_databases_demo
 from raftcoord.demos.demo import DemoOptions
 from raftcoord.drills import trial
+from raftcoord.drills.client_history import Told
 from raftcoord.drills.database_banks import DatabaseBanks
 from raftcoord.drills.database_faults import LEDGER, ORDERS
-from raftcoord.drills.history import Told
 from raftcoord.drills.journal import Begun, HeldInCommit, Journal, JournalReader
 from raftcoord.drills.orders import Generated, parse, written
-from raftcoord.drills.paying import unfinished
+from raftcoord.drills.paying_program import unfinished
 from raftcoord.drills.props import Props
 from raftcoord.drills.stage import Stage
 from raftcoord.errors import ConfigError

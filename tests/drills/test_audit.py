@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from raftcoord.drills.audit import SHOWN_MAX, UNDECIDED, AuditResult, Books, LedgerRow, Payment, Violation, audit
-from raftcoord.drills.history import Told
+from raftcoord.drills.client_history import Told
 from raftcoord.drills.orders import HOME_BANK, Opening, Order, both_ways, opening_for
 from raftcoord.types import Branch, State, TxId
 

@@ -19,7 +19,7 @@ from raftcoord import ConfigError, RaftcoordError
 from raftcoord.drills.catalog import drill_named
 from raftcoord.drills.options import DrillOptions
 from raftcoord.drills.orders import HOME_BANK, Order, both_ways, opening_for
-from raftcoord.drills.programs import PayingProgram, PayingPrograms, PayingWork
+from raftcoord.drills.paying_programs import PayingProgram, PayingPrograms, PayingWork
 from raftcoord.drills.transfers import orders_of, run
 from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
 from raftcoord.types import Branch

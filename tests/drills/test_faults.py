@@ -12,8 +12,8 @@ from raftcoord.drills import faults
 from raftcoord.drills.catalog import DRILLS, FAULT_DRILLS, drill_named
 from raftcoord.drills.faults import (
     Fault,
+    FaultStep,
     Leader,
-    Step,
     Unkept,
     kill_all,
     kill_coordinator,
@@ -79,8 +79,8 @@ class Recorded:
         self.done.append(f"start {name}")
 
 
-def strike(fault: Fault) -> tuple[Step, str, list[str]]:
-    async def scenario() -> tuple[Step, str, list[str]]:
+def strike(fault: Fault) -> tuple[FaultStep, str, list[str]]:
+    async def scenario() -> tuple[FaultStep, str, list[str]]:
         target = Recorded()
         steps = fault(target)  # type: ignore[arg-type]
         injected, healed = [step async for step in steps]

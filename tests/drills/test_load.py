@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Mapping
 from itertools import islice
 
-from raftcoord.drills.history import History
+from raftcoord.drills.client_history import History
 from raftcoord.drills.load import Load, wait_until
 from raftcoord.drills.orders import Generated, Order
 from raftcoord.errors import Aborted, InDoubt, Overloaded, Unavailable

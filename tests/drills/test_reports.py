@@ -17,7 +17,7 @@ from raftcoord.bench.measuring import BenchOptions, BenchReport
 from raftcoord.demos.demo import DemoOptions, paid
 from raftcoord.drills.audit import Violation
 from raftcoord.drills.catalog import drill_named
-from raftcoord.drills.history import History
+from raftcoord.drills.client_history import History
 from raftcoord.drills.options import DrillOptions
 from raftcoord.drills.orders import Generated
 from raftcoord.drills.props import host_banks

@@ -13,7 +13,7 @@ import pytest
 
 from raftcoord.drills import trial as trials
 from raftcoord.drills.audit import Books, LedgerRow
-from raftcoord.drills.faults import Fault, Leader, Step, Steps
+from raftcoord.drills.faults import Fault, FaultStep, FaultSteps, Leader
 from raftcoord.drills.orders import HOME_BANK, Generated, Order
 from raftcoord.drills.report import Event
 from raftcoord.drills.trial import Trial
@@ -70,12 +70,12 @@ class World:
 def harmless(world: World, error: RaftcoordError | None = None) -> Fault:
     """Takes the leader of term 1 away in name only; ``error``: what healing it raises."""
 
-    async def fault(stage: Any) -> Steps:
-        yield Step("kill -9 of nobody", Leader("n1", 1))
+    async def fault(stage: Any) -> FaultSteps:
+        yield FaultStep("kill -9 of nobody", Leader("n1", 1))
         if error is not None:
             raise error
         world.term = 2
-        yield Step("nobody started again")
+        yield FaultStep("nobody started again")
 
     return fault
 

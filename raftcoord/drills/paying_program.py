@@ -1,8 +1,9 @@
-"""A program that pays orders from one database to another: ``python -m raftcoord.drills.paying JOB``, a PayingJob in JSON.
+"""A program that pays orders from one database to another: ``python -m raftcoord.drills.paying_program JOB``.
 
-It does what a careful program does, and no more: each attempt at an order is one ``client.transaction()`` over two connections of
-its own; a new attempt is begun only when the one before it is known to be aborted, and after kill -9 its journal tells what
-it has to ask for first. It never looks into a database for the outcome of a transaction.
+JOB is a PayingJob in JSON. It does what a careful program does, and no more. Each attempt at an order is one
+``client.transaction()`` over two connections of its own. A new attempt is begun only when the one before it is known to be
+aborted, and after kill -9 its journal says what it has to ask for first. It never looks into a database for the outcome of a
+transaction.
 
 It prints ``raftcoord program NAME ready`` on stdout. Exit codes: 0 all paid, 1 failed with one sentence on stderr.
 """
@@ -24,8 +25,8 @@ from raftcoord.config import Config
 from raftcoord.databases import drivers
 from raftcoord.databases.steps import ConnectionLost
 from raftcoord.drills import orders as order_files
+from raftcoord.drills.client_history import Told
 from raftcoord.drills.database_banks import DatabaseBanks, OrderRefused, pay
-from raftcoord.drills.history import Told
 from raftcoord.drills.journal import Begun, HeldInCommit, Journal, JournalReader, LeftToResolver
 from raftcoord.drills.orders import Order
 from raftcoord.drills.points import Point, PointedTransaction, PointReporter

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from raftcoord.drills.history import Told
+from raftcoord.drills.client_history import Told
 from raftcoord.drills.journal import Begun, Entry, HeldInCommit, JournalReader, LeftToResolver
-from raftcoord.drills.link import eventually
 from raftcoord.drills.load import Load
+from raftcoord.drills.node_link import eventually
 from raftcoord.drills.orders import Order, both_ways, written
-from raftcoord.drills.paying import PayingJob
+from raftcoord.drills.paying_program import PayingJob
 from raftcoord.errors import RaftcoordError
 from raftcoord.processes.local_process import LocalProcess
 from raftcoord.types import State, TxId
@@ -89,7 +89,7 @@ class PayingProgram:
         self._starts += 1
         self.at_stop = None
         self.stop.unlink(missing_ok=True)
-        self.process.command = [sys.executable, "-m", "raftcoord.drills.paying", json.dumps(job._asdict())]
+        self.process.command = [sys.executable, "-m", "raftcoord.drills.paying_program", json.dumps(job._asdict())]
         self.process.start()
         self.process.wait_ready()
         self.is_up = True

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raftcoord.drills.history import History, Told, operations, percentile
+from raftcoord.drills.client_history import History, Told, operations, percentile
 from raftcoord.drills.orders import Order
 from raftcoord.errors import Halt
 from raftcoord.history.checker import judge

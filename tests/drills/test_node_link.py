@@ -15,7 +15,7 @@ from raftcoord.bench.cluster import Measured, measure
 from raftcoord.config import Address, NodeConfig
 from raftcoord.drills.audit import LedgerRow
 from raftcoord.drills.faults import Leader
-from raftcoord.drills.link import NodeLink, eventually, leader_among
+from raftcoord.drills.node_link import NodeLink, eventually, leader_among
 from raftcoord.errors import LocalProtocolError, RaftcoordError, Unavailable
 from raftcoord.rpc.connection import Connection
 from raftcoord.rpc.server import listen
