@@ -175,6 +175,8 @@ def _why(value: str) -> str:
 
 
 def _reason(value: object) -> str:
+    if value == "":
+        return ""
     if not isinstance(value, str) or len(value) > limits.REASON_LENGTH_MAX:
         raise LocalProtocolError(f"the reason must be text of at most {limits.REASON_LENGTH_MAX} characters")
     return checked_text(value, "the reason")
@@ -278,7 +280,7 @@ def seconds(value: object) -> float:
 
 def milliseconds(duration_s: float) -> int:
     """Seconds as the wire has them."""
-    return max(limits.TIMEOUT_MS_MIN, int(duration_s * 1000))
+    return int(duration_s * 1000) or limits.TIMEOUT_MS_MIN
 
 
 def grace(value: object) -> float:

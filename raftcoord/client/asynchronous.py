@@ -22,7 +22,7 @@ from raftcoord.client.async_transaction import TransactionRequests
 from raftcoord.client.completing import Completing
 from raftcoord.client.deadlines import GRACE_S, TIMEOUT_S, Deadlines
 from raftcoord.client.link import ClusterIdentity, Link, NodeAddress
-from raftcoord.client.retry import PATIENCE_S, Call, Lost, Tries, share_of
+from raftcoord.client.retry import PATIENCE_S, Call, FateUnknown, Tries, share_of
 from raftcoord.core.asking import Known
 from raftcoord.env import Env
 from raftcoord.errors import (
@@ -165,7 +165,7 @@ class AsyncClient(Admission, TransactionRequests):
         deadline = asyncio.get_running_loop().time() + seconds
         try:
             known = await self._answer(operations.SUBMIT, request, deadline)
-        except Lost as lost:
+        except FateUnknown as lost:
             return await self._settle(made, lost, deadline + self.grace)
         return _outcome(made, known)
 
@@ -465,7 +465,7 @@ class AsyncClient(Admission, TransactionRequests):
             tries.check_known(result)
         return result
 
-    async def _settle(self, txid: TxId, lost: Lost, deadline: float) -> Outcome:
+    async def _settle(self, txid: TxId, lost: FateUnknown, deadline: float) -> Outcome:
         """The outcome of a submit whose fate is unknown: ask the others first."""
         call = Call(operations.RESOLVE, operations.ToResolve(txid, limits.TIMEOUT_MS_MAX))
         tries = Tries(call, self._order(lost.link), deadline, self._rng)

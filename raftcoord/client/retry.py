@@ -10,7 +10,7 @@ Theory of operation. What a request has done is known from how it failed:
     bad request, txid used        refused: the caller is told
 
 After an unknown fate a repeatable request (status, resolve, decide: asking twice gives the same answer) goes on at another
-node; a submit must not, and ends as Lost. Once the fate of one try is unknown, no later "untouched" makes the whole
+node; a submit must not, and ends as FateUnknown. Once the fate of one try is unknown, no later "untouched" makes the whole
 definite again: a request that may have been carried out ends in an answer or as InDoubt, never as Unavailable.
 
 Time. What is untouched is tried until ``deadline``. What may have been carried out is asked about for ``grace`` seconds more.
@@ -63,7 +63,9 @@ class Call(Generic[A]):
     def params(self, duration_s: float) -> tuple[Any, ...]:
         """What is sent, giving the node ``duration_s``."""
         at, params = self._timeout_at, self._params
-        return params if at < 0 else (*params[:at], milliseconds(duration_s), *params[at + 1 :])
+        if at < 0:
+            return params
+        return (*params[:at], milliseconds(duration_s), *params[at + 1 :])
 
     def read(self, result: Any) -> A:
         """The answer. What cannot be read of what may have decided its txid leaves it in doubt."""
@@ -91,7 +93,7 @@ def said(failure: RpcError) -> str:
     return why if failure.code == codes.IN_DOUBT and isinstance(why, str) and why else failure.message
 
 
-class Lost(RaftcoordError):
+class FateUnknown(RaftcoordError):
     """The fate of a request that must not be repeated is unknown. ``link``: where it was sent."""
 
     def __init__(self, link: Link, why: str) -> None:
@@ -131,7 +133,7 @@ class Tries:
         self._why[str(link)] = why
 
     async def run(self) -> tuple[Link, Any]:
-        """The link that answered, and the result. Raises what is known otherwise, or Lost."""
+        """The link that answered, and the result. Raises what is known otherwise, or FateUnknown."""
         for tried in itertools.count():
             position = tried % len(self._links)
             if self._tired or (tried and position == 0):
@@ -146,7 +148,7 @@ class Tries:
         raise self._failure()
 
     def judge(self, link: Link, failure: RpcError) -> None:
-        """What a failed try tells. Returns if another try is allowed; raises what is known, or Lost, if not."""
+        """What a failed try tells. Returns if another try is allowed; raises what is known, or FateUnknown, if not."""
         name = str(link)
         self._why[name] = said(failure)
         (self._overloaded.add if failure.code == codes.OVERLOADED else self._overloaded.discard)(name)
@@ -195,7 +197,7 @@ class Tries:
         if failure is SILENT:
             link.suspect(self._loop.time(), failure.message)
         if not self._call.operation.repeatable:
-            raise Lost(link, said(failure))
+            raise FateUnknown(link, said(failure))
         if self._call.txid is not None:
             self.fate_unknown = True
 

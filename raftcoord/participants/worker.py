@@ -18,11 +18,22 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Final
 
 from raftcoord import limits
+from raftcoord.api.answers import UnreadableAnswer
+from raftcoord.api.operations import (
+    RESOLVE_BRANCH,
+    STATUS_OF_BRANCH,
+    OfBranch,
+    Operation,
+    R,
+    Role,
+    ToResolveBranch,
+)
 from raftcoord.config import Address
+from raftcoord.core.asking import Known
 from raftcoord.env import Env
 from raftcoord.errors import LocalProtocolError, Overloaded
 from raftcoord.foreign import shown
-from raftcoord.participants.doubts import Doubts, Question
+from raftcoord.participants.doubts import Doubts
 from raftcoord.participants.interface import (
     Abort,
     AlreadyCommitted,
@@ -291,17 +302,22 @@ class Worker:
         for question in self._doubts.take(now):
             self._asked += 1
             conn = conns[self._asked % len(conns)]
-            params: list[Any] = [bytes(question.txid), self._name]
             if question.resolve:
-                params.append(RESOLVE_TIMEOUT_MS)
-            conn.call("resolve" if question.resolve else "status", params, self._heard(question))
+                self._put(conn, RESOLVE_BRANCH, ToResolveBranch(question.txid, self._name, RESOLVE_TIMEOUT_MS))
+            else:
+                self._put(conn, STATUS_OF_BRANCH, OfBranch(question.txid, self._name))
         self._plan_asking()
 
-    def _heard(self, question: Question) -> Any:
-        def on_reply(error: RpcError | None, result: Any) -> None:
-            self._hear(question.txid, _state(result) if error is None else None)
+    def _put(self, conn: Connection, operation: Operation[R, Known], request: R) -> None:
+        txid: TxId = request[0]
 
-        return on_reply
+        def on_reply(error: RpcError | None, result: Any) -> None:
+            try:
+                self._hear(txid, None if error is not None else operation.answer.read(result).state)
+            except UnreadableAnswer:
+                self._hear(txid, None)
+
+        conn.call(operation.methods[Role.PARTICIPANT], operation.encode(request), on_reply)
 
     def _hear(self, txid: TxId, state: State | None) -> None:
         if txid not in self._doubts:
@@ -328,10 +344,3 @@ class Worker:
             action()
 
         self._timers[name] = asyncio.get_running_loop().call_at(at, go)
-
-
-def _state(result: Any) -> State | None:
-    match result:
-        case [int(state), *_] if type(state) is int and state in (State.COMMITTED, State.ABORTED):
-            return State(state)
-    return None
