@@ -35,7 +35,7 @@ from raftcoord.consensus.steering import Asked, Steering
 from raftcoord.consensus.sync_thread import Runner, SyncThread
 from raftcoord.core.commands import Command
 from raftcoord.core.ledger import Ledger
-from raftcoord.core.members import Members, described
+from raftcoord.core.tables.members import Members, described
 from raftcoord.env import Env
 from raftcoord.errors import (
     ConfigError,

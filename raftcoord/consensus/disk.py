@@ -8,7 +8,7 @@ from raftcoord.consensus.engine import StoredLog
 from raftcoord.consensus.group import Group, Start, Store
 from raftcoord.core.decisions import NO_CHANGES
 from raftcoord.core.ledger import Ledger
-from raftcoord.core.members import Members
+from raftcoord.core.tables.members import Members
 from raftcoord.storage.node_db import LogRow, NodeDb, Stored, Write
 from raftcoord.types import NodeName
 

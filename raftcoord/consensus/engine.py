@@ -18,7 +18,7 @@ import random
 from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from raftcoord.core.members import Members
+from raftcoord.core.tables.members import Members
 
 REGULAR: Final = b"\x00"
 """The first byte of an entry that holds commands (core/commands.py)."""

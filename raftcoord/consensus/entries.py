@@ -15,7 +15,7 @@ from raftcoord.consensus.engine import MEMBERS, NO_OP, REGULAR, Arriving, Log
 from raftcoord.consensus.proposals import Batch
 from raftcoord.core.bounds import excess
 from raftcoord.core.commands import Command, Sealed, open_entry
-from raftcoord.core.members import Members, decode, follows
+from raftcoord.core.tables.members import Members, decode, follows
 from raftcoord.errors import Halt, RemoteProtocolError, check
 
 KEPT_MAX: Final = 4_096

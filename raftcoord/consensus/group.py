@@ -41,7 +41,7 @@ from raftcoord.consensus.proposals import BarrierDone, Batch, Done, Proposals
 from raftcoord.core.commands import Command
 from raftcoord.core.decisions import NO_CHANGES, Changes
 from raftcoord.core.ledger import Ledger
-from raftcoord.core.members import Members, encode, follows
+from raftcoord.core.tables.members import Members, encode, follows
 from raftcoord.errors import Halt, NotKnown, RaftcoordError, Unavailable, check
 
 MembersDone = Callable[[Members | RaftcoordError], None]

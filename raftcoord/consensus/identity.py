@@ -2,7 +2,7 @@
 
 Theory of operation. A vote or an acknowledgement is worth what its giver remembers of it. Each node.db is born with an
 identity of its own; a node that has lost its node.db has another one (hazard H16). Members are identities with ids
-(core/members.py), so a node that lost its data is nobody until it is taken in as a new member.
+(core/tables/members.py), so a node that lost its data is nobody until it is taken in as a new member.
 
 Before this node knows members, cluster.yaml is all there is:
 
@@ -40,7 +40,7 @@ from typing import Any, Final, NamedTuple
 
 from raftcoord import limits
 from raftcoord.config import Address
-from raftcoord.core.members import Member, Members, founded, from_list, to_list
+from raftcoord.core.tables.members import Member, Members, founded, from_list, to_list
 from raftcoord.errors import ConfigError, NoMember
 from raftcoord.types import NodeName, checked_name
 

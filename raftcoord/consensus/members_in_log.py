@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from raftcoord.consensus.engine import MEMBERS, EntryTriple, InForce, Log
-from raftcoord.core.members import Members, decode
+from raftcoord.core.tables.members import Members, decode
 from raftcoord.errors import Halt
 
 

@@ -1,7 +1,7 @@
 """Which step the members take next: what an operator asks for, and what a leader does by itself.
 
-Owed: one voter more or less at a time (core/members.py says why), and never a step after which no majority of the voters is
-linked to the leader: the cluster would stop with it. Pure: the driver proposes what comes out here.
+Owed: one voter more or less at a time (core/tables/members.py says why), and never a step after which no majority of the voters
+is linked to the leader: the cluster would stop with it. Pure: the driver proposes what comes out here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from raftcoord.consensus.identity import Stranger
-from raftcoord.core.members import Member, Members
+from raftcoord.core.tables.members import Member, Members
 from raftcoord.errors import LocalProtocolError, NotYet, Unavailable, broken
 from raftcoord.types import NodeName
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from raftcoord.core.members import Members
+from raftcoord.core.tables.members import Members
 from raftcoord.types import State, TxId, Verdict
 
 

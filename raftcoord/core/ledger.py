@@ -47,7 +47,7 @@ from raftcoord.core.commands import (
     Settle,
 )
 from raftcoord.core.decisions import SETTLED, Binding, Changes, Closing, Damage, Decision, Done, Result, Standing
-from raftcoord.core.members import Members
+from raftcoord.core.tables.members import Members
 from raftcoord.errors import broken, check
 from raftcoord.types import State, TxId, Verdict, first_txid_of
 

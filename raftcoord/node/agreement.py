@@ -12,7 +12,7 @@ from raftcoord.consensus.position import Position
 from raftcoord.core.commands import Command
 from raftcoord.core.decisions import Result
 from raftcoord.core.ledger import Ledger
-from raftcoord.core.members import Members
+from raftcoord.core.tables.members import Members
 from raftcoord.errors import RaftcoordError
 from raftcoord.types import NodeName
 

@@ -1,4 +1,4 @@
-"""An operator adds, removes or replaces a node (core/members.py says what that is, consensus/membership.py when it may be done).
+"""An operator adds, removes or replaces a node: core/tables/members.py says what that is, consensus/membership.py when it may be.
 
 Owed: the answer comes when the step is committed, and says who the members are then. Repeating a step that was made changes
 nothing. Never: a step by a node that does not lead.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from raftcoord.core.members import Members
+from raftcoord.core.tables.members import Members
 from raftcoord.errors import LocalProtocolError, NotKnown, RaftcoordError, Unavailable
 from raftcoord.node.agreement import Agreement
 from raftcoord.types import NodeName, checked_name

@@ -31,7 +31,7 @@ from raftcoord.consensus import engine
 from raftcoord.consensus.group import Group
 from raftcoord.consensus.members_in_log import members_in
 from raftcoord.core.commands import KINDS, Command, Decide, Retire, open_entry
-from raftcoord.core.members import Members
+from raftcoord.core.tables.members import Members
 from raftcoord.sim.branches import Branches
 from raftcoord.sim.synced import Violation
 from raftcoord.types import State, TxId, Verdict

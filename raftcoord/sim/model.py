@@ -28,7 +28,7 @@ from raftcoord.core.commands import (
     open_entry,
 )
 from raftcoord.core.ledger import Ledger
-from raftcoord.core.members import Members
+from raftcoord.core.tables.members import Members
 from raftcoord.types import State, TxId, Verdict
 
 LAST: Final = 1 << 62

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from raftcoord.core.members import Members
+from raftcoord.core.tables.members import Members
 from raftcoord.errors import ConfigError, CorruptionError
 from raftcoord.storage.reading import Reading
 from raftcoord.storage.records import (

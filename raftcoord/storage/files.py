@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from raftcoord import private
-from raftcoord.core.members import Members
+from raftcoord.core.tables.members import Members
 from raftcoord.errors import ConfigError, CorruptionError
 from raftcoord.storage.examine import Examination, check_header
 from raftcoord.storage.faults import corrupt

@@ -32,7 +32,7 @@ from typing import Final, NamedTuple, Self
 
 from raftcoord import limits, private
 from raftcoord.core.decisions import Binding, Changes, Damage, Decision
-from raftcoord.core.members import Members
+from raftcoord.core.tables.members import Members
 from raftcoord.errors import StorageError, check
 from raftcoord.storage import files
 from raftcoord.storage.bulk import BulkInsert

@@ -17,7 +17,7 @@ from zlib import crc32
 import msgpack
 
 from raftcoord.core.decisions import Binding, Closing, Damage, Decision
-from raftcoord.core.members import Members, from_list, to_list
+from raftcoord.core.tables.members import Members, from_list, to_list
 from raftcoord.storage.schema import CLOSED_FLAG, COMMIT_FLAG, OPEN_FLAG
 from raftcoord.types import TxId, Verdict
 
@@ -184,7 +184,7 @@ def read_members(value: bytes) -> Members:
 
 
 def members_of(lists: object) -> Members:
-    """The members that core.members.to_list gave. Raises ValueError, one of UNREADABLE, for anything else."""
+    """The members that core.tables.members.to_list gave. Raises ValueError, one of UNREADABLE, for anything else."""
     members = from_list(lists)
     if members is None:
         raise ValueError("not a set of members")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
-from raftcoord.core.members import to_list
+from raftcoord.core.tables.members import to_list
 from raftcoord.errors import CorruptionError
 from raftcoord.storage.examine import Examination, check_header
 from raftcoord.storage.faults import bad_snapshot, corrupt, refused_copy

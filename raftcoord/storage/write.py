@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from raftcoord.core.decisions import Changes
-from raftcoord.core.members import Members
+from raftcoord.core.tables.members import Members
 from raftcoord.errors import check
 from raftcoord.storage.records import INDEX_MAX, LogRow, NodeState
 

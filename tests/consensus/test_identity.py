@@ -16,7 +16,7 @@ from raftcoord import limits
 from raftcoord.config import Address
 from raftcoord.consensus.identity import STRANGER_S, Identities, Place, Said, Stranger, said_in
 from raftcoord.core.decisions import Standing
-from raftcoord.core.members import Member, Members, founded, to_list
+from raftcoord.core.tables.members import Member, Members, founded, to_list
 from raftcoord.errors import ConfigError, Unavailable
 from raftcoord.types import NodeName, State
 

@@ -21,7 +21,7 @@ from raftcoord.consensus import engine
 from raftcoord.consensus.identity import Stranger
 from raftcoord.consensus.membership import CatchingUp, Seen, planned
 from raftcoord.core.commands import Found
-from raftcoord.core.members import Member, founded
+from raftcoord.core.tables.members import Member, founded
 from raftcoord.errors import ConfigError, CorruptionError, LocalProtocolError, NotYet, Unavailable
 from raftcoord.storage.node_db import NodeDb
 from raftcoord.storage.records import log_crc, meta_row

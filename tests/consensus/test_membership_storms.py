@@ -12,7 +12,7 @@ from test_world import Storm, tiny
 from world import Disk, Host, World, identity
 
 from raftcoord.consensus.pysyncobj.raft import Raft
-from raftcoord.core.members import Members, follows
+from raftcoord.core.tables.members import Members, follows
 from raftcoord.errors import RaftcoordError, Unavailable
 from raftcoord.types import NodeName
 

@@ -26,7 +26,7 @@ from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.core.commands import Command, Decide
 from raftcoord.core.decisions import Damage, Decision, Result, Standing
 from raftcoord.core.ledger import Ledger
-from raftcoord.core.members import Members, founded
+from raftcoord.core.tables.members import Members, founded
 from raftcoord.errors import NotKnown, RaftcoordError, Unavailable
 from raftcoord.types import NodeName, TxId, Verdict
 

@@ -8,7 +8,17 @@ import msgpack
 import pytest
 
 from raftcoord import limits
-from raftcoord.core.members import Member, Members, decode, described, encode, follows, founded, from_list, to_list
+from raftcoord.core.tables.members import (
+    Member,
+    Members,
+    decode,
+    described,
+    encode,
+    follows,
+    founded,
+    from_list,
+    to_list,
+)
 from raftcoord.errors import ConfigError, LocalProtocolError
 from raftcoord.types import NodeName
 

@@ -16,7 +16,7 @@ from raftcoord.consensus.identity import Identities
 from raftcoord.consensus.steering import Steering
 from raftcoord.core.commands import Command, Decide
 from raftcoord.core.decisions import Decision, Standing
-from raftcoord.core.members import Members, founded
+from raftcoord.core.tables.members import Members, founded
 from raftcoord.errors import Overloaded, Unavailable
 from raftcoord.types import State, Verdict
 

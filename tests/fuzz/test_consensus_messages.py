@@ -18,7 +18,7 @@ from raftcoord.consensus.group import Group, Start
 from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.core.commands import Found, encode_command, encode_entry
 from raftcoord.core.ledger import Ledger
-from raftcoord.core.members import founded
+from raftcoord.core.tables.members import founded
 from raftcoord.errors import Halt, RaftcoordError, RemoteProtocolError
 from raftcoord.types import NodeName
 

@@ -13,7 +13,7 @@ from raftcoord.consensus.position import Position
 from raftcoord.core.commands import Command, encode_command, encode_entry, open_entry
 from raftcoord.core.decisions import Decision, Result
 from raftcoord.core.ledger import Ledger
-from raftcoord.core.members import Members
+from raftcoord.core.tables.members import Members
 from raftcoord.errors import NotKnown, RaftcoordError, Unavailable
 from raftcoord.types import NodeName
 

@@ -11,8 +11,8 @@ from node.local_consensus import CLUSTER, Log
 from node.world import NOW_MS, SILENCE, YES, Bank, Caller, Clock, End, dial, new_txid, serving, serving_one, until
 from raftcoord import limits
 from raftcoord.core.commands import Complete, Decide, Retire
-from raftcoord.core.members import founded
 from raftcoord.core.protocols.interface import Acknowledged
+from raftcoord.core.tables.members import founded
 from raftcoord.errors import LocalProtocolError, NotKnown, Overloaded, RaftcoordError, Unavailable
 from raftcoord.node.transactions import Running
 from raftcoord.rpc import codes

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from raftcoord.core.decisions import Binding, Changes, Closing, Damage, Decision
-from raftcoord.core.members import Member, Members
+from raftcoord.core.tables.members import Member, Members
 from raftcoord.storage.node_db import LogRow, NodeDb, Stored, Write
 from raftcoord.types import NodeName, TxId, Verdict
 
