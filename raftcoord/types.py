@@ -26,6 +26,7 @@ Branch = NewType("Branch", str)
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?", re.ASCII)
 _HEX32: Final = re.compile(r"[0-9a-fA-F]{32}", re.ASCII)
 _CLUSTER: Final = re.compile(r"[0-9a-f]{16}", re.ASCII)
+_IDENTITY: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 def checked_name(value: object, what: str) -> str:
@@ -48,6 +49,11 @@ def checked_cluster_id(value: object) -> str:
     if not isinstance(value, str) or _CLUSTER.fullmatch(value) is None:
         raise LocalProtocolError(f"{_short(value)} is not a cluster id: 16 lower-case hex digits")
     return value
+
+
+def is_identity(value: object) -> bool:
+    """Whether it has the form of an identity: 32 hex digits, of the data of a node or the state of a participant."""
+    return isinstance(value, str) and _IDENTITY.fullmatch(value) is not None
 
 
 def _short(value: object) -> str:

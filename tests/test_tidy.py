@@ -20,7 +20,7 @@ LONG = {
     "raftcoord/limits.py": "a table: every bound stands in one place, with its unit and its reason",
     "raftcoord/consensus/consensus.py": "one node's part in the cluster: proposals, links, copies, and who takes part",
     "raftcoord/consensus/pysyncobj/raft.py": "PySyncObj driven from outside, majorities and members included",
-    "raftcoord/core/ledger.py": "one rule for each replicated command",
+    "raftcoord/core/tables/decisions.py": "a table is one file: its commands, its rows, its rules and its memory",
 }
 """Files that are long because their idea is. A count never splits an idea."""
 

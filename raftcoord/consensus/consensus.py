@@ -33,9 +33,9 @@ from raftcoord.consensus.proposals import BarrierDone, Done
 from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.consensus.steering import Asked, Steering
 from raftcoord.consensus.sync_thread import Runner, SyncThread
-from raftcoord.core.commands import Command
-from raftcoord.core.ledger import Ledger
+from raftcoord.core.machine import Ledger
 from raftcoord.core.tables.members import Members, described
+from raftcoord.core.tables.table import Command
 from raftcoord.env import Env
 from raftcoord.errors import (
     ConfigError,
@@ -112,7 +112,7 @@ class Consensus:
         boot = rng.getrandbits(63)
         return Group(
             Guarded(stored.node_uuid.hex(), log_of(stored), self._timing, rng, now),
-            start_of(stored, self._db),
+            start_of(stored),
             boot,
             now,
             horizon_ms_max=lambda: self._env.wall_ms() + limits.HORIZON_LEAP_MS_MAX,

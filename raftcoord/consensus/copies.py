@@ -273,7 +273,7 @@ class Installing:
             return
         if error is not None or stored is None:
             raise error or Halt("the copy of the ledger vanished")
-        self._group().installed(ledger_of(stored, self._db), stored.applied_index, stored.applied_term)
+        self._group().installed(ledger_of(stored), stored.applied_index, stored.applied_term)
         self._on_installed()
         reply(True)
 

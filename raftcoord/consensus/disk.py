@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from raftcoord.consensus.engine import StoredLog
 from raftcoord.consensus.group import Group, Start, Store
-from raftcoord.core.decisions import NO_CHANGES
-from raftcoord.core.ledger import Ledger
-from raftcoord.core.tables.members import Members
+from raftcoord.core.machine import Ledger
+from raftcoord.core.tables.members import ClusterMembers, Members
+from raftcoord.core.tables.table import NO_CHANGES, Change
 from raftcoord.storage.node_db import LogRow, NodeDb, Stored, Write
 from raftcoord.types import NodeName
 
@@ -31,25 +31,15 @@ def log_of(stored: Stored) -> StoredLog:
     return StoredLog(entries, stored.term, stored.vote, stored.applied_index)
 
 
-def start_of(stored: Stored, db: NodeDb) -> Start:
+def start_of(stored: Stored) -> Start:
     """What the group goes on from. What another node said of the members counts while the ledger has none."""
     applied = (stored.applied_index, stored.applied_term)
-    return Start(ledger_of(stored, db), applied, stored.members or stored.joined, hearsay=stored.members is None)
+    return Start(ledger_of(stored), applied, stored.members or stored.joined, hearsay=stored.members is None)
 
 
-def ledger_of(stored: Stored, db: NodeDb) -> Ledger:
-    """The ledger as it is stored; what it does not hold in memory it reads from ``db``."""
-    return Ledger(
-        cluster=stored.cluster,
-        horizon_ms=stored.horizon_ms,
-        decisions=stored.decisions,
-        damages=stored.damages,
-        floor=stored.floor,
-        older=db.decision,
-        enrolled=stored.enrolled,
-        participants=stored.participants,
-        members=stored.members,
-    )
+def ledger_of(stored: Stored) -> Ledger:
+    """The ledger as it is stored; what it does not hold in memory it reads from there."""
+    return Ledger(stored.tables)
 
 
 def not_taken_over(stored: Stored, own: NodeName, file: Iterable[NodeName]) -> str:
@@ -78,7 +68,7 @@ def write_of_identities(peers: Mapping[NodeName, str]) -> Write:
 
 def write_of_founding(members: Members) -> Write:
     """The founding set, as one commit: it is part of the ledger from its beginning."""
-    return Write(None, [], None, NO_CHANGES._replace(members=members), None, None)
+    return Write(None, [], None, {ClusterMembers.name: Change(fields={"members": members})}, None, None)
 
 
 def write_of_invitation(members: Members) -> Write:

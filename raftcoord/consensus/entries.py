@@ -13,9 +13,9 @@ from typing import Final, NamedTuple, NoReturn
 from raftcoord import limits
 from raftcoord.consensus.engine import MEMBERS, NO_OP, REGULAR, Arriving, Log
 from raftcoord.consensus.proposals import Batch
-from raftcoord.core.bounds import excess
-from raftcoord.core.commands import Command, Sealed, open_entry
+from raftcoord.core.commands import Sealed, open_entry
 from raftcoord.core.tables.members import Members, decode, follows
+from raftcoord.core.tables.table import Command
 from raftcoord.errors import Halt, RemoteProtocolError, check
 
 KEPT_MAX: Final = 4_096
@@ -141,7 +141,7 @@ def _commands(sealed: Sealed, horizon_ms_max: int) -> tuple[Command, ...]:
     except Halt as error:
         _refuse(f"an entry that cannot be applied: {error}")
     for command in commands:
-        if wrong := excess(command, horizon_ms_max):
+        if wrong := command.excess(horizon_ms_max):
             _refuse(f"an entry with {wrong}")
     return commands
 

@@ -38,10 +38,9 @@ from raftcoord.consensus.engine import (
 from raftcoord.consensus.entries import Kept, Opened, acceptable, reopened
 from raftcoord.consensus.members_in_log import MembersInLog, members_in
 from raftcoord.consensus.proposals import BarrierDone, Batch, Done, Proposals
-from raftcoord.core.commands import Command
-from raftcoord.core.decisions import NO_CHANGES, Changes
-from raftcoord.core.ledger import Ledger
+from raftcoord.core.machine import Ledger
 from raftcoord.core.tables.members import Members, encode, follows
+from raftcoord.core.tables.table import NO_CHANGES, Changes, Command
 from raftcoord.errors import Halt, NotKnown, RaftcoordError, Unavailable, check
 
 MembersDone = Callable[[Members | RaftcoordError], None]
@@ -270,8 +269,7 @@ class Group:
         self._stored_at = now
         self._stored_index = store.applied[0]
         self.ledger.stored(store.changes)
-        if self.ledger.memory_count > limits.LEDGER_MEMORY_DECISIONS_MAX:
-            self.ledger.shed(self._stored_index)
+        self.ledger.shed(self._stored_index)
 
     @property
     def stored_index(self) -> int:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from raftcoord import limits
-from raftcoord.core.commands import Command, encode_command, encode_entry
-from raftcoord.core.decisions import Result
+from raftcoord.core.commands import encode_command, encode_entry
+from raftcoord.core.tables.decisions import Result
+from raftcoord.core.tables.table import Command
 from raftcoord.errors import NotKnown, Overloaded, RaftcoordError, Unavailable, check
 
 Done = Callable[[Result | RaftcoordError], None]

@@ -22,9 +22,9 @@ from collections.abc import Container, Generator
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from raftcoord import limits
-from raftcoord.core.commands import Command, Complete, Decide
-from raftcoord.core.decisions import Decision, Standing
-from raftcoord.core.ledger import Ledger
+from raftcoord.core.machine import Ledger
+from raftcoord.core.tables.decisions import Complete, Decide, Decision, Standing
+from raftcoord.core.tables.table import Command
 from raftcoord.errors import (
     ForgottenTxid,
     FutureTxid,
@@ -120,7 +120,7 @@ def for_branch(known: Known, txid: TxId, branch: str, applied: Applied) -> Known
     """The same for a branch that is in doubt, which is to say that somebody sees it prepared.
 
     A COMMIT that does not name it is ABORTED to it. So is FORGOTTEN, because a COMMIT is retired only when every branch that it
-    names has acknowledged it, and what has acknowledged is not prepared any more (see core/ledger.py). One case breaks
+    names has acknowledged it, and what has acknowledged is not prepared any more (see core/tables/decisions.py). One case breaks
     that argument: damage, where a person's word took the place of the branch's own. Then FORGOTTEN is told, which is no
     outcome: the branch is left as it is, for a person to look at.
     """

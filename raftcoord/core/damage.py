@@ -7,8 +7,9 @@ changed; damage that is dropped unseen.
 
 Only what is decided can be damaged, and as much is recorded as limits.DAMAGES_UNSEEN_MAX: anybody may report.
 
-Why a record may go: the branch of a COMMIT that was closed, or whose damage is acknowledged, is closed by that (core/ledger.py),
-and the decision then stays for ever. So a branch that is still prepared hears COMMIT, whatever has been forgotten.
+Why a record may go: the branch of a COMMIT that was closed, or whose damage is acknowledged, is closed by that
+(tables/decisions.py), and the decision then stays for ever. So a branch that is still prepared hears COMMIT, whatever has been
+forgotten.
 
 Each question is asked as asking.py says.
 """
@@ -20,8 +21,8 @@ from typing import Final
 
 from raftcoord import limits
 from raftcoord.core.asking import Applied, Confirm, Propose, Question, check_has_branch
-from raftcoord.core.commands import Close, Heuristic, Settle
-from raftcoord.core.decisions import Damage
+from raftcoord.core.tables.damages import Damage, Heuristic, Settle
+from raftcoord.core.tables.decisions import Close
 from raftcoord.errors import InDoubt, LocalProtocolError, NotKnown, Overloaded, Unavailable
 from raftcoord.types import TxId, Verdict
 

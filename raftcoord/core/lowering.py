@@ -23,8 +23,8 @@ from typing import Final
 
 from raftcoord import limits
 from raftcoord.core.asking import Applied, Propose, Question
-from raftcoord.core.commands import Lower
-from raftcoord.core.decisions import Done
+from raftcoord.core.tables.horizon import Lower
+from raftcoord.core.tables.table import Done
 from raftcoord.errors import LocalProtocolError, NotKnown, NotYet, Unavailable
 from raftcoord.types import NodeName
 

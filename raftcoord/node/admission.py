@@ -25,8 +25,8 @@ from raftcoord import limits
 from raftcoord.api.answers import ParticipantRow
 from raftcoord.api.fields import checked_identity
 from raftcoord.core.asking import Propose, Question
-from raftcoord.core.commands import Bind
-from raftcoord.core.decisions import Binding, Result
+from raftcoord.core.tables.decisions import Result
+from raftcoord.core.tables.participants import Bind, Binding
 from raftcoord.env import Env
 from raftcoord.errors import LocalProtocolError, NotKnown, Overloaded, RaftcoordError, Unavailable
 from raftcoord.node.agreement import Agreement

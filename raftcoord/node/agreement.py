@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from raftcoord.consensus.position import Position
-from raftcoord.core.commands import Command
-from raftcoord.core.decisions import Result
-from raftcoord.core.ledger import Ledger
+from raftcoord.core.machine import Ledger
+from raftcoord.core.tables.decisions import Result
 from raftcoord.core.tables.members import Members
+from raftcoord.core.tables.table import Command
 from raftcoord.errors import RaftcoordError
 from raftcoord.types import NodeName
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from raftcoord import limits
-from raftcoord.core.commands import Complete
-from raftcoord.core.decisions import Result
+from raftcoord.core.tables.decisions import Complete, Result
 from raftcoord.errors import Overloaded, RaftcoordError, Unavailable
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.alarms import Alarm, Alarms

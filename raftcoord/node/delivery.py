@@ -17,9 +17,9 @@ from functools import partial
 from typing import Final
 
 from raftcoord import limits
-from raftcoord.core.commands import Heuristic
 from raftcoord.core.damage import too_many
-from raftcoord.core.decisions import Result
+from raftcoord.core.tables.damages import Heuristic
+from raftcoord.core.tables.decisions import Result
 from raftcoord.env import Env
 from raftcoord.errors import Overloaded, RaftcoordError, Unavailable
 from raftcoord.foreign import Rationed, shown

@@ -23,9 +23,8 @@ from raftcoord.api.answers import DamageRow, Damages, ManyAcknowledged, NodeStat
 from raftcoord.api.operations import A, Operation, R, Role
 from raftcoord.core import asking, damage
 from raftcoord.core.asking import Confirm, Question
-from raftcoord.core.commands import Decide
-from raftcoord.core.decisions import Result, Standing
 from raftcoord.core.lowering import lower
+from raftcoord.core.tables.decisions import Decide, Result, Standing
 from raftcoord.env import Env
 from raftcoord.errors import InDoubt, LocalProtocolError, NotKnown, Overloaded, RaftcoordError, Unavailable
 from raftcoord.node import listings, membership

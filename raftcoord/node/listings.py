@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, Protocol
 from raftcoord import limits
 from raftcoord.api.answers import Page, Row, T
 from raftcoord.api.operations import Listing
-from raftcoord.core.decisions import Decision
+from raftcoord.core.tables.decisions import Decision
 from raftcoord.errors import Overloaded
 from raftcoord.rpc import frames
 from raftcoord.types import State, TxId

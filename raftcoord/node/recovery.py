@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from raftcoord import limits
-from raftcoord.core.decisions import Decision
+from raftcoord.core.tables.decisions import Decision
 from raftcoord.errors import Overloaded, RaftcoordError, Unavailable
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.alarms import Alarm, Alarms

@@ -13,8 +13,10 @@ from collections.abc import Callable
 from typing import Final
 
 from raftcoord import limits
-from raftcoord.core.commands import Command, Found, Retire
-from raftcoord.core.decisions import Result
+from raftcoord.core.tables.decisions import Result
+from raftcoord.core.tables.founding import Found
+from raftcoord.core.tables.horizon import Retire
+from raftcoord.core.tables.table import Command
 from raftcoord.env import Env
 from raftcoord.errors import Overloaded, RaftcoordError, Unavailable
 from raftcoord.node.agreement import Agreement

@@ -15,8 +15,6 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from raftcoord import limits
-from raftcoord.core.commands import Decide
-from raftcoord.core.decisions import Result, Standing
 from raftcoord.core.protocols.interface import (
     Acknowledged,
     ConnectDeadline,
@@ -38,6 +36,7 @@ from raftcoord.core.protocols.interface import (
     Voted,
 )
 from raftcoord.core.protocols.two_phase import Ballot, Coordinator, not_connected
+from raftcoord.core.tables.decisions import Decide, Result, Standing
 from raftcoord.env import Env
 from raftcoord.errors import Halt, LocalProtocolError, Overloaded, RaftcoordError, Unavailable
 from raftcoord.node.agreement import Agreement

@@ -9,9 +9,10 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from raftcoord.core.asking import PRESUMED_ABORT
-from raftcoord.core.commands import Command, Complete, Decide
+from raftcoord.core.tables.decisions import Complete, Decide
+from raftcoord.core.tables.table import Command
 from raftcoord.participants.interface import Abort, AlreadyCommitted, Commit, NotPrepared, Prepare, Reply, Request
-from raftcoord.sim.model import Decided
+from raftcoord.sim.models.decisions import Decided
 from raftcoord.sim.synced import Synced, Violation
 from raftcoord.types import State, TxId, Verdict, Vote, VoteKind
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from raftcoord.core.commands import Command, Heuristic
+from raftcoord.core.tables.damages import Heuristic
+from raftcoord.core.tables.table import Command
 from raftcoord.databases import gid as gids
 from raftcoord.sim.database import Server
 from raftcoord.sim.invariants import Invariants
-from raftcoord.sim.model import Decided
+from raftcoord.sim.models.decisions import Decided
 from raftcoord.types import State, TxId, Verdict
 
 FOREIGN: Final = ("f00df00df00df00d", "00000000deadbeef")

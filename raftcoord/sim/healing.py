@@ -112,7 +112,7 @@ class Healing:
             consensus = world.machines[name].consensus
             if consensus is not None:
                 invariants.compare(name, consensus.ledger, consensus.applied_index)
-        judged = judge(self._workload.records, unseen_resolves=True, horizon_ms=invariants.model.horizon_max_ms)
+        judged = judge(self._workload.records, unseen_resolves=True, horizon_ms=invariants.horizon.ms_max)
         for found in judged.violations:
             invariants.violate("history", found.what, found.txid)
         participants = {name: made for name in world.banks if (made := world.machines[name].participant) is not None}

@@ -30,8 +30,11 @@ from raftcoord import limits
 from raftcoord.consensus import engine
 from raftcoord.consensus.group import Group
 from raftcoord.consensus.members_in_log import members_in
-from raftcoord.core.commands import KINDS, Command, Decide, Retire, open_entry
+from raftcoord.core.commands import KINDS, open_entry
+from raftcoord.core.tables.decisions import Decide
+from raftcoord.core.tables.horizon import Retire
 from raftcoord.core.tables.members import Members
+from raftcoord.core.tables.table import Command
 from raftcoord.sim.branches import Branches
 from raftcoord.sim.synced import Violation
 from raftcoord.types import State, TxId, Verdict
@@ -216,7 +219,7 @@ class Invariants(Branches):
     def _apply(self, data: bytes, term: int, index: int) -> None:
         if data[:1] == engine.MEMBERS:
             self._changed(members_in(data))
-            self.model.replay(data, term, index)
+            self.ledger_model.replay(data, term, index)
             self.wiped -= {m.name for m in members_in(data).members if m.identity == self._identity.get(m.name)}
         if data[:1] != engine.REGULAR:
             return
@@ -227,7 +230,7 @@ class Invariants(Branches):
             self.check_complete(command)
             self.on_command(command)
             self.touched(command)
-            made = self.model.apply(command, term, index)
+            made = self.ledger_model.apply(command, term, index)
             if made is not None and isinstance(command, Decide):
                 self.decisions_committed += 1
                 self.decided(command.txid, made)

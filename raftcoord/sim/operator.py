@@ -9,7 +9,7 @@ from typing import Final
 from raftcoord import limits
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.consensus.consensus import Consensus
-from raftcoord.core.commands import Retire
+from raftcoord.core.tables.horizon import Retire
 from raftcoord.errors import RaftcoordError
 from raftcoord.sim.world import EPOCH_MS, World
 

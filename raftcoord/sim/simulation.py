@@ -203,7 +203,7 @@ def _states(world: World, invariants: Invariants) -> dict[str, int]:
         "copies installed": invariants.copies_installed,
         "lives of nodes": sum(world.machines[name].lives for name in world.nodes),
         "lives of participants": sum(world.machines[name].lives for name in world.serves),
-        "moves of the horizon": invariants.model.retirements,
+        "moves of the horizon": invariants.horizon.retirements,
         "messages heard twice": world.mischief.repeated,
         "chunks of copies damaged": world.mischief.flipped,
         **{f"killed at {label}": count for label, count in sorted(world.points.passed.items())},

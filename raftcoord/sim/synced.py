@@ -12,11 +12,12 @@ from typing import Final
 
 from raftcoord.consensus import engine
 from raftcoord.consensus.members_in_log import members_in
-from raftcoord.core.commands import Command, Complete, Decide
-from raftcoord.core.ledger import Ledger
+from raftcoord.core.machine import Ledger
+from raftcoord.core.tables.decisions import Complete, Decide
+from raftcoord.core.tables.table import Command
 from raftcoord.sim.conduct import Conduct
 from raftcoord.sim.disk import SimNodeDb
-from raftcoord.sim.model import Model, difference, difference_of, replayed
+from raftcoord.sim.models import LedgerModel, decisions, horizon, replayed
 from raftcoord.sim.watch import WatchedConsensus
 from raftcoord.storage.node_db import Stored, Write
 from raftcoord.types import TxId
@@ -54,7 +55,8 @@ class Synced:
     """The disks of all nodes. ``on_violation`` is called once, with the first violation."""
 
     def __init__(self, nodes: Sequence[str], on_violation: Callable[[Violation], None]) -> None:
-        self.model = Model()
+        self.ledger_model = LedgerModel()
+        self.model, self.horizon = self.ledger_model[decisions.Model], self.ledger_model[horizon.Model]
         self.log: list[tuple[int, int]] = [(0, 0), (_ANCHOR_TERM, 0)]
         """(term, checksum) of each committed entry, by index."""
         self.entries: list[bytes] = [b"", b""]
@@ -220,7 +222,7 @@ class Synced:
     def compare_recent(self, name: str, ledger: Ledger, applied: int) -> None:
         """That node's ledger, after entry ``applied``, in what was changed last."""
         for txid in self._recent if applied < len(self.log) else ():
-            if wrong := difference_of(ledger, self.model, txid, applied):
+            if wrong := self.model.difference_of(ledger, txid, applied):
                 self.violate("snapshot = replay", f"{name} {wrong}, up to entry {applied}", txid)
 
     def compare(self, name: str, ledger: Ledger, applied: int) -> None:
@@ -228,8 +230,9 @@ class Synced:
         if applied >= len(self.log):
             self.violate("verified", f"{name} has applied {applied}, and only {len(self.log) - 1} are committed")
             return
-        replay = self.model if applied == len(self.log) - 1 else replayed(self.entries, self.log, applied)
-        found = difference(ledger, replay, self.model.decided)
+        is_last = applied == len(self.log) - 1
+        replay = self.ledger_model if is_last else replayed(self.entries, self.log, applied)
+        found = replay.difference(ledger, self.model.decided)
         if found is not None:
             txid, what = found
             self.violate("snapshot = replay", f"{name} {what}, up to entry {applied}", txid)

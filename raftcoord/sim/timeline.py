@@ -20,7 +20,11 @@ from typing import Any, Final, NamedTuple
 
 from raftcoord.consensus import engine
 from raftcoord.consensus.group import Group
-from raftcoord.core.commands import Command, Complete, Decide, Found, Retire, open_entry
+from raftcoord.core.commands import open_entry
+from raftcoord.core.tables.decisions import Complete, Decide
+from raftcoord.core.tables.founding import Found
+from raftcoord.core.tables.horizon import Retire
+from raftcoord.core.tables.table import Command
 from raftcoord.errors import RaftcoordError
 from raftcoord.participants.interface import Abort, Commit, Prepare, Reply, Request
 from raftcoord.sim.estate import Estate

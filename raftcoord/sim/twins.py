@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from raftcoord import limits
-from raftcoord.core.decisions import Decision
+from raftcoord.core.tables.decisions import Decision
 from raftcoord.errors import RaftcoordError
 from raftcoord.rpc import dial
 from raftcoord.rpc.connection import Connection

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from raftcoord.consensus.consensus import Consensus
 from raftcoord.consensus.group import Group
 from raftcoord.consensus.proposals import Done
-from raftcoord.core.commands import Command
+from raftcoord.core.tables.table import Command
 from raftcoord.errors import StorageError
 from raftcoord.node.node import Node
 from raftcoord.node.transactions import Asked

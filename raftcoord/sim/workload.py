@@ -197,7 +197,7 @@ class Workload:
 
     async def _ask_at_the_horizon(self, name: str, client: AsyncClient, rng: random.Random) -> None:
         """Of what has just been forgotten, or will be next: known to the ledger, or to nobody."""
-        horizon_ms = self._invariants.model.horizon_ms
+        horizon_ms = self._invariants.horizon.ms
         if not horizon_ms:
             return
         txid = TxId.new(horizon_ms + rng.randrange(-60, 120), rng.randbytes(10))

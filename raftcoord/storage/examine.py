@@ -11,24 +11,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from raftcoord.core.tables.members import Members
+from raftcoord.core.tables.table import Rows
 from raftcoord.errors import ConfigError, CorruptionError
 from raftcoord.storage.reading import Reading
-from raftcoord.storage.records import (
-    UNREADABLE,
-    binding_crc,
-    damage_crc,
-    decision_crc,
-    log_crc,
-    meta_crc,
-    read_binding,
-    read_damage,
-    read_members,
-)
-from raftcoord.storage.schema import FORMAT, NODE_DB_ID, OLDER_FORMATS, PAGE_BYTES, schema
+from raftcoord.storage.records import UNREADABLE, epoch_of, log_crc, meta_crc, read_field
+from raftcoord.storage.schema import FORMAT, NODE_DB_ID, OLDER_FORMATS, PAGE_BYTES, schema, stored_tables
 
 _HEADER_BYTES: Final = 100
 
@@ -121,20 +112,20 @@ class Examination:
             pass
         raise self._refuse(f"the row '{key}' of its table meta is missing or has a wrong checksum")
 
-    def members(self, key: str, epoch: int) -> Members | None:
-        """The set in the row ``key`` of meta, or None if there is no such row.
+    def field(self, name: str, epoch: int) -> Any:
+        """What is in the row ``name`` of meta, or None if there is no such row.
 
-        ``epoch``: of that set, by the row 'state'; 0: it knows of none, or an earlier release wrote it.
+        ``epoch``: of that, by the row 'state'; 0: it knows of none, or an earlier release wrote it.
         """
-        if not epoch and not self._connection.execute("SELECT 1 FROM meta WHERE key = ?", (key,)).fetchall():
+        if not epoch and not self._connection.execute("SELECT 1 FROM meta WHERE key = ?", (name,)).fetchall():
             return None
-        members = self.meta(key, read_members)
-        if epoch and members.epoch != epoch:
+        value = self.meta(name, partial(read_field, name))
+        found = epoch_of(name, value)
+        if epoch and found != epoch:
             raise self._refuse(
-                f"the row '{key}' of its table meta has the members of epoch {members.epoch}, and those of epoch {epoch} "
-                "were stored"
+                f"the row '{name}' of its table meta has the {name} of epoch {found}, and those of epoch {epoch} were stored"
             )
-        return members
+        return value
 
     def log(self) -> tuple[int, int]:
         """The first and the last index of the log, every row of which is right and none of which is missing."""
@@ -149,6 +140,17 @@ class Examination:
             raise self._refuse("its log is empty")
         return first, last
 
+    def tables(self, form: int, reading: Reading) -> None:
+        """Every row of the tables of the ledger, in a file of format ``form``, is right."""
+        for name, rows in stored_tables(form).items():
+            self._keys(name, rows.columns[0])
+            if rows.many is not None:
+                self._many(name, rows, reading)
+                continue
+            for row in self._connection.execute(f"SELECT {', '.join(rows.columns)} FROM {name}"):
+                if not _right(lambda: rows.is_right(*row) and rows.unpack(*row)):  # noqa: B023 - called at once
+                    raise self._refuse(f"{rows.called(*row)} has a wrong checksum")
+
     def _keys(self, table: str, key: str) -> None:
         """The keys of ``table`` are all of type BLOB. Text reads the same here and sorts lower: a look-up would miss such a row.
 
@@ -158,35 +160,19 @@ class Examination:
         if first and first[0][0] != b"blob":
             raise self._refuse(f"a key in its table {table} is not what was written: {first[0][1]!r}")
 
-    def decisions(self, reading: Reading) -> None:
-        """Every decision is right."""
-        self._keys("decisions", "txid")
-        [(total,)] = self._connection.execute("SELECT count(*) FROM decisions").fetchall()
-        reading.begin("decisions", total)
-        txid: Any = b""
-        rows = self._connection.execute("SELECT txid, flags, record, crc FROM decisions ORDER BY txid")
+    def _many(self, name: str, rows: Rows, reading: Reading) -> None:
+        """Of a table with many rows, the checksums: what they hold is looked at when it is needed."""
+        [(total,)] = self._connection.execute(f"SELECT count(*) FROM {name}").fetchall()
+        reading.begin(name, total)
+        is_right = rows.is_right
+        row: tuple[object, ...] = (b"",) * len(rows.columns)
+        select = f"SELECT {', '.join(rows.columns)} FROM {name} ORDER BY {', '.join(rows.columns[: rows.keys])}"
         try:
-            for reading.done, (txid, flags, record, crc) in enumerate(rows, 1):
-                if decision_crc(txid, flags, record) != crc:
-                    raise self._refuse(f"the decision of transaction {txid.hex()} has a wrong checksum")
+            for reading.done, row in enumerate(self._connection.execute(select), 1):
+                if not is_right(*row):
+                    raise self._refuse(f"{rows.called(*row)} has a wrong checksum")
         except UNREADABLE:
-            name = txid.hex() if isinstance(txid, bytes) else repr(txid)
-            raise self._refuse(f"the decision of transaction {name} is not what was written") from None
-
-    def damages(self) -> None:
-        """Every row of heuristic damage is right."""
-        self._keys("damages", "txid")
-        for txid, branch, record, crc in self._connection.execute("SELECT txid, branch, record, crc FROM damages"):
-            if not _right(lambda: damage_crc(txid, branch, record) == crc and read_damage(txid, branch, record)):  # noqa: B023
-                name = txid.hex() if isinstance(txid, bytes) else repr(txid)
-                raise self._refuse(f"the damage recorded for transaction {name} has a wrong checksum")
-
-    def participants(self) -> None:
-        """Every participant's binding is right."""
-        self._keys("participants", "name")
-        for name, record, crc in self._connection.execute("SELECT name, record, crc FROM participants"):
-            if not _right(lambda: binding_crc(name, record) == crc and read_binding(name, record)):  # noqa: B023
-                raise self._refuse(f"the identity of participant {name!r} has a wrong checksum")
+            raise self._refuse(f"{rows.called(*row)} is not what was written") from None
 
 
 def _right(holds: Callable[[], object]) -> bool:

@@ -11,9 +11,10 @@ leaves nothing that looks like a node; and nothing is written before everything 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from raftcoord import private
 from raftcoord.core.tables.members import Members
@@ -24,14 +25,18 @@ from raftcoord.storage.mark import MARK_FILE, NOTHING, UNFINISHED_MARK, Reach, c
 from raftcoord.storage.reading import Reading
 from raftcoord.storage.records import (
     JOINED,
-    MEMBERS,
+    NO_EPOCHS,
+    OWN_ROWS,
+    START,
     Identity,
     LogRow,
     NodeState,
+    epoch_of,
+    identity_row,
     log_crc,
-    meta_row,
     read_identity,
     read_state,
+    state_row,
 )
 from raftcoord.storage.schema import FORMAT, NODE_DB_ID, PAGE_BYTES, bring_up, connect, create_tables, sync_file
 from raftcoord.storage.write import Extent
@@ -42,7 +47,7 @@ _COPIES: Final = "copy-*.tmp"
 ANCHOR: Final = LogRow(1, 0, b"\x01")
 """The log of a new node: PySyncObj's no-op, on which every node agrees. Index 1 counts as applied."""
 
-_META_KEYS: Final = ("identity", "state", MEMBERS, JOINED)
+_META_KEYS: Final = ("identity", "state", *OWN_ROWS, JOINED)
 
 _UNFINISHED: Final = "node.db.new"
 _SIDE_FILES: Final = ("", "-wal", "-shm", "-journal")
@@ -72,8 +77,8 @@ def create(directory: Path, identity: Identity) -> None:
         create_tables(connection, NODE_DB_ID)
         index, term, data = ANCHOR
         connection.execute("INSERT INTO log VALUES(?, ?, ?, ?)", (index, term, data, log_crc(*ANCHOR)))
-        start = NodeState(0, 0, None, ANCHOR.index, ANCHOR.term, "", 0)
-        for row in (meta_row("identity", identity), meta_row("state", start)):
+        start = NodeState(0, 0, None, ANCHOR.index, ANCHOR.term, {}, NO_EPOCHS, START)
+        for row in (identity_row(identity), state_row(start)):
             connection.execute("INSERT INTO meta VALUES(?, ?, ?)", row)
         connection.execute("COMMIT")
     sync_file(unfinished)
@@ -100,11 +105,11 @@ def check_owner(directory: Path, found: Identity, *, cluster_name: str, node: st
 
 
 class Judged(NamedTuple):
-    """What node.db holds beside its tables. ``members``, ``joined``: see records.py; None: no such row."""
+    """What node.db holds beside its tables. ``fields``: those of OWN_ROWS; ``joined``: see JOINED; None: no such row."""
 
     state: NodeState
     extent: Extent
-    members: Members | None
+    fields: Mapping[str, Any]
     joined: Members | None
 
 
@@ -128,14 +133,11 @@ def judge(directory: Path, reading: Reading) -> Judged:
                 f"it ends at write {state.writes} with log entry {last}, and write {mark.writes} with log entry {mark.last} "
                 f"was acknowledged: {DB_FILE}-wal was cut, damaged or removed, or an old copy was put back",
             )
-        examination.decisions(reading)
-        examination.damages()
-        if examination.schema() > 1:
-            examination.participants()
-        members = examination.members(MEMBERS, state.members_epoch)
-        joined = examination.members(JOINED, state.joined_epoch)
-    state = state._replace(members_epoch=members.epoch if members else 0, joined_epoch=joined.epoch if joined else 0)
-    return Judged(state, Extent(first, last), members, joined)
+        examination.tables(examination.schema(), reading)
+        found = {name: examination.field(name, epoch) for name, epoch in state.epochs.items()}
+    fields = {name: field.default if found[name] is None else found[name] for name, field in OWN_ROWS.items()}
+    epochs = {name: 0 if value is None else epoch_of(name, value) for name, value in found.items()}
+    return Judged(state._replace(epochs=epochs), Extent(first, last), fields, found[JOINED])
 
 
 def bring_to_format(directory: Path) -> None:

@@ -27,12 +27,16 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
-from raftcoord import limits, private
-from raftcoord.core.decisions import Binding, Changes, Damage, Decision
-from raftcoord.core.tables.members import Members
+from raftcoord import private
+from raftcoord.core.tables import TABLES
+from raftcoord.core.tables.decisions import Decision, Decisions
+from raftcoord.core.tables.founding import Founding
+from raftcoord.core.tables.members import ClusterMembers, Members
+from raftcoord.core.tables.table import Change, Part, Table
 from raftcoord.errors import StorageError, check
 from raftcoord.storage import files
 from raftcoord.storage.bulk import BulkInsert
@@ -42,35 +46,33 @@ from raftcoord.storage.mark import Mark, Reach
 from raftcoord.storage.reader import Reader
 from raftcoord.storage.reading import Reading
 from raftcoord.storage.records import (
-    JOINED,
-    MEMBERS,
+    OWN_ROWS,
+    STATE_FIELDS,
     Identity,
     LogRow,
     NodeState,
-    binding_row,
-    damage_row,
-    decision_row,
+    epoch_of,
+    field_row,
     log_crc,
-    members_of,
-    members_row,
-    meta_row,
+    state_row,
 )
 from raftcoord.storage.room import check_room
-from raftcoord.storage.schema import connect, sync_file, uri
+from raftcoord.storage.schema import connect, stored_tables, sync_file, uri
 from raftcoord.storage.snapshot import SnapshotInfo, check_snapshot, write_snapshot
 from raftcoord.storage.wal import lengthen
-from raftcoord.storage.write import Extent, Write, extent_after, members_in, state_after
-from raftcoord.types import TxId, first_txid_of
+from raftcoord.storage.write import Extent, Write, extent_after, fields_after, own_rows_in, state_after
+from raftcoord.types import TxId
 
 __all__ = ["LogRow", "NodeDb", "SnapshotInfo", "Stored", "Write"]
 
 log: Final = logging.getLogger("raftcoord.storage")
 
 _INSERT_LOG: Final = BulkInsert("INSERT INTO log", columns=4, rows_max=128)
-_PUT_DECISIONS: Final = BulkInsert("INSERT OR REPLACE INTO decisions", columns=4, rows_max=2048)
-
-_TXID_MS_MAX: Final = (1 << 48) - 1
-"""The latest time that a txid can name, ms."""
+_PUTS: Final = {
+    name: BulkInsert(f"INSERT OR REPLACE INTO {name}", columns=len(rows.columns), rows_max=2048 if rows.many else 64)
+    for name, rows in stored_tables().items()
+}
+_PUT_META: Final = "INSERT OR REPLACE INTO meta VALUES(?, ?, ?)"
 
 _WAL_PAGES: Final = 4000
 """Pages (16 MiB) in node.db-wal before they are moved into node.db: seldom, and still in a few milliseconds."""
@@ -91,9 +93,8 @@ class Stored(NamedTuple):
     """What a node starts with.
 
     ``log``: never empty; its first row is the anchor, the newest entry that is known only by its index and term.
-    ``decisions``: every decision at or above ``floor``, and every open one below it; in no promised order.
-    ``peers``, ``enrolled``: identities (hex) by the node's name, see NodeState. ``members``: of the cluster, as the ledger has
-    them; ``joined``: as another node said them.
+    ``tables``: of the ledger, by name. ``peers``: identities (hex) by the node's name, see NodeState. ``joined``: the members as
+    another node said them.
     """
 
     term: int
@@ -101,17 +102,20 @@ class Stored(NamedTuple):
     log: list[LogRow]
     applied_index: int
     applied_term: int
-    cluster: str
-    horizon_ms: int
-    decisions: list[Decision]
-    floor: bytes
-    damages: list[Damage]
+    tables: Mapping[str, Part]
     node_uuid: bytes
     peers: Mapping[str, str]
-    enrolled: Mapping[str, str]
-    participants: list[Binding]
-    members: Members | None = None
     joined: Members | None = None
+
+    @property
+    def enrolled(self) -> Mapping[str, str]:
+        """Identities (hex) by the node's name, as the ledger has them."""
+        return self.tables[Founding.name].fields["enrolled"]  # type: ignore[no-any-return]
+
+    @property
+    def members(self) -> Members | None:
+        """The members of the cluster, as the ledger has them."""
+        return self.tables[ClusterMembers.name].fields["members"]  # type: ignore[no-any-return]
 
 
 class NodeDb:
@@ -122,7 +126,7 @@ class NodeDb:
         self.directory = directory
         self.identity = identity
         self._path = directory / files.DB_FILE
-        self._state, self._extent, self._members, self._joined = judged
+        self._state, self._extent, self._own_rows, self._joined = judged
         self._refusal = ""
         """Why nothing can be written any more, or ""."""
         self._writer = parts.enter_context(closing(_writing(self._path)))
@@ -174,29 +178,28 @@ class NodeDb:
         """Everything that a node needs to start, or to go on after ``install``. Not while a write is running."""
         state = self._state
         with closing(Reader(self._path)) as reader:
-            decisions, floor = reader.memory(limits.LEDGER_MEMORY_DECISIONS_MAX // 2)
+            tables = {
+                table.name: reader.part(table, self._fields_of(table), partial(self._reader.item, table))
+                for table in TABLES
+            }
             return Stored(
                 term=state.term,
                 vote=state.vote,
                 log=reader.log(),
                 applied_index=state.applied_index,
                 applied_term=state.applied_term,
-                cluster=state.cluster,
-                horizon_ms=state.horizon_ms,
-                decisions=decisions,
-                floor=floor,
-                damages=reader.damages(),
+                tables=tables,
                 node_uuid=self.identity.uuid,
                 peers=state.peers,
-                enrolled=state.enrolled,
-                participants=reader.participants(),
-                members=self._members,
                 joined=self._joined,
             )
 
+    def _fields_of(self, table: type[Table]) -> dict[str, Any]:
+        return {name: (self._own_rows if name in OWN_ROWS else self._state.fields)[name] for name in table.fields}
+
     def decision(self, txid: TxId) -> Decision | None:
         """The stored decision, or None. Raises CorruptionError, or StorageError if the disk does not read."""
-        return self._reader.decision(txid)
+        return self._reader.item(Decisions, txid)  # type: ignore[no-any-return]
 
     def decisions(self, state: str | None, limit: int, before: bytes | None) -> list[Decision]:
         """The newest ``limit`` decisions whose txid is below ``before``, newest first.
@@ -227,7 +230,7 @@ class NodeDb:
         extent = extent_after(w, self._extent, self._state.applied_index)
         with self._committing(state_after(w, self._state, extent.last), extent, synced=w.synced):
             self._store(w)
-        self._members = members_in(w) or self._members
+        self._own_rows = fields_after(w.changes, self._own_rows)
         self._joined = w.joined or self._joined
 
     def install(self, path: Path, info: SnapshotInfo) -> None:
@@ -239,29 +242,28 @@ class NodeDb:
         """
         self._must_live()
         head = check_snapshot(path, info, cluster_name=self.identity.cluster_name, cluster=self._state.cluster)
-        members = None if head.members is None else members_of(head.members)
         check(head.index >= self._state.applied_index, "a snapshot older than the ledger would be installed")
+        there = {name: head.fields[name] for name, field in OWN_ROWS.items() if head.fields[name] != field.default}
+        own_rows = {**self._own_rows, **there}  # a release before there was such a row made the copy: it stays
         state = self._state._replace(
             writes=self._state.writes + 1,
             applied_index=head.index,
             applied_term=head.term,
-            cluster=head.cluster,
-            horizon_ms=head.horizon_ms,
-            enrolled=head.enrolled,
-            members_epoch=self._state.members_epoch if members is None else members.epoch,
+            fields={name: head.fields[name] for name in STATE_FIELDS},
+            epochs={**self._state.epochs, **{name: epoch_of(name, value) for name, value in own_rows.items()}},
         )
         execute = self._writer.execute
         with self._dying_of_errors():
             execute("ATTACH ? AS snapshot", (uri(path, "mode=ro&immutable=1"),))
         with self._committing(state, Extent(head.index, head.index)):
-            for table in ("decisions", "damages", "participants"):
-                execute(f"DELETE FROM main.{table}")
-                if execute("SELECT 1 FROM snapshot.sqlite_schema WHERE name = ?", (table,)).fetchall():
-                    execute(f"INSERT INTO main.{table} SELECT * FROM snapshot.{table}")
+            for name in stored_tables():
+                execute(f"DELETE FROM main.{name}")
+                if execute("SELECT 1 FROM snapshot.sqlite_schema WHERE name = ?", (name,)).fetchall():
+                    execute(f"INSERT INTO main.{name} SELECT * FROM snapshot.{name}")
             execute("DELETE FROM log")
             self._append([LogRow(head.index, head.term, files.ANCHOR.data)])
-            self._put_members(MEMBERS, members)
-        self._members = members or self._members
+            self._put_own_rows(there)
+        self._own_rows = own_rows
         with self._dying_of_errors():
             execute("DETACH snapshot")
             execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -285,33 +287,30 @@ class NodeDb:
         if w.truncate_from is not None:
             execute("DELETE FROM log WHERE idx >= ?", (w.truncate_from,))
         self._append(w.append)
-        self._change(w.changes)
+        for table in TABLES:
+            if table.name in w.changes:
+                self._change(table, w.changes[table.name])
         if w.drop_log_before is not None:
             execute("DELETE FROM log WHERE idx < ?", (w.drop_log_before,))
-        self._put_members(JOINED, w.joined)
+        self._put_own_rows(own_rows_in(w))
 
-    def _change(self, changes: Changes) -> None:
-        execute = self._writer.execute
-        if changes.before is not None:
-            self._change(changes.before)
-        _PUT_DECISIONS.run(self._writer, [decision_row(put) for put in changes.puts.values()])
-        for txid, branch in changes.forgotten_damages:
-            execute("DELETE FROM damages WHERE txid = ? AND branch = ?", (txid, branch.encode()))
-        for damage in changes.damages.values():
-            execute("INSERT OR REPLACE INTO damages VALUES(?, ?, ?, ?)", damage_row(damage))
-        for binding in (changes.bindings or {}).values():
-            name, record, crc = binding_row(binding)
-            execute("DELETE FROM participants WHERE name = ?", (name,))
-            if binding.identity:
-                execute("INSERT INTO participants VALUES(?, ?, ?)", (name, record, crc))
-        if changes.retire_before_ms is not None:  # after the puts: one of them may be forgotten at once
-            bound = first_txid_of(min(changes.retire_before_ms, _TXID_MS_MAX))
-            execute("DELETE FROM decisions WHERE txid < ? AND flags NOT IN (3, 5, 7)", (bound,))
-        self._put_members(MEMBERS, changes.members)
+    def _change(self, table: type[Table], change: Change) -> None:
+        """In the order that Change says."""
+        if change.before is not None:
+            self._change(table, change.before)
+        if table.rows is not None:
+            key = " AND ".join(f"{column} = ?" for column in table.rows.columns[: table.rows.keys])
+            for gone in change.deletes:
+                self._writer.execute(f"DELETE FROM {table.name} WHERE {key}", table.rows.key(gone))
+            pack = table.rows.pack
+            _PUTS[table.name].run(self._writer, [pack(put) for put in change.puts.values()])
+            if table.rows.many is not None and change.forget_below is not None:
+                forgettable = f"{table.rows.columns[0]} < ? AND {table.rows.many.forgettable}"
+                self._writer.execute(f"DELETE FROM {table.name} WHERE {forgettable}", (change.forget_below,))
 
-    def _put_members(self, key: str, members: Members | None) -> None:
-        if members is not None:
-            self._writer.execute("INSERT OR REPLACE INTO meta VALUES(?, ?, ?)", members_row(key, members))
+    def _put_own_rows(self, fields: Mapping[str, Any]) -> None:
+        for name, value in fields.items():
+            self._writer.execute(_PUT_META, field_row(name, value))
 
     def _append(self, rows: Iterable[LogRow]) -> None:
         _INSERT_LOG.run(self._writer, [(*row, log_crc(*row)) for row in rows])
@@ -326,7 +325,7 @@ class NodeDb:
             execute("BEGIN IMMEDIATE")
             yield
             if state is not self._state:
-                key, value, crc = meta_row("state", state)
+                key, value, crc = state_row(state)
                 execute("UPDATE meta SET value = ?, crc = ? WHERE key = ?", (value, crc, key))
             execute("COMMIT")
             if synced:

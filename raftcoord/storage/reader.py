@@ -7,31 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from raftcoord.core.decisions import Binding, Damage, Decision
+from raftcoord.core.tables.decisions import Decision, Decisions
+from raftcoord.core.tables.table import Part, Rows, Table
 from raftcoord.errors import LocalProtocolError
 from raftcoord.storage.faults import corrupt, refused_read
-from raftcoord.storage.records import (
-    UNREADABLE,
-    LogRow,
-    binding_crc,
-    damage_crc,
-    decision_crc,
-    log_crc,
-    read_binding,
-    read_damage,
-    read_decision,
-)
-from raftcoord.storage.schema import connect
-from raftcoord.types import TxId
+from raftcoord.storage.records import UNREADABLE, LogRow, log_crc
+from raftcoord.storage.schema import connect, stored_tables
 
 _FLAGS_OF: Final[dict[str, tuple[int, ...]]] = {"aborted": (0, 2), "committed": (1, 3, 5, 7), "open": (2, 3, 7)}
-_ROW: Final = "txid, flags, record, crc"
+_DECISIONS: Final = Decisions.rows
+_ROW: Final = ", ".join(_DECISIONS.columns)
 _ABOVE_ALL: Final = b"\xff" * 17
 
-_BY_TXID: Final = f"SELECT {_ROW} FROM decisions WHERE txid = ?"
 _NEWEST: Final = f"SELECT {_ROW} FROM decisions WHERE txid < ? ORDER BY txid DESC LIMIT ?"
 _WITH_FLAGS: Final = (
     f"SELECT * FROM (SELECT {_ROW} FROM decisions INDEXED BY decisions_by_flags "
@@ -41,7 +33,6 @@ _NEWEST_IN_STATE: Final = {
     state: f"{' UNION ALL '.join([_WITH_FLAGS] * len(flags))} ORDER BY txid DESC LIMIT ?"
     for state, flags in _FLAGS_OF.items()
 }
-_NO_LIMIT: Final = -1
 
 
 class Reader:
@@ -55,9 +46,10 @@ class Reader:
         """Close the connection."""
         self._connection.close()
 
-    def decision(self, txid: TxId) -> Decision | None:
-        """The stored decision, or None."""
-        found = self._decisions(_BY_TXID, (txid,))
+    def item(self, table: type[Table], key: Any) -> Any:
+        """What is stored of ``table`` under ``key``, or None."""
+        rows, sql = _by_key(table.name)
+        found = self._items(rows, sql, rows.key(key))
         return found[0] if found else None
 
     def newest(self, state: str | None, limit: int, before: bytes | None) -> list[Decision]:
@@ -69,35 +61,27 @@ class Reader:
             )
         below = _ABOVE_ALL if before is None else before
         if state is None:
-            return self._decisions(_NEWEST, (below, limit))
-        return self._in_state(state, below, limit)
+            return self._items(_DECISIONS, _NEWEST, (below, limit))
+        parameters = [value for flags in _FLAGS_OF[state] for value in (flags, below, limit)]
+        return self._items(_DECISIONS, _NEWEST_IN_STATE[state], (*parameters, limit))
 
-    def memory(self, keep: int) -> tuple[list[Decision], bytes]:
-        """The newest ``keep`` decisions and every open one, and the txid at or above which none is left out (b"" for all)."""
-        newest = self._decisions(_NEWEST, (_ABOVE_ALL, keep))
-        if len(newest) < keep:
-            return newest, b""
-        floor = bytes(newest[-1].txid)
-        return newest + self._in_state("open", floor, _NO_LIMIT), floor
+    def part(self, table: type[Table], fields: Mapping[str, Any], older: Callable[[Any], Any]) -> Part:
+        """What a node starts with of ``table``, whose fields are these. ``older``: reads one item by its key."""
+        rows = table.rows
+        if rows is None:
+            return Part(fields)
+        select, key = f"SELECT {', '.join(rows.columns)} FROM {table.name}", rows.columns[0]
+        if rows.many is None:
+            return Part(fields, self._items(rows, select, ()))
+        keep = rows.many.keep()
+        newest = self._rows(f"{select} ORDER BY {key} DESC LIMIT ?", (keep,))
+        floor = b"" if len(newest) < keep else bytes(newest[-1][0])
+        pinned = self._rows(f"{select} {rows.many.pinned} AND {key} < ? ORDER BY {key} DESC", (floor,))
+        return Part(fields, [self._item(rows, row) for row in newest + pinned], floor, older)
 
     def log(self) -> list[LogRow]:
         """The whole log."""
         return [self._log_row(*row) for row in self._rows("SELECT idx, term, data, crc FROM log ORDER BY idx")]
-
-    def damages(self) -> list[Damage]:
-        """All heuristic damage."""
-        return [self._damage(*row) for row in self._rows("SELECT txid, branch, record, crc FROM damages")]
-
-    def participants(self) -> list[Binding]:
-        """Every participant whose state is known."""
-        return [self._binding(*row) for row in self._rows("SELECT name, record, crc FROM participants")]
-
-    def _in_state(self, state: str, below: bytes, limit: int) -> list[Decision]:
-        parameters = [value for flags in _FLAGS_OF[state] for value in (flags, below, limit)]
-        return self._decisions(_NEWEST_IN_STATE[state], (*parameters, limit))
-
-    def _decisions(self, sql: str, parameters: tuple[Any, ...]) -> list[Decision]:
-        return [self._decision(*row) for row in self._rows(sql, parameters)]
 
     def _rows(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
         try:
@@ -106,11 +90,14 @@ class Reader:
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise refused_read(error, self._path) from error
 
-    def _decision(self, txid: bytes, flags: int, record: bytes, crc: int) -> Decision:
+    def _items(self, rows: Rows, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
+        return [self._item(rows, row) for row in self._rows(sql, parameters)]
+
+    def _item(self, rows: Rows, row: tuple[Any, ...]) -> Any:
         with contextlib.suppress(*UNREADABLE):
-            if decision_crc(txid, flags, record) == crc:
-                return read_decision(txid, record)
-        raise corrupt(self._path, f"the decision of transaction {_hex(txid)} has a wrong checksum")
+            if rows.is_right(*row):
+                return rows.unpack(*row)
+        raise corrupt(self._path, f"{rows.called(*row)} has a wrong checksum")
 
     def _log_row(self, index: int, term: int, data: bytes, crc: int) -> LogRow:
         with contextlib.suppress(*UNREADABLE):
@@ -118,18 +105,9 @@ class Reader:
                 return LogRow(index, term, data)
         raise corrupt(self._path, f"log entry {index} has a wrong checksum")
 
-    def _damage(self, txid: bytes, branch: bytes, record: bytes, crc: int) -> Damage:
-        with contextlib.suppress(*UNREADABLE):
-            if damage_crc(txid, branch, record) == crc:
-                return read_damage(txid, branch, record)
-        raise corrupt(self._path, f"the damage recorded for transaction {_hex(txid)} has a wrong checksum")
 
-    def _binding(self, name: bytes, record: bytes, crc: int) -> Binding:
-        with contextlib.suppress(*UNREADABLE):
-            if binding_crc(name, record) == crc:
-                return read_binding(name, record)
-        raise corrupt(self._path, f"the identity of participant {name!r} has a wrong checksum")
-
-
-def _hex(txid: object) -> str:
-    return txid.hex() if isinstance(txid, bytes) else repr(txid)
+@cache
+def _by_key(table: str) -> tuple[Rows, str]:
+    rows = stored_tables()[table]
+    key = " AND ".join(f"{column} = ?" for column in rows.columns[: rows.keys])
+    return rows, f"SELECT {', '.join(rows.columns)} FROM {table} WHERE {key}"

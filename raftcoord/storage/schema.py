@@ -3,14 +3,11 @@
 Owes: the exact text of every table, so that a reader can compare a file's schema with it before trusting a row.
 Never opens a file that exists.
 
-    meta       key -> JSON text, for people with a sqlite3 shell; 'identity' never changes, 'state' changes in every commit
-    log        one row per log entry; crc over (idx, term, data)
-    decisions  one row per recorded decision; record is MessagePack (records.py); crc over (flags, txid, record)
-    damages    one row per branch with heuristic damage; crc over (txid, branch, record)
-    participants  one row per participant whose state is known; crc over (name, record)
+    meta  key -> JSON text, for people with a sqlite3 shell; 'identity' never changes, 'state' changes in every commit
+    log   one row per log entry; crc over (idx, term, data)
+    ...   the tables of the ledger (core/tables), each with a crc over all that matters in a row
 
-``flags`` repeats of a record what SQL must see: 1 = the verdict is COMMIT, 2 = a branch is outstanding, 4 = it is a COMMIT and a
-branch was closed by an operator. Retirable means neither 3 nor 4 and more. A snapshot has the same tables without log and index.
+A snapshot has meta and the tables of the ledger, without their indexes.
 """
 
 from __future__ import annotations
@@ -20,10 +17,13 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-FORMAT: Final = 2
+from raftcoord.core.tables import TABLES
+from raftcoord.core.tables.table import Rows
+
+FORMAT: Final = max(table.rows.since for table in TABLES if table.rows)
 """The version of everything here, kept as SQLite's user_version. A file with a higher one was written by a newer release."""
 
-OLDER_FORMATS: Final = (1,)
+OLDER_FORMATS: Final = tuple(range(1, FORMAT))
 """Formats that are read as well. A node.db in one of them is brought to FORMAT at open (files.py), a copy of a ledger is read."""
 
 NODE_DB_ID: Final = int.from_bytes(b"rcDB", "big")
@@ -32,49 +32,24 @@ SNAPSHOT_ID: Final = int.from_bytes(b"rcSN", "big")
 
 PAGE_BYTES: Final = 4096
 
-COMMIT_FLAG: Final = 1
-OPEN_FLAG: Final = 2
-CLOSED_FLAG: Final = 4
-
 _META: Final = "CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID"
 _LOG: Final = (
     "CREATE TABLE log(idx INTEGER PRIMARY KEY, term INTEGER NOT NULL, data BLOB NOT NULL, crc INTEGER NOT NULL)"
 )
-_DECISIONS: Final = (
-    "CREATE TABLE decisions(txid BLOB PRIMARY KEY, flags INTEGER NOT NULL, record BLOB NOT NULL, crc INTEGER NOT NULL) "
-    "WITHOUT ROWID"
-)
-_DECISIONS_BY_FLAGS: Final = "CREATE INDEX decisions_by_flags ON decisions(flags)"
-_DAMAGES: Final = (
-    "CREATE TABLE damages(txid BLOB, branch BLOB, record BLOB NOT NULL, crc INTEGER NOT NULL, "
-    "PRIMARY KEY(txid, branch)) WITHOUT ROWID"
-)
 
-_PARTICIPANTS: Final = (
-    "CREATE TABLE participants(name BLOB PRIMARY KEY, record BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID"
-)
 
-SINCE: Final[dict[int, dict[str, str]]] = {2: {"participants": _PARTICIPANTS}}
-"""Format -> what it added to every file: name -> the SQL. To bring a file to that format is to make these tables, empty."""
-
-_FIRST: Final[dict[int, dict[str, str]]] = {
-    NODE_DB_ID: {
-        "meta": _META,
-        "log": _LOG,
-        "decisions": _DECISIONS,
-        "decisions_by_flags": _DECISIONS_BY_FLAGS,
-        "damages": _DAMAGES,
-    },
-    SNAPSHOT_ID: {"meta": _META, "decisions": _DECISIONS, "damages": _DAMAGES},
-}
+def stored_tables(form: int = FORMAT) -> dict[str, Rows]:
+    """The tables of the ledger that have rows in a file of this format, by their name."""
+    return {table.name: table.rows for table in TABLES if table.rows is not None and table.rows.since <= form}
 
 
 def schema(application_id: int, form: int = FORMAT) -> dict[str, str]:
     """Name -> the SQL that SQLite keeps for it, in a file of this kind and format."""
-    tables = dict(_FIRST[application_id])
-    for since, added in SINCE.items():
-        if since <= form:
-            tables.update(added)
+    is_node_db = application_id == NODE_DB_ID
+    tables = {"meta": _META, "log": _LOG} if is_node_db else {"meta": _META}
+    for name, rows in stored_tables(form).items():
+        tables[name] = rows.sql
+        tables.update(rows.indexes if is_node_db else {})
     return tables
 
 
@@ -111,10 +86,10 @@ def create_tables(connection: sqlite3.Connection, application_id: int) -> None:
 def bring_up(connection: sqlite3.Connection, form: int) -> None:
     """Bring a good file of the older format ``form`` to FORMAT, in one transaction: it is in the one or in the other."""
     connection.execute("BEGIN IMMEDIATE")
-    for since, added in SINCE.items():
-        if since > form:
-            for sql in added.values():
-                connection.execute(sql)
+    there = schema(NODE_DB_ID, form)
+    for name, sql in schema(NODE_DB_ID).items():
+        if name not in there:
+            connection.execute(sql)
     connection.execute(f"PRAGMA user_version={FORMAT}")
     connection.execute("COMMIT")
 

@@ -11,31 +11,33 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 from zlib import crc32
 
-from raftcoord.core.tables.members import to_list
 from raftcoord.errors import CorruptionError
 from raftcoord.storage.examine import Examination, check_header
 from raftcoord.storage.faults import bad_snapshot, corrupt, refused_copy
 from raftcoord.storage.reading import Reading
 from raftcoord.storage.records import (
-    MEMBERS,
+    OWN_ROWS,
     UNREADABLE,
-    NodeState,
     SnapshotHead,
     meta_crc,
-    meta_row,
-    read_members,
+    read_field,
     read_snapshot_head,
     read_state,
+    snapshot_row,
 )
-from raftcoord.storage.schema import PAGE_BYTES, SNAPSHOT_ID, connect, create_tables, uri
+from raftcoord.storage.schema import PAGE_BYTES, SNAPSHOT_ID, connect, create_tables, stored_tables, uri
 
 _READ_BYTES: Final = 1 << 20
 _META_KEYS: Final = ("snapshot",)
+
+T = TypeVar("T")
 
 
 class SnapshotInfo(NamedTuple):
@@ -70,42 +72,27 @@ def _fill(copy: sqlite3.Connection, node_db: Path, cluster_name: str) -> Snapsho
     create_tables(copy, SNAPSHOT_ID)
     copy.execute("ATTACH ? AS node", (uri(node_db, "mode=ro"),))
     copy.execute("BEGIN")
-    state = _state_of(copy, node_db)
-    head = SnapshotHead(
-        cluster_name,
-        state.cluster,
-        state.applied_index,
-        state.applied_term,
-        state.horizon_ms,
-        state.enrolled,
-        _members_of(copy, node_db),
-    )
-    copy.execute("INSERT INTO decisions SELECT * FROM node.decisions ORDER BY txid")
-    copy.execute("INSERT INTO damages SELECT * FROM node.damages ORDER BY txid, branch")
-    copy.execute("INSERT INTO participants SELECT * FROM node.participants ORDER BY name")
-    copy.execute("INSERT INTO meta VALUES(?, ?, ?)", meta_row("snapshot", head))
+    state = _meta_of(copy, node_db, "state", read_state)
+    fields = dict(state.fields)
+    for name, field in OWN_ROWS.items():
+        there = copy.execute("SELECT 1 FROM node.meta WHERE key = ?", (name,)).fetchall()
+        fields[name] = _meta_of(copy, node_db, name, partial(read_field, name)) if there else field.default
+    head = SnapshotHead(cluster_name, state.applied_index, state.applied_term, fields)
+    for name, rows in stored_tables().items():
+        order = ", ".join(rows.columns[: rows.keys])
+        copy.execute(f"INSERT INTO {name} SELECT * FROM node.{name} ORDER BY {order}")
+    copy.execute("INSERT INTO meta VALUES(?, ?, ?)", snapshot_row(head))
     copy.execute("COMMIT")
     return head
 
 
-def _state_of(copy: sqlite3.Connection, node_db: Path) -> NodeState:
-    rows = copy.execute("SELECT value, crc FROM node.meta WHERE key = 'state'").fetchall()
+def _meta_of(copy: sqlite3.Connection, node_db: Path, key: str, read: Callable[[bytes], T]) -> T:
+    rows = copy.execute("SELECT value, crc FROM node.meta WHERE key = ?", (key,)).fetchall()
     with contextlib.suppress(*UNREADABLE):
         [(value, crc)] = rows
-        if meta_crc("state", value) == crc:
-            return read_state(value)
-    raise corrupt(node_db, "the row 'state' of its table meta is missing or has a wrong checksum")
-
-
-def _members_of(copy: sqlite3.Connection, node_db: Path) -> Any:
-    rows = copy.execute("SELECT value, crc FROM node.meta WHERE key = ?", (MEMBERS,)).fetchall()
-    if not rows:
-        return None
-    with contextlib.suppress(*UNREADABLE):
-        [(value, crc)] = rows
-        if meta_crc(MEMBERS, value) == crc:
-            return to_list(read_members(value))
-    raise corrupt(node_db, f"the row '{MEMBERS}' of its table meta has a wrong checksum")
+        if meta_crc(key, value) == crc:
+            return read(value)
+    raise corrupt(node_db, f"the row '{key}' of its table meta is missing or has a wrong checksum")
 
 
 def check_snapshot(path: Path, info: SnapshotInfo, *, cluster_name: str, cluster: str) -> SnapshotHead:
@@ -149,10 +136,7 @@ def _examine(examination: Examination) -> SnapshotHead:
     examination.meta_keys(_META_KEYS)
     head = examination.meta("snapshot", read_snapshot_head)
     examination.structure()
-    examination.decisions(Reading())
-    examination.damages()
-    if form > 1:
-        examination.participants()
+    examination.tables(form, Reading())
     return head
 
 

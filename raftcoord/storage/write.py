@@ -7,12 +7,13 @@ written. Whoever made it has a bug, and a bug must not reach the disk. Pure: tou
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from raftcoord.core.decisions import Changes
+from raftcoord.core.tables import TABLES
 from raftcoord.core.tables.members import Members
+from raftcoord.core.tables.table import Change, Changes
 from raftcoord.errors import check
-from raftcoord.storage.records import INDEX_MAX, LogRow, NodeState
+from raftcoord.storage.records import INDEX_MAX, JOINED, OWN_ROWS, LogRow, NodeState, epoch_of
 
 
 class Write(NamedTuple):
@@ -84,30 +85,29 @@ def state_after(w: Write, old: NodeState, last: int) -> NodeState:
         old.applied_index <= applied_index <= last,
         f"entry {applied_index} would be applied after {old.applied_index}, and the log ends at {last}",
     )
-    horizon_ms = old.horizon_ms if w.changes.retire_before_ms is None else w.changes.retire_before_ms
-    forwards = horizon_ms >= old.horizon_ms or w.changes.before is not None
-    check(forwards, f"the horizon would move back from {old.horizon_ms} to {horizon_ms} ms")
-    cluster = old.cluster if w.changes.cluster is None else w.changes.cluster
-    check(old.cluster in ("", cluster), f"the cluster's id would change from {old.cluster} to {cluster}")
+    for table in TABLES:
+        if table.name in w.changes:
+            table.check_change(old.fields, w.changes[table.name])
     peers = old.peers if w.peers is None else {**old.peers, **w.peers}
-    enrolled = old.enrolled if w.changes.enrolled is None else w.changes.enrolled
-    joined_epoch = old.joined_epoch if w.joined is None else w.joined.epoch
-    return NodeState(
-        old.writes + w.synced,
-        term,
-        vote,
-        applied_index,
-        applied_term,
-        cluster,
-        horizon_ms,
-        peers,
-        enrolled,
-        old.members_epoch if (members := members_in(w)) is None else members.epoch,
-        joined_epoch,
-    )
+    rows = own_rows_in(w)
+    epochs = {**old.epochs, **{name: epoch_of(name, value) for name, value in rows.items()}} if rows else old.epochs
+    fields = fields_after(w.changes, old.fields)
+    return NodeState(old.writes + w.synced, term, vote, applied_index, applied_term, peers, epochs, fields)
 
 
-def members_in(w: Write) -> Members | None:
-    """The newest set that ``w`` stores as the ledger's, or None."""
-    earlier = None if w.changes.before is None else w.changes.before.members
-    return w.changes.members or earlier
+def own_rows_in(w: Write) -> dict[str, Any]:
+    """What ``w`` stores in rows of meta, by the name of the row."""
+    rows = {JOINED: w.joined} if w.joined is not None else {}
+    for change in w.changes.values():
+        rows.update({name: value for name, value in _fields_of(change).items() if name in OWN_ROWS})
+    return rows
+
+
+def fields_after(changes: Changes, old: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Those of the fields ``old``, after ``changes``."""
+    new = {name: value for change in changes.values() for name, value in _fields_of(change).items() if name in old}
+    return {**old, **new} if new else old
+
+
+def _fields_of(change: Change) -> dict[str, Any]:
+    return change.fields if change.before is None else {**_fields_of(change.before), **change.fields}

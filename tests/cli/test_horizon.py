@@ -15,7 +15,7 @@ import pytest
 
 from raftcoord import limits
 from raftcoord.config import Config
-from raftcoord.core.decisions import NO_CHANGES
+from raftcoord.core.tables.table import NO_CHANGES
 from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 from raftcoord.storage.node_db import NodeDb, Write
 

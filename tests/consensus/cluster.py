@@ -14,8 +14,8 @@ from typing import Any, Self
 from raftcoord.config import Address, Config, NodeConfig, Timing
 from raftcoord.consensus.consensus import Consensus
 from raftcoord.consensus.sync_thread import Runner
-from raftcoord.core.commands import Command, Decide
-from raftcoord.core.decisions import Result
+from raftcoord.core.tables.decisions import Decide, Result
+from raftcoord.core.tables.table import Command
 from raftcoord.env import Env
 from raftcoord.errors import Unavailable
 from raftcoord.node.membership import change

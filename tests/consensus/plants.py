@@ -21,7 +21,9 @@ from raftcoord.consensus.pysyncobj import library, raft, wire
 from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.consensus.pysyncobj.raft import Raft
 from raftcoord.core import commands
-from raftcoord.core.ledger import Ledger
+from raftcoord.core.machine import Ledger
+from raftcoord.core.tables.decisions import Complete, Decisions
+from raftcoord.core.tables.table import Command, Kind
 from raftcoord.errors import ConfigError, Unavailable
 from raftcoord.rpc import dial
 from raftcoord.storage import examine
@@ -188,21 +190,21 @@ h8_whatever_comes_over_the_wire = replacing(
 # -- H9: commands that raise ------------------------------------------------------------------------------------------
 
 
-def _complete_or_raise(self: Any, command: commands.Complete, term: int, index: int) -> Any:
+def _complete_or_raise(self: Any, command: Complete, term: int, index: int) -> Any:
     for txid, _ in command.acks:
         self._open[txid]
     return _complete(self, command, term, index)
 
 
-_complete = Ledger._complete
+_complete = Decisions._complete
 
 
 def h9_a_bad_command_raises() -> AbstractContextManager[Any]:
     """What a replicated method of one's own does on bad input."""
-    return mock.patch.dict(Ledger._RULES, {commands.Complete: _complete_or_raise})
+    return mock.patch.dict(Decisions.commands, {2: Kind(Complete, _complete_or_raise)})
 
 
-def _known_commands(self: commands.Sealed) -> tuple[commands.Command, ...]:
+def _known_commands(self: commands.Sealed) -> tuple[Command, ...]:
     return tuple(commands._decode_command(row) for row in self.rows if row[0] in commands.KINDS)
 
 

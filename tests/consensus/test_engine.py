@@ -22,8 +22,8 @@ from world import ANCHOR, TIMING, founding, identity
 from raftcoord.consensus.engine import MEMBERS, REGULAR, Engine, Message, StoredLog
 from raftcoord.consensus.group import Group, Start
 from raftcoord.consensus.host import Errand, Host, Stores
-from raftcoord.core.decisions import Standing
-from raftcoord.core.ledger import Ledger
+from raftcoord.core.machine import Ledger
+from raftcoord.core.tables.decisions import Standing
 from raftcoord.types import State
 
 ROOM = Path(__file__).parents[2] / "raftcoord" / "consensus"

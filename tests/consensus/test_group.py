@@ -14,23 +14,13 @@ from raftcoord.consensus import engine, entries, group
 from raftcoord.consensus.engine import StoredLog
 from raftcoord.consensus.group import Group, Start, Store
 from raftcoord.consensus.leaps import check_copy
-from raftcoord.core.commands import (
-    Acknowledge,
-    Bind,
-    Close,
-    Command,
-    Complete,
-    Decide,
-    Heuristic,
-    Lower,
-    Retire,
-    Settle,
-    encode_command,
-    encode_entry,
-    open_entry,
-)
-from raftcoord.core.decisions import Standing
-from raftcoord.core.ledger import Ledger
+from raftcoord.core.commands import encode_command, encode_entry, open_entry
+from raftcoord.core.machine import Ledger
+from raftcoord.core.tables.damages import Acknowledge, Heuristic, Settle
+from raftcoord.core.tables.decisions import Close, Complete, Decide, Standing
+from raftcoord.core.tables.horizon import Lower, Retire
+from raftcoord.core.tables.participants import Bind
+from raftcoord.core.tables.table import Command
 from raftcoord.errors import Halt, NotKnown, Overloaded, RemoteProtocolError, Unavailable
 from raftcoord.types import State, TxId, Verdict
 
@@ -552,7 +542,7 @@ def test_applied_decisions_wait_to_be_stored_and_the_log_does_not() -> None:
     store = one.ledger_store(1.0 + group.STORE_DELAY)
     assert store is not None
     assert not store.staged.append
-    assert list(store.changes.puts) == [a_decide().txid]
+    assert list(store.changes["decisions"].puts) == [a_decide().txid]
     assert store.applied == (one.applied_index, one.applied_term)
 
 

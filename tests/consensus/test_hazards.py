@@ -27,9 +27,11 @@ from raftcoord import limits
 from raftcoord.consensus import engine, messages
 from raftcoord.consensus.engine import EntryTriple, StoredLog
 from raftcoord.consensus.pysyncobj.guard import Guarded
-from raftcoord.core.commands import Complete, Decide, Retire, encode_command, encode_entry
-from raftcoord.core.decisions import NO_CHANGES, Done, Standing
-from raftcoord.core.ledger import Ledger
+from raftcoord.core.commands import encode_command, encode_entry
+from raftcoord.core.machine import Ledger
+from raftcoord.core.tables.decisions import Complete, Decide, Standing
+from raftcoord.core.tables.horizon import Retire
+from raftcoord.core.tables.table import NO_CHANGES, Done
 from raftcoord.errors import CorruptionError, Halt, NotKnown, RemoteProtocolError, Unavailable
 from raftcoord.rpc import dial
 from raftcoord.storage.node_db import LogRow, NodeDb, Write

@@ -16,8 +16,10 @@ from cluster import PATIENCE_S, Cluster, HeldRunner, config_in, until
 from raftcoord import limits
 from raftcoord.consensus import copies
 from raftcoord.consensus.consensus import Consensus
-from raftcoord.core.commands import Complete, Decide, Found, encode_command
-from raftcoord.core.decisions import Done, Standing
+from raftcoord.core.commands import encode_command
+from raftcoord.core.tables.decisions import Complete, Decide, Standing
+from raftcoord.core.tables.founding import Found
+from raftcoord.core.tables.table import Done
 from raftcoord.errors import (
     ConfigError,
     Halt,

@@ -15,7 +15,7 @@ from cluster import Cluster, config_in, free_ports, until
 from raftcoord import limits
 from raftcoord.config import Address
 from raftcoord.consensus.identity import STRANGER_S, Identities, Place, Said, Stranger, said_in
-from raftcoord.core.decisions import Standing
+from raftcoord.core.tables.decisions import Standing
 from raftcoord.core.tables.members import Member, Members, founded, to_list
 from raftcoord.errors import ConfigError, Unavailable
 from raftcoord.types import NodeName, State

@@ -20,7 +20,7 @@ from raftcoord.config import Config
 from raftcoord.consensus import engine
 from raftcoord.consensus.identity import Stranger
 from raftcoord.consensus.membership import CatchingUp, Seen, planned
-from raftcoord.core.commands import Found
+from raftcoord.core.tables.founding import Found
 from raftcoord.core.tables.members import Member, founded
 from raftcoord.errors import ConfigError, CorruptionError, LocalProtocolError, NotYet, Unavailable
 from raftcoord.storage.node_db import NodeDb

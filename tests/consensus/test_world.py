@@ -8,20 +8,12 @@ import pytest
 from world import EPOCH_MS, World
 
 from raftcoord import limits
-from raftcoord.core.commands import (
-    Acknowledge,
-    Bind,
-    Close,
-    Command,
-    Complete,
-    Decide,
-    Enroll,
-    Found,
-    Heuristic,
-    Retire,
-    Settle,
-)
-from raftcoord.core.decisions import Standing
+from raftcoord.core.tables.damages import Acknowledge, Heuristic, Settle
+from raftcoord.core.tables.decisions import Close, Complete, Decide, Decisions, Standing
+from raftcoord.core.tables.founding import Enroll, Found
+from raftcoord.core.tables.horizon import Retire
+from raftcoord.core.tables.participants import Bind
+from raftcoord.core.tables.table import Command
 from raftcoord.errors import RaftcoordError
 from raftcoord.types import TxId, Verdict
 
@@ -160,7 +152,7 @@ def test_the_storms_reach_what_they_are_for(nodes: int) -> None:
     answers = [proposal.answer for world in worlds for proposal in world.proposals]
     assert any(isinstance(answer, RaftcoordError) for answer in answers)
     assert any(isinstance(answer, Standing) and not answer.first for answer in answers)
-    assert any(world.replica(1).ledger.floor for world in worlds)
+    assert any(world.replica(1).ledger[Decisions].floor for world in worlds)
 
 
 def test_racing_verdicts_have_one_answer_everywhere() -> None:

@@ -12,21 +12,22 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
+from shelf import Shelf
 
 from raftcoord import limits
 from raftcoord.consensus.engine import EntryTriple, InForce, StoredLog, Timing
 from raftcoord.consensus.group import Group, Ready, Start, Store
 from raftcoord.consensus.messages import decode, encode
 from raftcoord.consensus.pysyncobj.guard import Guarded
-from raftcoord.core.commands import Command, Decide
-from raftcoord.core.decisions import Damage, Decision, Result, Standing
-from raftcoord.core.ledger import Ledger
+from raftcoord.core.machine import Ledger
+from raftcoord.core.tables.decisions import Decide, Decision, Decisions, Result, Standing
 from raftcoord.core.tables.members import Members, founded
+from raftcoord.core.tables.table import Command
 from raftcoord.errors import NotKnown, RaftcoordError, Unavailable
 from raftcoord.types import NodeName, TxId, Verdict
 
@@ -81,32 +82,20 @@ class Disk:
     log: list[EntryTriple] = field(default_factory=lambda: [ANCHOR])
     term: int = 0
     vote: int | None = None
-    decisions: dict[TxId, Decision] = field(default_factory=dict)
-    damages: dict[tuple[TxId, str], Damage] = field(default_factory=dict)
-    cluster: str = ""
-    horizon_ms: int = 0
-    enrolled: Mapping[str, str] = field(default_factory=dict)
-    members: Members | None = None
+    tables: Shelf = field(default_factory=Shelf)
     joined: Members | None = None
     applied: tuple[int, int] = (1, 0)
 
     def write(self, store: Store) -> None:
         """One commit, in the order that Write, Staged and Changes document."""
-        staged, changes = store.staged, store.changes
+        staged = store.staged
         if staged.truncate_from is not None:
             assert staged.truncate_from > self.applied[0], "an applied entry is truncated on disk"
             self.log = [entry for entry in self.log if entry[1] < staged.truncate_from]
         self.log += staged.append
         if staged.hard_state is not None:
             self.term, self.vote = staged.hard_state
-        self.decisions.update(changes.puts)
-        self.damages.update(changes.damages)
-        self.cluster = changes.cluster if changes.cluster is not None else self.cluster
-        self.enrolled = changes.enrolled if changes.enrolled is not None else self.enrolled
-        self.members = changes.members or self.members
-        if changes.retire_before_ms is not None:
-            self.horizon_ms = changes.retire_before_ms
-            self.decisions = {t: d for t, d in self.decisions.items() if t.ms >= self.horizon_ms or not d.retirable}
+        self.tables.store(store.changes)
         if store.applied is not None:
             self.applied = store.applied
         if store.drop_before is not None:
@@ -122,44 +111,17 @@ class Disk:
 
     def copy(self) -> Disk:
         """The ledger alone, as a copy for another node."""
-        return Disk(
-            log=[],
-            decisions=dict(self.decisions),
-            damages=dict(self.damages),
-            cluster=self.cluster,
-            horizon_ms=self.horizon_ms,
-            enrolled=self.enrolled,
-            members=self.members,
-            applied=self.applied,
-        )
+        return Disk(log=[], tables=self.tables.copy(), applied=self.applied)
 
     def install(self, copy: Disk) -> None:
         """One commit: the ledger is replaced, and the log by its anchor. Term and vote stay."""
-        self.decisions, self.damages = dict(copy.decisions), dict(copy.damages)
-        self.cluster, self.horizon_ms, self.applied = copy.cluster, copy.horizon_ms, copy.applied
-        self.enrolled, self.members = copy.enrolled, copy.members
+        self.tables, self.applied = copy.tables.copy(), copy.applied
         index, term = copy.applied
         self.log = [(ANCHOR[0], index, term)]
 
     def ledger(self, keep: int) -> Ledger:
         """What a node starts with: the newest ``keep`` decisions and every open one; older ones are looked up."""
-        newest = sorted(self.decisions.values(), reverse=True)[:keep]
-        floor = bytes(newest[-1].txid) if len(newest) == keep else b""
-        still_open = [d for d in self.decisions.values() if d.outstanding and d.txid < floor]
-        return Ledger(
-            cluster=self.cluster,
-            horizon_ms=self.horizon_ms,
-            decisions=newest + still_open,
-            damages=self.damages.values(),
-            floor=floor,
-            older=self.decisions_now,
-            enrolled=self.enrolled,
-            members=self.members,
-        )
-
-    def decisions_now(self, txid: TxId) -> Decision | None:
-        """NodeDb.decision: it shows every finished write."""
-        return self.decisions.get(txid)
+        return self.tables.ledger(keep)
 
 
 @dataclass
@@ -192,7 +154,7 @@ class World:
         self.rng = random.Random(seed)
         self.now = 100.0
         self.keep = keep
-        self.hosts = {n: Host(n, Disk(members=founding(nodes))) for n in range(1, nodes + 1)}
+        self.hosts = {n: Host(n, Disk(tables=Shelf(members=founding(nodes)))) for n in range(1, nodes + 1)}
         self.queues: dict[tuple[int, int], deque[Any]] = {}
         self.copies: dict[tuple[int, int], Disk] = {}
         self.linked: dict[tuple[int, int], int] = {}  # the id under which the other end of a link was made known
@@ -211,7 +173,12 @@ class World:
     def start(self, n: int) -> None:
         """Start the node from its disk."""
         host, disk = self.hosts[n], self.hosts[n].disk
-        start = Start(disk.ledger(self.keep), disk.applied, disk.members or disk.joined, hearsay=disk.members is None)
+        start = Start(
+            disk.ledger(self.keep),
+            disk.applied,
+            disk.tables.fields["members"] or disk.joined,
+            hearsay=disk.tables.fields["members"] is None,
+        )
         others = [o for o in self.hosts if o != n]
         host.replica = a_group(n, disk.stored, start, self.rng, self.now)
         host.unsynced = None
@@ -406,7 +373,7 @@ class World:
         """What Group.stored does when too much is in memory, with this world's bound."""
         ledger = self.replica(n).ledger
         if ledger.memory_count > 2 * self.keep and not ledger.changed_count:
-            ledger.shed(self.hosts[n].disk.applied[0], self.keep)
+            ledger[Decisions].keep_newest(self.keep, self.hosts[n].disk.applied[0])
 
     def until(self, condition: Callable[[], Any], seconds: float = 20.0) -> None:
         """Run until ``condition()``; fail if it does not come true in ``seconds`` of simulated time."""
@@ -537,7 +504,7 @@ class World:
     def table(self, n: int) -> dict[TxId, Decision]:
         """Every decision that this node knows, in memory or on its disk."""
         ledger, disk = self.replica(n).ledger, self.hosts[n].disk
-        txids = {*disk.decisions, *(p.command.txid for p in self.proposals if isinstance(p.command, Decide))}
+        txids = {*disk.tables.decisions, *(p.command.txid for p in self.proposals if isinstance(p.command, Decide))}
         found = {txid: ledger.decision(txid) for txid in txids}
         return {txid: decision for txid, decision in found.items() if decision is not None}
 

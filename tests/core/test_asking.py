@@ -10,8 +10,11 @@ import pytest
 from raftcoord import limits
 from raftcoord.core import asking, damage
 from raftcoord.core.asking import Confirm, Known, Propose, Question
-from raftcoord.core.commands import Command, Complete, Decide, Heuristic, Retire
-from raftcoord.core.ledger import Ledger
+from raftcoord.core.machine import Ledger
+from raftcoord.core.tables.damages import Heuristic
+from raftcoord.core.tables.decisions import Complete, Decide
+from raftcoord.core.tables.horizon import Retire
+from raftcoord.core.tables.table import Command
 from raftcoord.errors import (
     ForgottenTxid,
     FutureTxid,

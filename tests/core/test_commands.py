@@ -10,25 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raftcoord import limits
-from raftcoord.core.commands import (
-    FORMAT,
-    KINDS,
-    Acknowledge,
-    Bind,
-    Close,
-    Command,
-    Complete,
-    Decide,
-    Enroll,
-    Found,
-    Heuristic,
-    Lower,
-    Retire,
-    Settle,
-    encode_command,
-    encode_entry,
-    open_entry,
-)
+from raftcoord.core.commands import FORMAT, KINDS, encode_command, encode_entry, open_entry
+from raftcoord.core.tables.damages import Acknowledge, Heuristic, Settle
+from raftcoord.core.tables.decisions import Close, Complete, Decide
+from raftcoord.core.tables.founding import Enroll, Found
+from raftcoord.core.tables.horizon import Lower, Retire
+from raftcoord.core.tables.participants import Bind
+from raftcoord.core.tables.table import Command
 from raftcoord.errors import Halt, LocalProtocolError
 from raftcoord.types import TxId, Verdict
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from raftcoord import limits
-from raftcoord.core.decisions import Decision, Standing
-from raftcoord.core.ledger import FORGOTTEN
 from raftcoord.core.protocols.interface import (
     Acknowledged,
     ConnectDeadline,
@@ -43,6 +41,7 @@ from raftcoord.core.protocols.two_phase import (
     Phase,
     not_connected,
 )
+from raftcoord.core.tables.decisions import FORGOTTEN, Decision, Standing
 from raftcoord.errors import Halt
 from raftcoord.types import State, TxId, Verdict, Vote
 

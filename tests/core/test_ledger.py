@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shelf import Shelf
 
 from raftcoord import limits
-from raftcoord.core.commands import (
-    Acknowledge,
-    Bind,
-    Close,
-    Command,
-    Complete,
-    Decide,
-    Enroll,
-    Found,
-    Heuristic,
-    Lower,
-    Retire,
-    Settle,
-)
-from raftcoord.core.decisions import SETTLED, Binding, Changes, Closing, Damage, Decision, Done, Result, Standing
-from raftcoord.core.ledger import LOWERED, Ledger
+from raftcoord.core.machine import Ledger
+from raftcoord.core.tables.damages import SETTLED, Acknowledge, Damage, Heuristic, Settle
+from raftcoord.core.tables.decisions import Close, Closing, Complete, Decide, Decision, Decisions, Result, Standing
+from raftcoord.core.tables.founding import Enroll, Found
+from raftcoord.core.tables.horizon import LOWERED, Lower, Retire
+from raftcoord.core.tables.participants import Bind, Binding
+from raftcoord.core.tables.table import Changes, Command, Done
 from raftcoord.errors import Halt
 from raftcoord.types import State, TxId, Verdict, first_txid_of
 
@@ -190,7 +181,7 @@ def test_the_last_acknowledgement_behind_the_horizon_forgets_the_commit() -> Non
     assert ledger.state(T) is State.FORGOTTEN
     assert (ledger.open_count, ledger.memory_count) == (0, 0)
     changes = ledger.take_changes()
-    assert changes.retire_before_ms == T0_MS + 1, "the disk must forget it too"
+    assert changes["decisions"].forget_below == first_txid_of(T0_MS + 1), "the disk must forget it too"
 
 
 @pytest.mark.parametrize("verdict", Verdict)
@@ -272,7 +263,7 @@ def test_the_last_identity_that_is_enrolled_under_a_name_stands() -> None:
     assert ledger.do(Enroll("n1", ONE)) == Done(True)
     assert (ledger.enrolled, before) == ({"n3": OTHER, "n1": ONE}, {})
     assert ledger.changed_count == 1
-    assert ledger.take_changes().enrolled == ledger.enrolled
+    assert ledger.take_changes()["founding"].fields == {"enrolled": ledger.enrolled}
 
 
 def test_no_more_names_are_enrolled_than_a_cluster_may_have_nodes() -> None:
@@ -295,7 +286,7 @@ def test_a_name_is_bound_to_the_first_state_and_changed_by_nobody_but_an_operato
     assert ledger.do(Bind("a", OTHER, ONE, "ops", 9)) == Done(False), "proposed again, because its fate was not known"
     assert ledger.participants["a"] == Binding("a", OTHER, "ops", 9, ONE)
     assert ledger.changed_count == 1
-    assert ledger.take_changes().bindings == {"a": Binding("a", OTHER, "ops", 9, ONE)}
+    assert ledger.take_changes()["participants"].puts == {"a": Binding("a", OTHER, "ops", 9, ONE)}
 
 
 def test_a_name_that_is_forgotten_is_free() -> None:
@@ -305,7 +296,7 @@ def test_a_name_that_is_forgotten_is_free() -> None:
     assert ledger.do(Bind("a", "", OTHER, "ops", 2)) == Done(False)
     assert ledger.do(Bind("a", "", ONE, "ops", 3)) == Done(True)
     assert not ledger.participants
-    assert ledger.take_changes().bindings == {"a": Binding("a", "", "ops", 3, ONE)}
+    assert list(ledger.take_changes()["participants"].deletes) == ["a"]
     assert ledger.do(Bind("a", OTHER, "", "", 4)) == Done(True)
 
 
@@ -390,7 +381,7 @@ def test_settled_damage_closes_its_branch_and_is_forgotten_behind_the_horizon() 
     ledger.take_changes()
     ledger.do(Retire(T.ms + 1))
     assert [damage.txid for damage in ledger.damages()] == [other]
-    assert ledger.take_changes().forgotten_damages == ((T, "a"),)
+    assert list(ledger.take_changes()["damages"].deletes) == [(T, "a")]
     assert ledger.state(T) is State.COMMITTED, "the branch may come back, and must hear COMMIT"
     ledger.do(Complete(((T, ("b",)),)))
     ledger.do(Retire(T.ms + 2))
@@ -464,52 +455,14 @@ commands = st.one_of(
 )
 
 
-@dataclass
-class Disk:
-    """What Changes documents: first what came before, then put, then forget."""
+class Disk(Shelf):
+    """And up to which log index."""
 
-    decisions: dict[TxId, Decision] = field(default_factory=dict)
-    damages: dict[tuple[TxId, str], Damage] = field(default_factory=dict)
-    cluster: str = ""
-    horizon_ms: int = 0
-    enrolled: Mapping[str, str] | None = None
-    participants: dict[str, Binding] = field(default_factory=dict)
-    index: int = 1
+    index = 1
 
     def write(self, changes: Changes, index: int) -> None:
-        if changes.before is not None:
-            self.write(changes.before, index)
-        self.decisions.update(changes.puts)
-        for key in changes.forgotten_damages:
-            self.damages.pop(key, None)
-        self.damages.update(changes.damages)
-        if changes.cluster is not None:
-            self.cluster = changes.cluster
-        if changes.enrolled is not None:
-            self.enrolled = changes.enrolled
-        self.participants.update(changes.bindings or {})
-        self.participants = {name: binding for name, binding in self.participants.items() if binding.identity}
-        if changes.retire_before_ms is not None:
-            self.horizon_ms = changes.retire_before_ms
-            bound = first_txid_of(self.horizon_ms)
-            self.decisions = {t: d for t, d in self.decisions.items() if t >= bound or not d.retirable}
+        self.store(changes)
         self.index = index
-
-    def start(self, keep: int) -> Ledger:
-        """What NodeDb.load gives: the newest ``keep`` and every open one."""
-        newest = sorted(self.decisions.values(), reverse=True)[:keep]
-        floor = bytes(newest[-1].txid) if len(newest) == keep else b""
-        still_open = [d for d in self.decisions.values() if d.outstanding and d.txid < floor]
-        return Ledger(
-            cluster=self.cluster,
-            horizon_ms=self.horizon_ms,
-            decisions=newest + still_open,
-            damages=self.damages.values(),
-            floor=floor,
-            older=lambda txid: self.decisions.get(txid),
-            enrolled=self.enrolled,
-            participants=self.participants.values(),
-        )
 
 
 def same(one: Ledger, other: Ledger) -> None:
@@ -531,7 +484,7 @@ def test_a_ledger_that_sheds_stores_late_and_restarts_answers_as_one_that_keeps_
 ) -> None:
     """Seldom-stored, half-remembered, restarted at any store: the same answer to every command."""
     model, disk = Ledger(), Disk()
-    ledger = disk.start(keep)
+    ledger = disk.ledger(keep)
     waiting: list[tuple[Changes, int]] = []
     log: list[tuple[Command, Result]] = []
     for index, command in enumerate(history, 2):
@@ -547,11 +500,11 @@ def test_a_ledger_that_sheds_stores_late_and_restarts_answers_as_one_that_keeps_
             ledger.stored(changes)
             same(ledger, model)
         if rng.random() < 0.3:
-            ledger.shed(disk.index, keep)
+            ledger[Decisions].keep_newest(keep, disk.index)
             same(ledger, model)
         if rng.random() < 0.2:  # a crash: what was not stored is applied again from the log
             waiting.clear()
-            ledger = disk.start(keep)
+            ledger = disk.ledger(keep)
             for again in range(disk.index + 1, index + 1):
                 repeated, answer = log[again - 2]
                 assert ledger.apply(repeated, 1, again) == answer
@@ -565,7 +518,7 @@ def test_an_open_commit_from_before_the_floor_is_forgotten_like_any_other() -> N
     before.do(a_decide(txid_at(0), COMMIT, ["a"]))
     before.do(a_decide(txid_at(1), COMMIT))
     disk.write(before.take_changes(), before.last_index)
-    after = disk.start(keep=1)
+    after = disk.ledger(keep=1)
     for ledger in (before, after):
         ledger.apply(Complete(((txid_at(0), ("a",)),)), 1, 4)
         ledger.apply(Retire(T0_MS + 1), 1, 5)
@@ -576,18 +529,18 @@ def test_shedding_waits_until_everything_that_would_go_is_stored() -> None:
     disk, ledger = Disk(), Applied()
     for i in range(4):
         ledger.do(a_decide(POOL[i]))
-    ledger.shed(ledger.last_index, keep=1)
+    ledger[Decisions].keep_newest(1, ledger.last_index)
     assert ledger.memory_count == 4, "changes wait to be taken"
     changes = ledger.take_changes()
-    ledger.shed(ledger.last_index - 2, keep=1)
+    ledger[Decisions].keep_newest(1, ledger.last_index - 2)
     assert ledger.memory_count == 4, "one that would go is not stored"
     disk.write(changes, ledger.last_index)
     ledger.stored(changes)
-    ledger.shed(ledger.last_index, keep=1)
-    assert (ledger.memory_count, ledger.floor) == (1, POOL[3])
-    ledger.shed(ledger.last_index, keep=0)
+    ledger[Decisions].keep_newest(1, ledger.last_index)
+    assert (ledger.memory_count, ledger[Decisions].floor) == (1, POOL[3])
+    ledger[Decisions].keep_newest(0, ledger.last_index)
     assert ledger.memory_count == 0
-    assert ledger.floor > POOL[3]
+    assert ledger[Decisions].floor > POOL[3]
 
 
 def test_what_changes_again_while_it_is_being_stored_is_known_as_it_is() -> None:
@@ -595,8 +548,8 @@ def test_what_changes_again_while_it_is_being_stored_is_known_as_it_is() -> None
     before.do(a_decide(T, COMMIT, ["a", "b"]))
     before.do(a_decide(txid_at(1)))
     disk.write(before.take_changes(), before.last_index)
-    ledger = disk.start(keep=1)
-    assert ledger.floor > T
+    ledger = disk.ledger(keep=1)
+    assert ledger[Decisions].floor > T
     ledger.apply(Complete(((T, ("a",)),)), 1, 4)
     taken = ledger.take_changes()
     ledger.apply(Complete(((T, ("b",)),)), 1, 5)

@@ -12,8 +12,9 @@ from node.local_consensus import CLUSTER, Log
 from node.world import Clock, Served, serving
 
 from raftcoord import Client, TxId
-from raftcoord.core.commands import Command
-from raftcoord.core.decisions import Damage, Decision
+from raftcoord.core.tables.damages import Damage
+from raftcoord.core.tables.decisions import Decision
+from raftcoord.core.tables.table import Command
 from raftcoord.databases import gid as gids
 from raftcoord.databases.gid import Gid
 

@@ -15,7 +15,9 @@ import psycopg
 import pytest
 
 from raftcoord import COMMIT, TxId, limits
-from raftcoord.core.commands import Decide, Heuristic, Retire
+from raftcoord.core.tables.damages import Heuristic
+from raftcoord.core.tables.decisions import Decide
+from raftcoord.core.tables.horizon import Retire
 from raftcoord.databases import drivers
 from raftcoord.databases import gid as gids
 from raftcoord.databases.gid import Gid

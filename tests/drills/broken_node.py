@@ -14,9 +14,9 @@ import sys
 from raftcoord.consensus.consensus import Consensus
 from raftcoord.consensus.identity import Identities
 from raftcoord.consensus.steering import Steering
-from raftcoord.core.commands import Command, Decide
-from raftcoord.core.decisions import Decision, Standing
+from raftcoord.core.tables.decisions import Decide, Decision, Standing
 from raftcoord.core.tables.members import Members, founded
+from raftcoord.core.tables.table import Command
 from raftcoord.errors import Overloaded, Unavailable
 from raftcoord.types import State, Verdict
 

@@ -12,7 +12,8 @@ import msgpack
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from raftcoord.core.commands import KINDS, Command, encode_command
+from raftcoord.core.commands import KINDS, encode_command
+from raftcoord.core.tables.table import Command
 from raftcoord.types import TxId, Verdict
 
 EDGES: Final = (

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from raftcoord import limits
 from raftcoord.consensus.entries import acceptable
-from raftcoord.core.bounds import excess
 from raftcoord.core.commands import KINDS, Sealed, encode_command, encode_entry, open_entry
 from raftcoord.errors import Halt, RemoteProtocolError
 
@@ -66,7 +65,7 @@ def test_an_entry_is_read_or_halts_the_node(data: bytes) -> None:
         with pytest.raises(RemoteProtocolError):
             acceptable(data)
         return
-    if any(excess(command, limits.TIME_MS_MAX) for command in entry.commands()):
+    if any(command.excess(limits.TIME_MS_MAX) for command in entry.commands()):
         with pytest.raises(RemoteProtocolError, match="an entry with"):
             acceptable(data)
     else:

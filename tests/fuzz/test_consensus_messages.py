@@ -16,8 +16,9 @@ from raftcoord.consensus import engine, messages
 from raftcoord.consensus.engine import StoredLog, Timing
 from raftcoord.consensus.group import Group, Start
 from raftcoord.consensus.pysyncobj.guard import Guarded
-from raftcoord.core.commands import Found, encode_command, encode_entry
-from raftcoord.core.ledger import Ledger
+from raftcoord.core.commands import encode_command, encode_entry
+from raftcoord.core.machine import Ledger
+from raftcoord.core.tables.founding import Found
 from raftcoord.core.tables.members import founded
 from raftcoord.errors import Halt, RaftcoordError, RemoteProtocolError
 from raftcoord.types import NodeName

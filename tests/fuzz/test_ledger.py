@@ -9,28 +9,19 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from shelf import Shelf
 from storage.filling import opened, write
 
 from raftcoord.consensus.disk import ledger_of
-from raftcoord.core.commands import (
-    Acknowledge,
-    Bind,
-    Close,
-    Command,
-    Complete,
-    Decide,
-    Heuristic,
-    Lower,
-    Retire,
-    Settle,
-    encode_command,
-    encode_entry,
-    open_entry,
-)
-from raftcoord.core.decisions import Changes, Decision
-from raftcoord.core.ledger import Ledger
+from raftcoord.core.commands import encode_command, encode_entry, open_entry
+from raftcoord.core.machine import Ledger
+from raftcoord.core.tables.damages import Acknowledge, Heuristic, Settle
+from raftcoord.core.tables.decisions import Close, Complete, Decide, Decisions
+from raftcoord.core.tables.horizon import Lower, Retire
+from raftcoord.core.tables.participants import Bind
+from raftcoord.core.tables.table import Changes, Command
 from raftcoord.errors import Halt
-from raftcoord.types import TxId, Verdict, first_txid_of
+from raftcoord.types import TxId, Verdict
 
 from .effort import examples
 from .shapes import TXIDS, commands, txids
@@ -81,51 +72,15 @@ steps = st.tuples(
 """A command to apply (or none), or something that only one of the two ledgers is put through."""
 
 
-class Shelf:
-    """What of a ledger is stored, by the rules in the words of ``Changes``."""
-
-    def __init__(self) -> None:
-        self.decisions: dict[TxId, Decision] = {}
-        self.other: dict[str, Any] = {"cluster": "", "horizon_ms": 0, "damages": {}, "participants": {}}
-
-    def store(self, changes: Changes) -> None:
-        if changes.before is not None:
-            self.store(changes.before)
-        self.decisions |= changes.puts
-        for key in changes.forgotten_damages:
-            self.other["damages"].pop(key, None)
-        self.other["damages"] |= changes.damages
-        bound_to = {**self.other["participants"], **(changes.bindings or {})}
-        self.other["participants"] = {name: one for name, one in bound_to.items() if one.identity}
-        if changes.retire_before_ms is not None:
-            bound = first_txid_of(changes.retire_before_ms) if changes.retire_before_ms < 1 << 48 else b"\xff" * 17
-            self.decisions = {t: d for t, d in self.decisions.items() if t >= bound or not d.retirable}
-            self.other["horizon_ms"] = changes.retire_before_ms
-        for field in ("cluster", "enrolled"):
-            if getattr(changes, field, None) is not None:
-                self.other[field] = getattr(changes, field)
-
-    def load(self, keep: int) -> Ledger:
-        """A ledger as a node that starts has it."""
-        newest = sorted(self.decisions)[-keep:]
-        floor = bytes(newest[0]) if len(newest) == keep else b""
-        given = [d for t, d in self.decisions.items() if t >= floor or d.outstanding]
-        other = {**self.other, **{name: self.other[name].values() for name in ("damages", "participants")}}
-        return Ledger(decisions=given, floor=floor, older=self.decisions.get, **other)
-
-
 class Worn:
     """A ledger that is stored, shed and loaded again as the steps say."""
 
     def __init__(self) -> None:
         self.shelf = Shelf()
-        self.ledger = Ledger(older=self.shelf.decisions.get)
+        self.ledger = self.shelf.ledger(KEPT)
         self.taken: list[Changes] = []
         self.stored_index = 0
         self.index = 0
-
-    def older(self, txid: TxId) -> Decision | None:
-        return self.shelf.decisions.get(txid)
 
     def do(self, step: str) -> None:
         if step == "take":
@@ -136,12 +91,11 @@ class Worn:
         elif step == "shed":
             self.do("take")
             self._confirm()
-            self.ledger.shed(self.index, KEPT)
+            self.ledger[Decisions].keep_newest(KEPT, self.index)
         else:
             self.do("take")
             self.taken.clear()
-            self.ledger = self.shelf.load(KEPT)
-        self.ledger._older = self.older
+            self.ledger = self.shelf.ledger(KEPT)
 
     def _confirm(self) -> None:
         for changes in self.taken:
@@ -201,7 +155,7 @@ def test_the_first_decision_stands_for_ever(batches: list[list[Command]]) -> Non
 @given(st.lists(readable, min_size=1, max_size=12))
 def test_what_is_stored_in_node_db_is_loaded_as_it_was(batches: list[list[Command]]) -> None:
     with tempfile.TemporaryDirectory() as place, closing(opened(Path(place) / "n1")) as db:
-        ledger = ledger_of(db.load(), db)
+        ledger = ledger_of(db.load())
         index = db.load().applied_index
         for batch in batches:
             for command in batch:
@@ -209,4 +163,4 @@ def test_what_is_stored_in_node_db_is_loaded_as_it_was(batches: list[list[Comman
             changes = ledger.take_changes()
             db.write(write(changes=changes, applied=(index, TERM), synced=False))
             ledger.stored(changes)
-            assert everything(ledger_of(db.load(), db)) == everything(ledger)
+            assert everything(ledger_of(db.load())) == everything(ledger)

@@ -9,11 +9,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from shelf import fields
+
 from raftcoord.consensus.position import Position
-from raftcoord.core.commands import Command, encode_command, encode_entry, open_entry
-from raftcoord.core.decisions import Decision, Result
-from raftcoord.core.ledger import Ledger
+from raftcoord.core.commands import encode_command, encode_entry, open_entry
+from raftcoord.core.machine import Ledger
+from raftcoord.core.tables.decisions import Decision, Decisions, Result
 from raftcoord.core.tables.members import Members
+from raftcoord.core.tables.table import Command
 from raftcoord.errors import NotKnown, RaftcoordError, Unavailable
 from raftcoord.types import NodeName
 
@@ -61,7 +64,7 @@ class LocalConsensus:
     def __init__(self, log: Log, name: str, founded: bool) -> None:
         self.log = log
         self.name = NodeName(name)
-        self.ledger = Ledger(cluster=CLUSTER if founded else "")
+        self.ledger = Ledger(fields(cluster=CLUSTER) if founded else {})
         self.applied_index = 0
         self.applied_term = 0
         self.held = False
@@ -202,5 +205,5 @@ class LocalConsensus:
             "committed": lambda decision: bool(decision.verdict),
             "aborted": lambda decision: not decision.verdict,
         }[state]
-        known = sorted(self.ledger._decisions.values(), reverse=True)
+        known = sorted(self.ledger[Decisions]._decisions.values(), reverse=True)
         return [d for d in known if wanted(d) and (before is None or d.txid < before)][:limit]

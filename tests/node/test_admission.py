@@ -12,7 +12,7 @@ from node.local_consensus import Log
 from node.world import Bank, Caller, Served, new_txid, serving, serving_one, until
 from raftcoord import limits
 from raftcoord.config import Address
-from raftcoord.core.commands import Bind
+from raftcoord.core.tables.participants import Bind
 from raftcoord.env import Env
 from raftcoord.errors import LocalProtocolError, Unavailable
 from raftcoord.participants.sqlite import SqliteParticipant

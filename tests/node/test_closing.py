@@ -9,8 +9,8 @@ import pytest
 from node.local_consensus import Log
 from node.world import SILENCE, Bank, Caller, Served, new_txid, serving, serving_one, until
 from raftcoord import limits
-from raftcoord.core.commands import Close, Complete, Decide, Retire
-from raftcoord.core.decisions import Closing
+from raftcoord.core.tables.decisions import Close, Closing, Complete, Decide
+from raftcoord.core.tables.horizon import Retire
 from raftcoord.errors import Unavailable
 from raftcoord.types import State, TxId, Verdict
 

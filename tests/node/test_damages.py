@@ -9,8 +9,9 @@ import pytest
 from node.local_consensus import Log
 from node.world import SILENCE, Bank, Caller, Served, new_txid, serving, serving_one, until
 from raftcoord import limits
-from raftcoord.core.commands import Acknowledge, Complete, Decide, Heuristic, Retire, Settle
-from raftcoord.core.decisions import SETTLED, Closing
+from raftcoord.core.tables.damages import SETTLED, Acknowledge, Heuristic, Settle
+from raftcoord.core.tables.decisions import Closing, Complete, Decide
+from raftcoord.core.tables.horizon import Retire
 from raftcoord.errors import Unavailable
 from raftcoord.rpc.codes import RpcError
 from raftcoord.types import State, TxId, Verdict

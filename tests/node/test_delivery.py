@@ -10,7 +10,9 @@ import pytest
 from node.local_consensus import Log
 from node.world import SILENCE, YES, Bank, Caller, Served, new_txid, serving, serving_one, until
 from raftcoord import limits
-from raftcoord.core.commands import Complete, Decide, Heuristic, Retire
+from raftcoord.core.tables.damages import Heuristic
+from raftcoord.core.tables.decisions import Complete, Decide
+from raftcoord.core.tables.horizon import Retire
 from raftcoord.errors import Unavailable
 from raftcoord.rpc.codes import RpcError
 from raftcoord.types import State, TxId, Verdict

@@ -7,7 +7,8 @@ import pytest
 from node.local_consensus import Log
 from node.world import NO, SILENCE, YES, Bank, Caller, new_txid, serving, serving_one, until
 from raftcoord import limits
-from raftcoord.core.commands import Decide, Heuristic
+from raftcoord.core.tables.damages import Heuristic
+from raftcoord.core.tables.decisions import Decide
 from raftcoord.rpc.codes import RpcError
 from raftcoord.types import State, Verdict
 

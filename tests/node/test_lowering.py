@@ -9,8 +9,7 @@ import pytest
 from node.local_consensus import Log
 from node.world import NOW_MS, Caller, Clock, Served, new_txid, serving, serving_one
 from raftcoord import limits
-from raftcoord.core.commands import Lower, Retire
-from raftcoord.core.ledger import LOWERED
+from raftcoord.core.tables.horizon import LOWERED, Lower, Retire
 from raftcoord.types import NodeName, State, TxId, Verdict
 
 DAY_MS = 86_400_000

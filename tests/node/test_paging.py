@@ -9,8 +9,8 @@ import pytest
 from node.world import NOW_MS, Bank, Caller, new_txid, serving_one
 from raftcoord import AsyncClient, limits
 from raftcoord.api import answers
-from raftcoord.core.commands import Decide
-from raftcoord.core.decisions import Damage, Decision
+from raftcoord.core.tables.damages import Damage
+from raftcoord.core.tables.decisions import Decide, Decision
 from raftcoord.node.listings import Portion, row
 from raftcoord.rpc import frames
 from raftcoord.types import Verdict

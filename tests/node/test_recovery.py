@@ -7,7 +7,7 @@ import pytest
 from node.local_consensus import Log
 from node.world import SILENCE, Bank, Caller, new_txid, serving, serving_one, until
 from raftcoord import limits
-from raftcoord.core.commands import Complete, Decide
+from raftcoord.core.tables.decisions import Complete, Decide
 from raftcoord.errors import Unavailable
 from raftcoord.types import State, TxId, Verdict
 

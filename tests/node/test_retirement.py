@@ -7,7 +7,8 @@ import pytest
 from node.local_consensus import Log
 from node.world import NOW_MS, Caller, Clock, Served, new_txid, serving, serving_one, until
 from raftcoord import limits
-from raftcoord.core.commands import Found, Retire
+from raftcoord.core.tables.founding import Found
+from raftcoord.core.tables.horizon import Retire
 from raftcoord.errors import Unavailable
 from raftcoord.types import NodeName, State, Verdict
 

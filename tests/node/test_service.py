@@ -10,8 +10,9 @@ import pytest
 from node.local_consensus import CLUSTER, Log
 from node.world import NOW_MS, SILENCE, YES, Bank, Caller, Clock, End, dial, new_txid, serving, serving_one, until
 from raftcoord import limits
-from raftcoord.core.commands import Complete, Decide, Retire
 from raftcoord.core.protocols.interface import Acknowledged
+from raftcoord.core.tables.decisions import Complete, Decide
+from raftcoord.core.tables.horizon import Retire
 from raftcoord.core.tables.members import founded
 from raftcoord.errors import LocalProtocolError, NotKnown, Overloaded, RaftcoordError, Unavailable
 from raftcoord.node.transactions import Running

@@ -9,7 +9,7 @@ import pytest
 from node.local_consensus import Log
 from node.world import NO, READ_ONLY, SILENCE, YES, Bank, Caller, new_txid, serving, serving_one, until
 from raftcoord import limits
-from raftcoord.core.commands import Decide
+from raftcoord.core.tables.decisions import Decide
 from raftcoord.errors import Overloaded, Unavailable
 from raftcoord.rpc.codes import RpcError
 from raftcoord.types import State, Verdict

@@ -12,7 +12,7 @@ from typing import Any
 from node.local_consensus import LocalConsensus, Log
 from raftcoord import limits
 from raftcoord.config import Address, Config, NodeConfig
-from raftcoord.core.decisions import Decision
+from raftcoord.core.tables.decisions import Decision
 from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.env import Env
 from raftcoord.errors import Unavailable

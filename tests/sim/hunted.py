@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
-from raftcoord.core.commands import Decide
-from raftcoord.core.decisions import Decision, Standing
-from raftcoord.core.ledger import FORGOTTEN, Ledger
+from raftcoord.core.tables.decisions import FORGOTTEN, Decide, Decision, Decisions, Standing
+from raftcoord.core.tables.table import Kind
 from raftcoord.sim.simulation import Report, Settings, Simulation
 
 SHORT = Settings(duration_s=2.0)
@@ -23,8 +22,8 @@ def five() -> Settings:
     return Settings(nodes=5, duration_s=2.0)
 
 
-def _decide(self: Ledger, command: Decide, term: int, index: int) -> Standing:
-    if command.txid < self._bound:
+def _decide(self: Decisions, command: Decide, term: int, index: int) -> Standing:
+    if command.txid < self.bound:
         return FORGOTTEN
     made = Decision(
         command.txid,
@@ -44,7 +43,7 @@ def _decide(self: Ledger, command: Decide, term: int, index: int) -> Standing:
 @contextmanager
 def overwriting() -> Iterator[None]:
     """The last decision wins."""
-    with mock.patch.dict(Ledger._RULES, {Decide: _decide}):
+    with mock.patch.dict(Decisions.commands, {1: Kind(Decide, _decide)}):
         yield
 
 

@@ -20,13 +20,12 @@ from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.consensus.pysyncobj.raft import Raft
 from raftcoord.core import asking, participant
 from raftcoord.core.asking import Known
-from raftcoord.core.commands import Decide
-from raftcoord.core.decisions import NO_CHANGES, Decision, Standing
-from raftcoord.core.ledger import Ledger
 from raftcoord.core.participant import Action, Ask, BranchState, Rule
 from raftcoord.core.protocols import two_phase
 from raftcoord.core.protocols.interface import PrepareDeadline, ProposeDecide, Reply
 from raftcoord.core.protocols.two_phase import Ballot, Coordinator, Meaning, Phase
+from raftcoord.core.tables.decisions import Decide, Decision, Decisions, Standing
+from raftcoord.core.tables.table import NO_CHANGES, Kind
 from raftcoord.errors import LocalProtocolError, Unavailable
 from raftcoord.node.admission import Admission
 from raftcoord.node.completion import Completion
@@ -178,19 +177,19 @@ def _last_wins(self: Any, command: Decide, term: int, index: int) -> Standing:
     return Standing(made.state, made, True)
 
 
-_decide = Ledger._decide
-table("a decision overwritten", Ledger._RULES, {Decide: _last_wins})
+_decide = Decisions._decide
+table("a decision overwritten", Decisions.commands, {1: Kind(Decide, _last_wins)})
 
 
 def _decided_anew(self: Any, command: Decide, term: int, index: int) -> Standing:
-    bound, self._bound = self._bound, b""
+    bound, self.bound = self.bound, b""
     try:
         return _decide(self, command, term, index)
     finally:
-        self._bound = bound
+        self.bound = bound
 
 
-table("a forgotten txid is decided anew", Ledger._RULES, {Decide: _decided_anew})
+table("a forgotten txid is decided anew", Decisions.commands, {1: Kind(Decide, _decided_anew)})
 plant("an open commit is forgotten", (Decision, "retirable", property(lambda self: True)))
 
 

@@ -11,17 +11,16 @@ from typing import Any, Final, NamedTuple
 
 from plants import Plant, replacing  # tests/consensus/plants.py
 
-from raftcoord import limits
 from raftcoord.consensus.group import Group
 from raftcoord.consensus.peers import Peers
 from raftcoord.consensus.proposals import Proposals
 from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.core import asking
 from raftcoord.core.asking import Confirm
-from raftcoord.core.decisions import Changes
-from raftcoord.core.ledger import Ledger
 from raftcoord.core.protocols import two_phase
 from raftcoord.core.protocols.two_phase import Ballot
+from raftcoord.core.tables.decisions import Decisions
+from raftcoord.core.tables.table import Change
 from raftcoord.errors import Unavailable
 from raftcoord.node.sessions import Sessions
 from raftcoord.participants.locks import Locks
@@ -85,32 +84,31 @@ plant(
 # -- the ledger -------------------------------------------------------------------------------------------------------
 
 
-def _shed_at_once(self: Any, stored_index: int, keep: int | None = None) -> None:
-    taken, self._changes = self._changes, Changes(None, None, {}, {})
+def _shed_at_once(self: Any, stored_index: int) -> None:
+    taken, self.pending = self.pending, Change()
     try:
-        _shed(self, 1 << 62, keep)
+        _shed(self, 1 << 62)
     finally:
-        self._changes = taken
+        self.pending = taken
 
 
 def _applied_and_shed(self: Any, now: float) -> None:
     _apply(self, now)
-    if self.ledger.memory_count > limits.LEDGER_MEMORY_DECISIONS_MAX:
-        self.ledger.shed(self.applied_index)
+    self.ledger.shed(self.applied_index)
 
 
-_shed = Ledger.shed
+_shed = Decisions.shed
 _apply = Group.apply
-plant("the ledger is shed before it is stored", (Ledger, "shed", _shed_at_once), (Group, "apply", _applied_and_shed))
+plant("the ledger is shed before it is stored", (Decisions, "shed", _shed_at_once), (Group, "apply", _applied_and_shed))
 
 
-def _stored_whatever_came_since(self: Any, changes: Changes) -> None:
-    for txid in changes.puts:
+def _stored_whatever_came_since(self: Any, change: Change) -> None:
+    for txid in change.puts:
         self._unstored.pop(txid, None)
 
 
 UNSEEN["a newer put is dropped when an older one is stored"] = Unseen(
-    replacing((Ledger, "stored", _stored_whatever_came_since)),
+    replacing((Decisions, "stored", _stored_whatever_came_since)),
     "the driver applies nothing between taking the changes and the end of their commit",
     "tests/core/test_ledger.py::test_what_changes_again_while_it_is_being_stored_is_known_as_it_is",
 )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from raftcoord.core.decisions import Binding, Changes, Closing, Damage, Decision
+from raftcoord.core.tables.damages import Damage
+from raftcoord.core.tables.decisions import Closing, Decision
 from raftcoord.core.tables.members import Member, Members
+from raftcoord.core.tables.participants import Binding
+from raftcoord.core.tables.table import NO_CHANGES, Change, Changes, Part
 from raftcoord.storage.node_db import LogRow, NodeDb, Stored, Write
-from raftcoord.types import NodeName, TxId, Verdict
+from raftcoord.types import NodeName, TxId, Verdict, first_txid_of
 
-NOTHING = Changes(None, None, {}, {})
 START_MS = 1_700_000_000_000
 BINDINGS = [
     Binding("bank-a", "aa" * 16, "", START_MS, ""),
@@ -36,12 +38,33 @@ def decision(
 
 
 def puts(*decisions: Decision) -> Changes:
-    return NOTHING._replace(puts={one.txid: one for one in decisions})
+    return {"decisions": Change(puts={one.txid: one for one in decisions})}
+
+
+def moved(horizon_ms: int, **others: Change) -> Changes:
+    """The horizon is at ``horizon_ms`` now."""
+    decisions = others.pop("decisions", Change())
+    decisions.forget_below = first_txid_of(horizon_ms) if horizon_ms < 1 << 48 else b"\xff" * 17
+    return {"horizon": Change(fields={"horizon_ms": horizon_ms}), "decisions": decisions, **others}
+
+
+def items(stored: Stored, table: str = "decisions") -> list[Any]:
+    """What is stored of a table."""
+    return list(stored.tables[table].rows)
+
+
+def field(stored: Stored, name: str) -> Any:
+    """A field of whichever table."""
+    return next(part.fields[name] for part in stored.tables.values() if name in part.fields)
+
+
+def damaged(*damages: Damage) -> Change:
+    return Change(puts={(one.txid, one.branch): one for one in damages})
 
 
 def write(**fields: Any) -> Write:
     """A Write of these fields alone."""
-    return Write(None, [], None, NOTHING, None, None)._replace(**fields)
+    return Write(None, [], None, NO_CHANGES, None, None)._replace(**fields)
 
 
 def rows(first: int, last: int, term: int = 1) -> list[LogRow]:
@@ -58,13 +81,15 @@ def fill(db: NodeDb, decisions: int = 60) -> None:
     damage = Damage(made[1].txid, "bank-a", "rolled back by hand", START_MS, "ops")
     db.write(write(append=rows(2, 12), hard_state=(2, 3), peers={"n2": "22" * 16, "n3": "33" * 16}))
     half = len(made) // 2
-    founded = puts(*made[:half])._replace(cluster="0123456789abcdef", retire_before_ms=START_MS - 5)
-    founded = founded._replace(enrolled={"n3": "33" * 16}, members=MEMBERS)
-    db.write(write(changes=founded, applied=(6, 1)))
+    founding = Change(fields={"cluster": "0123456789abcdef", "enrolled": {"n3": "33" * 16}})
+    members = Change(fields={"members": MEMBERS})
+    db.write(
+        write(changes=moved(START_MS - 5, founding=founding, members=members, **puts(*made[:half])), applied=(6, 1))
+    )
     given_up = Closing("bank-a", "ops", "the machine is gone: künftig ohne", START_MS + 9)
     made[-1] = made[-1]._replace(outstanding=(), closed=(given_up,))
-    last = puts(*made[half:])._replace(damages={(damage.txid, damage.branch): damage})
-    last = last._replace(bindings={one.name: one for one in BINDINGS})
+    bound = Change(puts={one.name: one for one in BINDINGS})
+    last = {**puts(*made[half:]), "damages": damaged(damage), "participants": bound}
     db.write(write(append=rows(13, 20, term=2), changes=last, applied=(12, 1), drop_log_before=4))
 
 
@@ -72,10 +97,9 @@ def contents(db: NodeDb) -> tuple[Stored, list[Any]]:
     """Everything that can be read from ``db``, comparable."""
     stored = db.load()
     listed = [db.decisions(state, 1000, None) for state in (None, "committed", "aborted", "open")]
-    return stored._replace(decisions=sorted(stored.decisions)), [
-        listed,
-        [db.decision(d.txid) for d in stored.decisions],
-    ]
+    decisions = stored.tables["decisions"].rows
+    parts = {name: Part(part.fields, sorted(part.rows), part.floor) for name, part in stored.tables.items()}
+    return stored._replace(tables=parts), [listed, [db.decision(d.txid) for d in sorted(decisions)]]
 
 
 def files_of(directory: Path) -> dict[str, bytes]:

@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
+from raftcoord.core.tables.damages import Damages
+from raftcoord.core.tables.decisions import Decisions
 from raftcoord.errors import ConfigError, CorruptionError, Halt, RaftcoordError
 from raftcoord.storage.node_db import NodeDb
-from raftcoord.storage.records import damage_row, decision_row, log_crc, members_row, meta_row, read_state
+from raftcoord.storage.records import NO_EPOCHS, field_row, log_crc, read_state, state_row
 from raftcoord.storage.schema import FORMAT
 from raftcoord.types import Verdict
 
-from .filling import MEMBERS, contents, decision, files_of, fill, opened, puts, rows, txid, write
+from .filling import MEMBERS, contents, decision, files_of, fill, items, opened, puts, rows, txid, write
 
 WAY_OUT = "it then copies the ledger from the others"
 
@@ -234,7 +236,7 @@ def test_a_newer_format_asks_for_a_newer_release(closed: Path, place: Path) -> N
 
 _VICTIM = txid(7)
 _LONGER = b"\x98\x01" + b"x" * 30
-_BEFORE = members_row("members", MEMBERS._replace(epoch=2))
+_BEFORE = field_row("members", MEMBERS._replace(epoch=2))
 
 EDITS: dict[str, tuple[str, str, tuple[Any, ...]]] = {
     "log data": ("log entry 7 ", "UPDATE log SET data = ? WHERE idx = 7", (b"forged",)),
@@ -301,7 +303,7 @@ def test_data_of_a_release_that_did_not_count_its_members_is_taken_as_it_is(clos
     shutil.copytree(closed, place)
     with closing(sqlite3.connect(place / "node.db")) as db:
         [(value,)] = db.execute("SELECT value FROM meta WHERE key = 'state'").fetchall()
-    _, uncounted, crc = meta_row("state", read_state(value)._replace(members_epoch=0, joined_epoch=0))
+    _, uncounted, crc = state_row(read_state(value)._replace(epochs=NO_EPOCHS))
     edited(place, ("UPDATE meta SET value = ?, crc = ? WHERE key = 'state'", (uncounted, crc)))
     with closing(opened(place)) as db:
         assert db.load().members == MEMBERS
@@ -319,7 +321,7 @@ def test_an_index_that_disagrees_with_its_table_is_refused(closed: Path, place: 
         ("PRAGMA writable_schema=ON", ()),
         ("DELETE FROM sqlite_schema WHERE name = 'decisions_by_flags'", ()),
     )
-    row = decision_row(decision(500))
+    row = Decisions.rows.pack(decision(500))
     with closing(sqlite3.connect(place / "node.db")) as db, db:
         sql = "CREATE INDEX decisions_by_flags ON decisions(flags)"
         page = sqlite3.connect(closed / "node.db")
@@ -362,7 +364,7 @@ def test_a_record_damaged_while_the_node_runs_is_not_believed(tmp_path: Path) ->
     db = opened(tmp_path)
     fill(db)
     victim = db.decisions("committed", 1, None)[0]
-    forged = decision_row(victim._replace(verdict=Verdict.ABORT))[2]
+    forged = Decisions.rows.pack(victim._replace(verdict=Verdict.ABORT))[2]
     edited(tmp_path, ("UPDATE decisions SET record = ? WHERE txid = ?", (forged, victim.txid)))
     for read in (lambda: db.decision(victim.txid), lambda: db.decisions(None, 100, None), db.load):
         with pytest.raises(CorruptionError, match=victim.txid.hex()):
@@ -371,8 +373,8 @@ def test_a_record_damaged_while_the_node_runs_is_not_believed(tmp_path: Path) ->
     edited(tmp_path, ("UPDATE log SET data = ? WHERE idx = 9", (b"forged",)))
     with pytest.raises(CorruptionError, match="log entry 9 "):
         db.load()
-    damage = db._reader.damages()[0]
-    forged = damage_row(damage._replace(acknowledged_by=""))[2]
+    damage = db._reader.part(Damages, {}, print).rows[0]
+    forged = Damages.rows.pack(damage._replace(acknowledged_by=""))[2]
     edited(tmp_path, ("DELETE FROM log", ()), ("UPDATE damages SET record = ?", (forged,)))
     with pytest.raises(CorruptionError, match="damage recorded"):
         db.load()
@@ -384,7 +386,7 @@ def test_flags_say_what_the_record_says(tmp_path: Path) -> None:
     for commit in (False, True):
         for outstanding in ((), ("bank-a",)):
             one = decision(1, commit=commit, outstanding=outstanding)
-            flags = decision_row(one)[1]
+            flags = Decisions.rows.pack(one)[1]
             assert (flags != 3) == one.retirable
             assert (flags & 1 == 1) == (one.verdict is Verdict.COMMIT)
             assert (flags & 2 == 2) == bool(outstanding)
@@ -421,7 +423,7 @@ def test_what_is_stored_without_a_sync_may_be_lost_and_the_log_gives_it_again(tm
     kept = opened(place)
     stored = kept.load()
     kept.close()
-    assert (stored.applied_index, stored.decisions, stored.log[-1].index) == (1, [], 9)
+    assert (stored.applied_index, items(stored), stored.log[-1].index) == (1, [], 9)
 
 
 def test_what_is_stored_without_a_sync_survives_the_death_of_the_process(tmp_path: Path, place: Path) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from raftcoord.core.tables.table import Part
 from raftcoord.errors import ConfigError, CorruptionError
 from raftcoord.storage import examine, schema
 from raftcoord.storage.node_db import NodeDb, SnapshotInfo
 
-from .filling import BINDINGS, contents, files_of, fill, opened, rows, write
+from .filling import BINDINGS, contents, files_of, fill, items, opened, rows, write
 from .test_snapshot import info_of
 
 TESTS = Path(__file__).parent.parent
@@ -31,7 +32,8 @@ def make_first_format(path: Path) -> None:
 def of_first_format(stored: object) -> object:
     """``contents`` without what format 1 cannot hold."""
     state, lists = stored  # type: ignore[misc]
-    return state._replace(participants=[]), lists
+    parts = {**state.tables, "participants": Part({}, [])}
+    return state._replace(tables=parts), lists
 
 
 @pytest.fixture
@@ -185,7 +187,7 @@ def test_a_copy_brings_the_participants(tmp_path: Path, leader: NodeDb) -> None:
     info = copied(leader, tmp_path / "copy-1.tmp")
     with closing(leader), closing(opened(tmp_path / "n2", node="n2")) as follower:
         follower.install(tmp_path / "copy-1.tmp", info)
-        assert follower.load().participants == BINDINGS
+        assert items(follower.load(), "participants") == BINDINGS
 
 
 def test_a_copy_that_an_older_release_made_is_read(tmp_path: Path, leader: NodeDb) -> None:
@@ -195,7 +197,7 @@ def test_a_copy_that_an_older_release_made_is_read(tmp_path: Path, leader: NodeD
     make_first_format(path)
     with closing(leader), closing(opened(tmp_path / "n2", node="n2")) as follower:
         follower.install(path, info_of(path, info))
-        assert follower.load().participants == []
+        assert items(follower.load(), "participants") == []
         assert contents(follower)[1] == contents(leader)[1]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .filling import opened
+from .filling import items, opened
 from .writing_process import DECISIONS_PER_ENTRY, data_of, decisions_of, term_of
 
 PROGRAM = Path(__file__).with_name("writing_process.py")
@@ -42,7 +42,7 @@ def assert_whole(directory: Path, acknowledged: int) -> int:
         assert (stored.term, stored.vote, stored.applied_term) == (term_of(last), term_of(last) % 5, term_of(last))
     for row in stored.log:
         assert row.index == 1 or row == (row.index, term_of(row.index), data_of(row.index))
-    decided = {d.txid: d for d in stored.decisions}
+    decided = {d.txid: d for d in items(stored)}
     assert len(decided) == DECISIONS_PER_ENTRY * (last - 1)
     for index in range(2, last + 1):
         for expected in decisions_of(index, complete=False):

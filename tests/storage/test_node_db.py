@@ -13,16 +13,34 @@ from pathlib import Path
 import pytest
 
 from raftcoord import limits
-from raftcoord.core.commands import Acknowledge, Command, Complete, Decide, Found, Heuristic, Lower, Retire
-from raftcoord.core.decisions import Damage
-from raftcoord.core.ledger import Ledger
+from raftcoord.core.machine import Ledger
+from raftcoord.core.tables.damages import Acknowledge, Damage, Heuristic
+from raftcoord.core.tables.decisions import Complete, Decide
+from raftcoord.core.tables.founding import Found
+from raftcoord.core.tables.horizon import Lower, Retire
+from raftcoord.core.tables.table import NO_CHANGES, Change, Command
 from raftcoord.errors import Halt, LocalProtocolError, StorageError
 from raftcoord.storage.node_db import LogRow, NodeDb, Write
 from raftcoord.storage.records import INDEX_MAX
 from raftcoord.storage.write import Extent, extent_after
 from raftcoord.types import Verdict, first_txid_of
 
-from .filling import BINDINGS, NOTHING, START_MS, contents, decision, fill, opened, puts, rows, txid, write
+from .filling import (
+    BINDINGS,
+    START_MS,
+    contents,
+    damaged,
+    decision,
+    field,
+    fill,
+    items,
+    moved,
+    opened,
+    puts,
+    rows,
+    txid,
+    write,
+)
 
 
 def test_a_new_node_starts_from_the_anchor(tmp_path: Path) -> None:
@@ -30,8 +48,13 @@ def test_a_new_node_starts_from_the_anchor(tmp_path: Path) -> None:
     stored = db.load()
     assert stored.log == [LogRow(1, 0, b"\x01")]
     assert (stored.applied_index, stored.applied_term) == (1, 0)
-    assert (stored.term, stored.vote, stored.cluster, stored.horizon_ms) == (0, None, "", 0)
-    assert (stored.decisions, stored.floor, stored.damages, stored.participants) == ([], b"", [], [])
+    assert (stored.term, stored.vote, field(stored, "cluster"), field(stored, "horizon_ms")) == (0, None, "", 0)
+    assert (
+        items(stored),
+        stored.tables["decisions"].floor,
+        items(stored, "damages"),
+        items(stored, "participants"),
+    ) == ([], b"", [], [])
     assert len(stored.node_uuid) == 16
     assert (stored.peers, stored.enrolled) == ({}, {})
     db.close()
@@ -44,12 +67,12 @@ def test_everything_written_is_there_after_a_restart(tmp_path: Path) -> None:
     stored = before[0]
     assert [row.index for row in stored.log] == list(range(4, 21))
     assert (stored.term, stored.vote, stored.applied_index, stored.applied_term) == (2, 3, 12, 1)
-    assert (stored.cluster, stored.horizon_ms) == ("0123456789abcdef", START_MS - 5)
+    assert (field(stored, "cluster"), field(stored, "horizon_ms")) == ("0123456789abcdef", START_MS - 5)
     assert (stored.peers, stored.enrolled) == ({"n2": "22" * 16, "n3": "33" * 16}, {"n3": "33" * 16})
-    assert len(stored.decisions) == 60
-    assert len(stored.damages) == 1
-    assert stored.participants == BINDINGS
-    assert [closing.who for decision in stored.decisions for closing in decision.closed] == ["ops"]
+    assert len(items(stored)) == 60
+    assert len(items(stored, "damages")) == 1
+    assert items(stored, "participants") == BINDINGS
+    assert [closing.who for decision in items(stored) for closing in decision.closed] == ["ops"]
     db.close()
     again = opened(tmp_path)
     assert contents(again) == before
@@ -117,31 +140,31 @@ def test_a_decision_is_put_first_and_forgotten_next(tmp_path: Path) -> None:
     db = opened(tmp_path)
     aborted, complete = decision(1, commit=False), decision(2, outstanding=())
     outstanding, newer = decision(3), decision(100)
-    everything = puts(aborted, complete, outstanding, newer)._replace(retire_before_ms=START_MS + 50)
+    everything = moved(START_MS + 50, **puts(aborted, complete, outstanding, newer))
     db.write(write(changes=everything))
-    assert sorted(db.load().decisions) == [outstanding, newer]
-    acknowledged = puts(outstanding._replace(outstanding=()))._replace(retire_before_ms=START_MS + 50)
+    assert sorted(items(db.load())) == [outstanding, newer]
+    acknowledged = moved(START_MS + 50, **puts(outstanding._replace(outstanding=())))
     db.write(write(changes=acknowledged))
-    assert db.load().decisions == [newer]
+    assert items(db.load()) == [newer]
     db.close()
 
 
 def test_retiring_stops_exactly_at_the_horizon(tmp_path: Path) -> None:
     db = opened(tmp_path)
     db.write(write(changes=puts(*(decision(n, outstanding=()) for n in (49, 50, 51)))))
-    db.write(write(changes=NOTHING._replace(retire_before_ms=START_MS + 50)))
+    db.write(write(changes=moved(START_MS + 50)))
     assert [d.txid for d in db.decisions(None, 9, None)] == [txid(51), txid(50)]
-    assert all(d.txid >= first_txid_of(START_MS + 50) for d in db.load().decisions)
+    assert all(d.txid >= first_txid_of(START_MS + 50) for d in items(db.load()))
     db.close()
 
 
 @pytest.mark.parametrize("horizon_ms", [(1 << 48) - 1, 1 << 48, (1 << 64) - 1])
 def test_a_horizon_beyond_every_txid_is_kept_exactly(tmp_path: Path, horizon_ms: int) -> None:
     db = opened(tmp_path)
-    db.write(write(changes=puts(decision(1, commit=False))._replace(retire_before_ms=horizon_ms)))
+    db.write(write(changes=moved(horizon_ms, **puts(decision(1, commit=False)))))
     db.close()
     db = opened(tmp_path)
-    assert (db.load().horizon_ms, db.load().decisions) == (horizon_ms, [])
+    assert (field(db.load(), "horizon_ms"), items(db.load())) == (horizon_ms, [])
     db.close()
 
 
@@ -165,8 +188,10 @@ def test_a_participant_is_bound_replaced_and_forgotten(tmp_path: Path) -> None:
         (second._replace(identity=""), [first._replace(identity="ab" * 16)]),
     ):
         with closing(opened(tmp_path)) as db:
-            db.write(write(changes=NOTHING._replace(bindings={binding.name: binding})))
-            assert db.load().participants == left
+            gone = not binding.identity
+            change = Change(deletes={binding.name: None}) if gone else Change(puts={binding.name: binding})
+            db.write(write(changes={"participants": change}))
+            assert items(db.load(), "participants") == left
 
 
 def test_damage_is_kept_and_acknowledged(tmp_path: Path) -> None:
@@ -174,8 +199,8 @@ def test_damage_is_kept_and_acknowledged(tmp_path: Path) -> None:
     damage = Damage(txid(1), "bank-a", "committed by hand", START_MS, "")
     other = damage._replace(branch="bank-b")
     for one in (damage, other, damage._replace(acknowledged_by="ops")):
-        db.write(write(changes=NOTHING._replace(damages={(one.txid, one.branch): one})))
-    assert db.load().damages == [damage._replace(acknowledged_by="ops"), other]
+        db.write(write(changes={"damages": damaged(one)}))
+    assert items(db.load(), "damages") == [damage._replace(acknowledged_by="ops"), other]
     db.close()
 
 
@@ -185,7 +210,7 @@ def test_a_batch_of_any_size_is_one_write(tmp_path: Path, count: int) -> None:
     db = opened(tmp_path)
     db.write(write(append=rows(2, count + 1), changes=puts(*(decision(n) for n in range(count)))))
     stored = db.load()
-    assert sorted(stored.decisions) == [decision(n) for n in range(count)]
+    assert sorted(items(stored)) == [decision(n) for n in range(count)]
     assert [row.index for row in stored.log] == list(range(1, count + 2))
     db.close()
 
@@ -217,7 +242,7 @@ def test_a_read_shows_every_write_that_has_returned(tmp_path: Path) -> None:
 def test_decisions_are_listed_newest_first(tmp_path: Path) -> None:
     db = opened(tmp_path)
     fill(db)
-    everything = sorted(db.load().decisions, reverse=True)
+    everything = sorted(items(db.load()), reverse=True)
     wanted = {
         None: everything,
         "committed": [d for d in everything if d.verdict],
@@ -250,11 +275,11 @@ def test_memory_gets_the_newest_decisions_and_every_open_one(
     complete = [decision(n + 2, outstanding=()) for n in range(count - 1)]
     db.write(write(changes=puts(still_open, *complete)))
     stored = db.load()
-    assert stored.floor == (b"" if floor is None else sorted([still_open, *complete])[floor].txid)
-    assert still_open in stored.decisions
-    assert len(stored.decisions) == len(set(stored.decisions)) == count
+    assert stored.tables["decisions"].floor == (b"" if floor is None else sorted([still_open, *complete])[floor].txid)
+    assert still_open in items(stored)
+    assert len(items(stored)) == len(set(items(stored))) == count
     db.write(write(changes=puts(decision(0, outstanding=()))))
-    assert decision(0, outstanding=()) not in db.load().decisions or count == 4
+    assert decision(0, outstanding=()) not in items(db.load()) or count == 4
     db.close()
 
 
@@ -300,9 +325,7 @@ def test_a_ledger_read_back_answers_as_the_one_that_was_written(tmp_path: Path, 
     db.close()
     db = opened(tmp_path)
     stored = db.load()
-    again = Ledger(
-        cluster=stored.cluster, horizon_ms=stored.horizon_ms, decisions=stored.decisions, damages=stored.damages
-    )
+    again = Ledger(stored.tables)
     for number in range(300):
         assert again.decision(txid(number)) == ledger.decision(txid(number)) == db.decision(txid(number))
         assert again.state(txid(number)) == ledger.state(txid(number))
@@ -327,9 +350,9 @@ BROKEN_RULES = {
     "applied moves back": write(applied=(11, 1)),
     "applied beyond the log": write(applied=(21, 2)),
     "an entry that is not applied is dropped": write(drop_log_before=13),
-    "the horizon moves back": write(changes=NOTHING._replace(retire_before_ms=START_MS - 6)),
+    "the horizon moves back": write(changes=moved(START_MS - 6)),
     "an identity is not synced": write(peers={"n2": "44" * 16}, synced=False),
-    "another cluster": write(changes=NOTHING._replace(cluster="fedcba9876543210")),
+    "another cluster": write(changes={"founding": Change(fields={"cluster": "fedcba9876543210"})}),
 }
 
 
@@ -353,8 +376,8 @@ KEPT_RULES = {
     "applied stands still": write(applied=(12, 1)),
     "applied to the end": write(applied=(20, 2)),
     "dropped up to the applied entry": write(drop_log_before=12),
-    "the horizon stands still": write(changes=NOTHING._replace(retire_before_ms=START_MS - 5)),
-    "the same cluster": write(changes=NOTHING._replace(cluster="0123456789abcdef")),
+    "the horizon stands still": write(changes=moved(START_MS - 5)),
+    "the same cluster": write(changes={"founding": Change(fields={"cluster": "0123456789abcdef"})}),
 }
 
 
@@ -383,7 +406,7 @@ def test_a_closed_node_db_refuses_to_write(tmp_path: Path) -> None:
     db.close()
     db.close()
     with pytest.raises(StorageError, match="closed"):
-        db.write(Write(None, [], None, NOTHING, None, None))
+        db.write(Write(None, [], None, NO_CHANGES, None, None))
 
 
 def test_a_clean_close_leaves_one_whole_file(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from raftcoord.core.tables.table import Change
 from raftcoord.errors import ConfigError, CorruptionError, Halt, StorageError
 from raftcoord.storage.node_db import LogRow, NodeDb, SnapshotInfo
 from raftcoord.storage.schema import FORMAT
 
-from .filling import NOTHING, contents, decision, files_of, fill, opened, puts, rows, txid, write
+from .filling import contents, decision, files_of, fill, items, opened, puts, rows, txid, write
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_a_snapshot_shows_one_moment_while_writes_go_on(tmp_path: Path, leader: 
     assert infos[-1].index > infos[0].index
     for n, info in enumerate(infos):
         follower.install(tmp_path / f"copy-{n}.tmp", info)
-        last = max(follower.load().decisions)
+        last = max(items(follower.load()))
         assert last.index == info.index or (info.index == 12 and last.txid < txid(1000))
     follower.close()
     leader.close()
@@ -243,7 +244,7 @@ def test_a_snapshot_of_another_cluster_of_the_same_name_is_refused(
     tmp_path: Path, leader: NodeDb, follower: NodeDb
 ) -> None:
     """Two clusters may both be called demo; the id minted at founding tells them apart."""
-    follower.write(write(changes=NOTHING._replace(cluster="fedcba9876543210")))
+    follower.write(write(changes={"founding": Change(fields={"cluster": "fedcba9876543210"})}))
     info = leader.snapshot_to(tmp_path / "copy-1.tmp")
     assert_refused(follower, tmp_path / "copy-1.tmp", info, "0123456789abcdef")
     follower.close()
@@ -254,7 +255,7 @@ def test_a_node_of_the_founded_cluster_refuses_one_that_was_not_founded(tmp_path
     unfounded = opened(tmp_path / "n3", node="n3")
     unfounded.write(write(append=rows(2, 20), applied=(20, 1)))
     info = unfounded.snapshot_to(tmp_path / "copy-1.tmp")
-    follower.write(write(changes=NOTHING._replace(cluster="fedcba9876543210")))
+    follower.write(write(changes={"founding": Change(fields={"cluster": "fedcba9876543210"})}))
     assert_refused(follower, tmp_path / "copy-1.tmp", info, "not founded")
     unfounded.close()
     follower.close()

@@ -11,7 +11,8 @@ import random
 import sys
 from pathlib import Path
 
-from raftcoord.core.decisions import Changes, Decision
+from raftcoord.core.tables.decisions import Decision
+from raftcoord.core.tables.table import Change
 from raftcoord.storage import node_db
 from raftcoord.storage.node_db import LogRow, NodeDb, Write
 from raftcoord.types import TxId, Verdict
@@ -59,7 +60,7 @@ def step(last: int, count: int) -> Write:
         None,
         [LogRow(index, term_of(index), data_of(index)) for index in new],
         (term_of(end), term_of(end) % 5),
-        Changes(None, None, puts, {}),
+        {"decisions": Change(puts=puts)},
         (end, term_of(end)),
         end - 20 if end > 40 and end % 3 == 0 else None,
     )

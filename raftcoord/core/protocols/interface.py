@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from raftcoord.core.decisions import Standing
+from raftcoord.core.tables.decisions import Standing
 from raftcoord.types import Verdict, Vote
 
 # -- events -------------------------------------------------------------------------------------------------------

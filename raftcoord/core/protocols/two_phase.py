@@ -19,7 +19,7 @@ have decided ABORT. So there is one road only: ballots -> one proposal -> what s
   twice. The caller is told so. Our branches that it does not name are told ABORT; those that it names belong to it, and
   whoever made it delivers it.
 - FORGOTTEN: the txid is older than the horizon. A branch that is still prepared cannot belong to a COMMIT that was
-  forgotten (see ledger.py), so ours are told ABORT; the caller is told FORGOTTEN.
+  forgotten (see tables/decisions.py), so ours are told ABORT; the caller is told FORGOTTEN.
 - When the fate of the proposal is not known at the deadline, the caller is told that the outcome is in doubt and NOTHING is
   delivered: a guess would be a second decision. The branches wait; the leader delivers if it is in the ledger, and the
   branches ask if it is not.
@@ -37,7 +37,6 @@ from collections.abc import Iterable
 from typing import Final
 
 from raftcoord import limits
-from raftcoord.core.decisions import Standing
 from raftcoord.core.protocols.interface import (
     Acknowledged,
     ConnectDeadline,
@@ -58,6 +57,7 @@ from raftcoord.core.protocols.interface import (
     Started,
     Voted,
 )
+from raftcoord.core.tables.decisions import Standing
 from raftcoord.errors import broken, check
 from raftcoord.types import State, Verdict, Vote, VoteKind
 

@@ -20,18 +20,17 @@ Pure: no I/O. Who may propose a step, and when, is decided in consensus/membersh
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import msgpack
 
 from raftcoord import limits
+from raftcoord.core.tables.table import Field, Part, Table, Tables
 from raftcoord.errors import ConfigError, LocalProtocolError
-from raftcoord.types import NodeName, checked_name
+from raftcoord.types import NodeName, checked_name, is_identity
 
 FORMAT: Final = 1
-_IDENTITY: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 class Member(NamedTuple):
@@ -227,7 +226,7 @@ def _member(row: object, next_id: int) -> Member | None:
             type(number) is int
             and 0 < number < next_id
             and _is_name(name)
-            and _IDENTITY.fullmatch(identity)
+            and is_identity(identity)
             and max(len(peer), len(client)) <= limits.ADDRESS_LENGTH_MAX
         ):
             return Member(number, NodeName(str(name)), identity, voter, peer, client)
@@ -257,3 +256,33 @@ def _is_whole(made: Members) -> bool:
         for field in (Member._fields.index("id"), Member._fields.index("name"), Member._fields.index("identity"))
     )
     return different and bool(made.voters) and len(members) - len(made.voters) <= 1
+
+
+# -- the table --------------------------------------------------------------------------------------------------------
+
+
+def _stored(lists: object) -> Members | None:
+    """The set that is stored as these lists. Raises ValueError for what is none."""
+    members = None if lists is None else from_list(lists)
+    if members is None and lists is not None:
+        raise ValueError("not a set of members")
+    return members
+
+
+class ClusterMembers(Table):
+    """The set of members as of what is applied; None: not known. An entry of the log holds a whole set, and not a command."""
+
+    name = "members"
+    fields: ClassVar[dict[str, Field]] = {
+        "members": Field(
+            None, epoch=lambda members: members.epoch, write=lambda members: members and to_list(members), read=_stored
+        )
+    }
+
+    def __init__(self, ledger: Tables, stored: Part) -> None:
+        super().__init__(ledger, stored)
+        self.members: Members | None = stored.fields.get("members")
+
+    def change(self, members: Members) -> None:
+        """A committed entry holds this set."""
+        self.members = self.pending.fields["members"] = members
