@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from raftcoord.databases.database import NotHere
 from raftcoord.errors import ConfigError
-from raftcoord.processes.database_servers import MariaDbServer, NotHere, PostgreSqlServer, Server
+from raftcoord.processes.database_servers import DatabaseServer
 
 NOT_TESTED = "NOT TESTED: "
 
@@ -44,7 +45,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(line, yellow=True)
 
 
-def _running(server: Server) -> Iterator[Any]:
+def _running(server: DatabaseServer) -> Iterator[Any]:
     try:
         server.start()
         yield server
@@ -53,12 +54,12 @@ def _running(server: Server) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def postgresql() -> Iterator[PostgreSqlServer]:
+def postgresql() -> Iterator[DatabaseServer]:
     """A PostgreSQL without fsync."""
-    yield from _running(PostgreSqlServer())
+    yield from _running(DatabaseServer("postgresql"))
 
 
 @pytest.fixture(scope="session")
-def mariadb() -> Iterator[MariaDbServer]:
+def mariadb() -> Iterator[DatabaseServer]:
     """A MariaDB without fsync."""
-    yield from _running(MariaDbServer())
+    yield from _running(DatabaseServer("mariadb"))

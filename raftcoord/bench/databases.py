@@ -22,18 +22,19 @@ from typing import Final
 
 from raftcoord.bench import transferring as transfers
 from raftcoord.bench.measuring import BenchOptions, BenchReport, measured_on
+from raftcoord.databases.database import NotHere
 from raftcoord.drills.client_history import percentile
 from raftcoord.drills.database_banks import raise_banks
 from raftcoord.drills.props import StagePlan
 from raftcoord.drills.stage import Stage
 from raftcoord.errors import ConfigError, RaftcoordError
-from raftcoord.processes.database_servers import MariaDbServer, NotHere, PostgreSqlServer, Server
+from raftcoord.processes.database_servers import DatabaseServer
 from raftcoord.types import Branch
 
-KINDS: Final[dict[str, tuple[type[Server], type[Server]]]] = {
-    "postgresql": (PostgreSqlServer, PostgreSqlServer),
-    "mariadb": (MariaDbServer, MariaDbServer),
-    "mixed": (PostgreSqlServer, MariaDbServer),
+KINDS: Final = {
+    "postgresql": ("postgresql", "postgresql"),
+    "mariadb": ("mariadb", "mariadb"),
+    "mixed": ("postgresql", "mariadb"),
 }
 WARM_UP_S: Final = 0.5
 _ROUND_S: Final = 1.0
@@ -92,9 +93,9 @@ def databases(options: BenchOptions, on_result: Callable[[Compared], None] = lam
 class Bank:
     """A bank in a database on a server of its own. Everything here blocks."""
 
-    def __init__(self, kind: type[Server], branch: str) -> None:
+    def __init__(self, kind: str, branch: str) -> None:
         try:
-            self._server = kind(durable=True)
+            self._server = DatabaseServer(kind, durable=True)
         except NotHere as error:
             raise ConfigError(f"{error}; or choose other pairs with --pairs") from None
         try:
@@ -121,7 +122,7 @@ class Bank:
 
 
 @contextlib.asynccontextmanager
-async def _running(kind: type[Server], branch: str) -> AsyncIterator[Bank]:
+async def _running(kind: str, branch: str) -> AsyncIterator[Bank]:
     """A bank; whoever is interrupted while it starts waits until it can be stopped."""
     starting = asyncio.ensure_future(asyncio.to_thread(Bank, kind, branch))
     try:

@@ -24,7 +24,7 @@ from time import perf_counter
 from typing import Final, NamedTuple
 
 from raftcoord.client.synchronous import Client
-from raftcoord.drills.database_banks import MARIADB, POSTGRESQL, DatabaseBanks, pay_side
+from raftcoord.drills.database_banks import DatabaseBanks, pay_side
 from raftcoord.types import TxId
 
 PLAIN, COORDINATED = "plain", "coordinated"
@@ -34,16 +34,21 @@ _TIMEOUT_S: Final = 60.0
 
 
 class Plain(NamedTuple):
-    """What a plain branch is made of, with the txid for ``{}``. ``begin``: () if the driver does it."""
+    """What a plain branch is made of, with the txid for ``{}``. ``begin``: () if the driver does it.
+
+    ``outside``: the commit must stand outside a transaction. ``options``: how the driver is to carry them out.
+    """
 
     begin: tuple[str, ...]
     prepare: tuple[str, ...]
     commit: str
+    outside: bool
+    options: dict[str, bool]
 
 
 _PLAIN: Final = {
-    POSTGRESQL: Plain((), ("PREPARE TRANSACTION '{}'",), "COMMIT PREPARED '{}'"),
-    MARIADB: Plain(("XA START '{}'",), ("XA END '{}'", "XA PREPARE '{}'"), "XA COMMIT '{}'"),
+    "postgresql": Plain((), ("PREPARE TRANSACTION '{}'",), "COMMIT PREPARED '{}'", True, {"prepare": False}),
+    "mariadb": Plain(("XA START '{}'",), ("XA END '{}'", "XA PREPARE '{}'"), "XA COMMIT '{}'", False, {}),
 }
 
 
@@ -54,10 +59,8 @@ class Side:
         self.branch = branch
         self.connection = DatabaseBanks(branch, url).connect()
         self._sign = sign
-        cursor = self.connection.cursor()
-        self._is_postgresql = url.startswith("postgresql:")
-        self._execute = partial(cursor.execute, prepare=False) if self._is_postgresql else cursor.execute
-        self._plain = _PLAIN[POSTGRESQL if self._is_postgresql else MARIADB]
+        self._plain = _PLAIN[url.partition(":")[0]]
+        self._execute = partial(self.connection.cursor().execute, **self._plain.options)
 
     def pay(self, txid: TxId, account: int, cents: int) -> None:
         """The statements of the transfer: the account, and the payment that says why."""
@@ -72,11 +75,11 @@ class Side:
             self._execute(sql.format(txid))
 
     def commit(self, txid: TxId) -> None:
-        """Commit it: in PostgreSQL outside a transaction."""
-        if self._is_postgresql:
+        """Commit it."""
+        if self._plain.outside:
             self.connection.autocommit = True
         self._execute(self._plain.commit.format(txid))
-        if self._is_postgresql:
+        if self._plain.outside:
             self.connection.autocommit = False
 
 

@@ -15,22 +15,11 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
+from raftcoord.databases import registry
+from raftcoord.databases.database import Database
 from raftcoord.errors import ConfigError, LocalProtocolError
 from raftcoord.strict_yaml import expand, holds_variable
 from raftcoord.types import Branch, checked_name
-
-KINDS: Final = {
-    "postgresql": "postgresql",
-    "postgres": "postgresql",
-    "mysql": "mysql",
-    "mariadb": "mysql",
-    "sqlite": "sqlite",
-}
-"""What a URL may begin with, and the kind of database that it means."""
-
-EXAMPLE: Final = (
-    "postgresql://USER:${PASSWORD}@HOST:5432/DATABASE, mysql://USER:${PASSWORD}@HOST:3306/DATABASE or sqlite:///FILE"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +46,7 @@ class ResourceConfig:
             self.url()
 
     def url(self, environ: Mapping[str, str] | None = None) -> str:
-        """The URL to connect with, as postgresql://, mysql:// or sqlite:///. It may hold a password.
+        """The URL to connect with, as its kind of database writes it. It may hold a password.
 
         Raises ConfigError, also for a variable that is not set.
         ``environ``: where variables are read; None: this process's environment.
@@ -68,18 +57,17 @@ class ResourceConfig:
         except ConfigError as error:
             raise self._error(str(error)) from None
         if what:
-            raise self._error(f"the url of resource {self.name!r} {what}; write {EXAMPLE}")
+            raise self._error(f"the url of resource {self.name!r} {what}; write {registry.examples()}")
         return absolute
 
     def shown(self, environ: Mapping[str, str] | None = None) -> str:
         """Where it is, for people: kind, host, port and database; neither user nor password. Raises ConfigError."""
         url = self.url(environ)
-        read = urlsplit(url)
-        kind = KINDS[read.scheme.partition("+")[0]]
-        if kind == "sqlite":
-            return f"sqlite {unquote(read.path)[1:]}"
-        host = read.hostname or _socket(read.query) or "this machine"
-        return f"{kind} {unquote(read.path)[1:]} at {host}{f':{read.port}' if read.port else ''}"
+        return _known(url).place.shown(url)
+
+    def database(self, environ: Mapping[str, str] | None = None) -> Database:
+        """The kind of database that the URL leads to. Raises ConfigError."""
+        return _known(self.url(environ))
 
     def scrub(self, text: str, environ: Mapping[str, str] | None = None) -> str:
         """``text`` without the password, should a driver have put it there: whole, or as it reads an URL."""
@@ -111,18 +99,9 @@ class _Encoded(Mapping[str, str]):
 
 def _expanded(written: str, environ: Mapping[str, str]) -> str:
     """``written`` with its variables. Those before the last '@' are user and password, whatever characters they hold."""
-    user, at, place = ("", "", written) if written.startswith("sqlite") else written.rpartition("@")
+    kind = registry.of_url(written)
+    user, at, place = written.rpartition("@") if kind is None or kind.place.has_login else ("", "", written)
     return expand(user, _Encoded(environ)) + at + expand(place, environ)
-
-
-def _canonical(scheme: str, read: SplitResult) -> str:
-    """The URL as every driver reads it alike: libpq would end a password at its first '@', and show the rest as a host."""
-    user, password, place = read.username, read.password, read.netloc.rpartition("@")[2]
-    named = "" if user is None else quote(unquote(user), safe="")
-    if password is not None:
-        named += ":" + quote(unquote(password), safe="")
-    query = f"?{read.query}" if read.query else ""
-    return f"{scheme}://{named}{'' if user is None else '@'}{place}{read.path}{query}"
 
 
 def _secrets(read: SplitResult) -> set[str]:
@@ -146,39 +125,16 @@ _PART_MIN: Final = 3
 
 
 def _fault(url: str, directory: Path) -> tuple[str, str]:
-    """What is wrong with ``url`` ("" if nothing is), and the url with an absolute path."""
-    scheme, separator, rest = url.partition("://")
-    kind = KINDS.get(scheme.partition("+")[0])
-    if not separator or kind is None:
-        return "does not begin with postgresql://, mysql:// or sqlite:///", ""
+    """What is wrong with ``url`` ("" if nothing is), and the url as every driver reads it."""
+    kind = registry.of_url(url)
+    if kind is None:
+        return f"does not begin with {registry.beginnings()}", ""
     if not url.isprintable() or " " in url:
         return "holds a blank or a control character, which is written %20 or so in a URL", ""
-    if kind == "sqlite":
-        path = unquote(rest[1:])
-        if not rest.startswith("/") or not path or path == ":memory:" or "\0" in path:
-            return "names no file", ""
-        return "", f"sqlite:///{quote(str((directory / path).absolute()))}"
-    try:
-        read = urlsplit(url)
-        port, host = read.port, read.hostname
-    except ValueError:
-        return (
-            "cannot be read: its port is a number from 1 to 65535, and '@', '/' or '#' in a password are %40, %2F or %23",
-            "",
-        )
-    if port == 0:
-        return "has the port 0", ""
-    if not host and not _socket(read.query):
-        return "names no host", ""
-    if "@" in read.path + read.query + read.fragment:
-        return "has an '@' after its host; '@', '/', '?', '#' and ':' in a password are %40, %2F, %3F, %23 and %3A", ""
-    if "/" in read.path[1:] or not read.path[1:]:
-        return "names no database", ""
-    if read.fragment:
-        return "has a '#', which is written %23 in a URL", ""
-    return "", _canonical(kind, read)
+    return kind.place.read(url, directory)
 
 
-def _socket(query: str) -> str:
-    given = dict(parse_qsl(query))
-    return given.get("unix_socket", "") or given.get("host", "")
+def _known(url: str) -> Database:
+    kind = registry.of_url(url)
+    assert kind is not None, "url() gives no other"
+    return kind

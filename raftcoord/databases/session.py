@@ -9,8 +9,10 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Final, Generic, Self, TypeVar, cast
 
+from raftcoord.databases.database import Database
 from raftcoord.databases.patience import within
 from raftcoord.databases.steps import ConnectionLost, Dialect, Result, SqlError, Statement, Steps
 from raftcoord.errors import LocalProtocolError
@@ -26,13 +28,18 @@ class Base(abc.ABC):
     ``at_once``: the driver can send several statements in one round trip and show the command tag of each.
     """
 
-    dialect: Dialect
+    database: Database
     at_once = False
 
     def __init__(self, connection: Any, branch: Branch = NO_BRANCH) -> None:
         self.connection = connection
         self.given = connection
         self.branch = branch
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        """The protocols of the database."""
+        return self.database.dialect
 
     @abc.abstractmethod
     def is_closed(self) -> bool:

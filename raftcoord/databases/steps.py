@@ -117,6 +117,10 @@ class PreparedHere(NamedTuple):
     here: bool
 
 
+INIT: Final = "raftcoord resource init"
+"""What mends a missing table of marks."""
+
+
 class Finding(NamedTuple):
     """What ``check`` found wrong with a database. ``fatal``: no branch can be prepared. ``mend``: what to do."""
 
@@ -185,6 +189,3 @@ class Dialect(Protocol):
 
     def forget_marks(self, cluster: str, before: TxId) -> Steps[int]:
         """Delete the cluster's marks of transactions older than ``before``; returns how many went."""
-
-    def check(self) -> Steps[list[Finding]]:
-        """What keeps this database from taking part, or from being resolved."""

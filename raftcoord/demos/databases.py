@@ -15,7 +15,6 @@ from typing import Final
 
 from raftcoord.demos.demo import DemoOptions, faults_of, judged, orders_for, paid
 from raftcoord.drills.audit import Violation
-from raftcoord.drills.database_banks import MARIADB, POSTGRESQL
 from raftcoord.drills.database_faults import (
     LEDGER,
     ORDERS,
@@ -79,7 +78,7 @@ def strikes(programs: PayingPrograms, seed: int) -> tuple[tuple[float, Fault, fl
         (0.08, kill_leader, _LEADER_HOLD_S),
         (0.3, partial(kill_in_mid_commit, programs, first), 0.0),
         (0.5, partial(kill_resolver_in_mid_commit, programs, second), _HOLD_S),
-        (0.72, partial(kill_server, (POSTGRESQL, MARIADB)[seed % 2]), _HOLD_S),
+        (0.72, partial(kill_server, ("postgresql", "mariadb")[seed % 2]), _HOLD_S),
     )
 
 

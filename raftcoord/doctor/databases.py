@@ -11,13 +11,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
-from urllib.parse import unquote
 
 from raftcoord.databases.drivers import connect
-from raftcoord.databases.resolver.advice import explained
 from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.databases.session import Session
-from raftcoord.databases.steps import ConnectionLost, LoginRefused, PreparedHere, SqlError, Statement
+from raftcoord.databases.steps import INIT, ConnectionLost, LoginRefused, PreparedHere, SqlError, Statement
 from raftcoord.doctor import disks, prepared
 from raftcoord.doctor.findings import REACHABLE, Row, Verdict
 from raftcoord.doctor.prepared import Found
@@ -26,14 +24,6 @@ from raftcoord.errors import ConfigError
 LOGIN: Final = "login"
 SECOND_LOOK_S: Final = 1.0
 """Pause before a branch without an age is looked for again (s): a live program commits within milliseconds."""
-
-_VERSION: Final = {
-    "postgresql": "SELECT current_setting('server_version')",
-    "mariadb": "SELECT VERSION()",
-    "sqlite": "SELECT sqlite_version()",
-}
-_INIT: Final = "raftcoord resource init"
-_KINDS: Final = {"postgresql": "PostgreSQL", "mariadb": "server", "sqlite": "SQLite"}
 
 
 class Looked(NamedTuple):
@@ -68,7 +58,7 @@ def look(resource: ResourceConfig, now_ms: Callable[[], int]) -> Looked:
     except ConnectionLost as error:
         rows.append(unreachable(resource.name, f"{where}: {resource.scrub(str(error))}"))
     except SqlError as error:
-        what = f"{where} refuses to be looked at: {resource.scrub(explained(error))}"
+        what = f"{where} refuses to be looked at: {resource.scrub(session.database.explained(error))}"
         mend = "give the user of the url that right; the resolver needs it as well"
         rows.append(Row(subject, "rights", Verdict.ERROR, what, mend))
     finally:
@@ -85,23 +75,24 @@ def unreachable(name: str, why: str) -> Row:
 def _look(
     session: Session, name: str, where: str, url: str, now_ms: Callable[[], int], rows: list[Row]
 ) -> Found | None:
-    subject, dialect = f"resource {name}", session.dialect
-    ((version,),) = session.execute(Statement(_VERSION[dialect.name], reads=True, outside=True)).rows
-    rows.append(Row(subject, REACHABLE, Verdict.OK, f"{where}, {_KINDS[dialect.name]} {version}"))
-    if dialect.name == "sqlite":
-        rows += _file(subject, Path(unquote(url.partition(":///")[2])))
-    findings = session.run(dialect.check())
+    subject, database = f"resource {name}", session.database
+    checks = database.checks
+    ((version,),) = session.execute(Statement(checks.version, reads=True, outside=True)).rows
+    rows.append(Row(subject, REACHABLE, Verdict.OK, f"{where}, {checks.runs} {version}"))
+    if (path := database.place.file(url)) is not None:
+        rows += _file(subject, path)
+    findings = session.run(checks.check())
     for finding in findings:
         verdict = Verdict.ERROR if finding.fatal else Verdict.WARNING
-        mend = f"{_INIT} {name}" if finding.mend == _INIT else finding.mend
+        mend = f"{INIT} {name}" if finding.mend == INIT else finding.mend
         rows.append(Row(subject, "set-up", verdict, finding.what, mend))
     if not findings:
         rows.append(Row(subject, "set-up", Verdict.OK, "settings, rights and marks are as they should be"))
     return Found(
         _aged(session, now_ms),
-        session.run(prepared.foreign(dialect.name)),
-        session.run(prepared.limited_user(dialect.name)),
-        session.run(prepared.owners(dialect.name)),
+        session.run(checks.others()),
+        session.run(checks.limited_user()),
+        session.run(checks.preparers()),
     )
 
 
@@ -124,7 +115,7 @@ def _age_s(each: PreparedHere, now_ms: int) -> float:
 
 
 def _file(subject: str, path: Path) -> list[Row]:
-    """A SQLite file is as good as its directory, where its journal lies."""
+    """A file is as good as its directory, where its journal lies."""
     rows = disks.look(subject, path.parent)
     if not os.access(path, os.W_OK):
         mend = f"chown or chmod it for the user that runs the resolver: {path}"

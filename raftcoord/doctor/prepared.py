@@ -10,8 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from raftcoord.databases import gid as gids
-from raftcoord.databases.steps import PreparedHere, Statement, Steps
+from raftcoord.databases.steps import PreparedHere
 from raftcoord.doctor.findings import Row, Verdict
 from raftcoord.types import State, TxId
 
@@ -34,37 +33,6 @@ class Found(NamedTuple):
     others: list[str]
     user: str = ""
     owners: Mapping[str, str] = {}
-
-
-def foreign(dialect: str) -> Steps[list[str]]:
-    """The names of what is prepared and is not raftcoord's."""
-    if dialect == "postgresql":
-        shown = yield Statement("SELECT gid::text FROM pg_prepared_xacts ORDER BY prepared", reads=True, outside=True)
-        return [str(text) for (text,) in shown.rows if gids.parse(text) is None]
-    if dialect == "mariadb":
-        shown = yield Statement("XA RECOVER", reads=True, outside=True)
-        return [_text(row[3]) for row in shown.rows if gids.parse_xa(*row[:4]) is None]
-    return []
-
-
-def limited_user(dialect: str) -> Steps[str]:
-    """Whom the session is, if PostgreSQL lets that one end only what it has prepared itself; else ""."""
-    if dialect != "postgresql":
-        return ""
-    shown = yield Statement(
-        "SELECT CASE WHEN rolsuper THEN '' ELSE rolname::text END FROM pg_roles WHERE rolname = current_user",
-        reads=True,
-        outside=True,
-    )
-    return str(shown.rows[0][0])
-
-
-def owners(dialect: str) -> Steps[dict[str, str]]:
-    """Who has prepared each gid, where the database tells."""
-    if dialect != "postgresql":
-        return {}
-    shown = yield Statement("SELECT gid::text, owner::text FROM pg_prepared_xacts", reads=True, outside=True)
-    return {str(gid): str(owner) for gid, owner in shown.rows}
 
 
 def questions(found: Found, cluster: str) -> list[TxId]:
@@ -150,10 +118,6 @@ def _of_another(subject: str, cluster: str, number: int, found: Found) -> Row:
     oldest = max(age_s for each, age_s in found.ours if each.gid.cluster == cluster)
     what = f"{number} of cluster {cluster}, the oldest for {_span(oldest)}: not this one's, and not touched"
     return Row(subject, "other clusters", Verdict.NOTE, what)
-
-
-def _text(value: object) -> str:
-    return value.decode("latin-1") if isinstance(value, (bytes, bytearray)) else str(value)
 
 
 def _span(seconds: float) -> str:

@@ -27,20 +27,21 @@ from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from raftcoord.client.synchronous import Client
+from raftcoord.databases.registry import DATABASES, named
 from raftcoord.drills.audit import Violation
 from raftcoord.drills.client_history import percentile
 from raftcoord.drills.crash_program import ACCOUNT, CENTS, Heard, Job
 from raftcoord.drills.crash_programs import ForkServer
-from raftcoord.drills.database_banks import CALLED, SQLITE, AccountWatch
+from raftcoord.drills.database_banks import AccountWatch
 from raftcoord.drills.options import PROGRAM, SERVER, DrillOptions
 from raftcoord.drills.play import in_thread, reported
 from raftcoord.drills.points import Point
 from raftcoord.drills.program_drivers import DRIVERS, Couple, chosen, covering, modules_of
-from raftcoord.drills.props import Database, StagePlan
+from raftcoord.drills.props import PlannedDatabase, StagePlan
 from raftcoord.drills.report import DrillReport, Event, OnEvent, rounded
 from raftcoord.drills.stage import Stage
 from raftcoord.processes import database_servers as servers
-from raftcoord.processes.database_servers import Server
+from raftcoord.processes.database_servers import DatabaseServer
 from raftcoord.types import Branch, State, TxId
 
 NAME: Final = "databases-crash-matrix"
@@ -110,7 +111,8 @@ def run(options: DrillOptions, on_event: OnEvent = lambda event: None) -> DrillR
     began_s = time.monotonic()
     wanted = chosen(options.pairs, options.drivers)
     installed = [couple for couple in wanted if couple.first.installed and couple.second.installed]
-    missing = {kind: why for kind, called in CALLED.items() if (why := servers.missing().get(called)) is not None}
+    absent = servers.missing()
+    missing = {each.name: absent[each.title] for each in DATABASES if each.title in absent}
     here = [couple for couple in installed if not {couple.first.kind, couple.second.kind} & missing.keys()]
     picked = covering(here) if options.few else here
     not_tested = _not_tested(wanted, {kind: why for kind, why in missing.items() if kind in _kinds(installed)})
@@ -146,12 +148,12 @@ def report_of(rows: Sequence[CaseResult], not_tested: list[str], left: list[str]
     return DrillReport(NAME, violations, figures, options.seed, if_held=held, more=more)
 
 
-def _databases(kinds: list[str], lanes: int) -> dict[Branch, Database]:
-    """Two of each server; of SQLite two for each lane, because a branch freezes the file."""
+def _databases(kinds: list[str], lanes: int) -> dict[Branch, PlannedDatabase]:
+    """Two of each server; of files two for each lane, because a branch freezes one."""
     return {
-        name: Database(kind, {Branch(_bank(lane)): {ACCOUNT: OPENING_CENTS} for lane in range(lanes)})
+        name: PlannedDatabase(kind, {Branch(_bank(lane)): {ACCOUNT: OPENING_CENTS} for lane in range(lanes)})
         for kind in kinds
-        for its_lane in range(lanes if kind == SQLITE else 1)
+        for its_lane in range(1 if named(kind).server else lanes)
         for name in _names(kind, its_lane)
     }
 
@@ -161,7 +163,7 @@ def _bank(lane: int) -> str:
 
 
 def _names(kind: str, lane: int) -> tuple[Branch, Branch]:
-    head = f"{kind}-{lane + 1}" if kind == SQLITE else kind
+    head = kind if named(kind).server else f"{kind}-{lane + 1}"
     return Branch(f"{head}-a"), Branch(f"{head}-b")
 
 
@@ -171,10 +173,14 @@ def _cases(picked: list[Couple], options: DrillOptions) -> Iterator[CrashCase]:
     if PROGRAM in victims:
         yield from (CrashCase(couple, point, PROGRAM) for couple in picked for point in Point)
     if SERVER in victims:
-        served = [couple for couple in picked if {couple.first.kind, couple.second.kind} != {SQLITE}]
+        served = [couple for couple in picked if _servers_of(couple)]
         for couple in served[:1] if options.few else served:
-            for victim in dict.fromkeys((couple.first.kind, couple.second.kind)):
-                yield from (CrashCase(couple, point, victim) for point in Point if victim != SQLITE)
+            yield from (CrashCase(couple, point, victim) for victim in _servers_of(couple) for point in Point)
+
+
+def _servers_of(couple: Couple) -> list[str]:
+    """Its kinds of databases that have a server."""
+    return [kind for kind in dict.fromkeys(driver.kind for driver in couple) if named(kind).server is not None]
 
 
 class _Matrix:
@@ -268,7 +274,7 @@ def _program_killed(trial: _Trial) -> CaseResult:
     return trial.judged(stopped.txid, Heard.KILLED, killed_at)
 
 
-def _server_killed(trial: _Trial, server: Server) -> CaseResult:
+def _server_killed(trial: _Trial, server: DatabaseServer) -> CaseResult:
     programs = trial.lane.programs
     stopped = programs.start(trial.job)
     server.kill()

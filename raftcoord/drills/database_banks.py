@@ -1,6 +1,6 @@
 """Banks in a PostgreSQL, a MariaDB or a SQLite: their accounts, and a row for each payment, under a name and a URL.
 
-    home = raise_banks(PostgreSqlServer(), "bank-home")
+    home = raise_banks(DatabaseServer("postgresql"), "bank-home")
     home.open({Branch("bank-home"): {"1": 10_000}})
     with client.transaction() as tx:
         pay(order, tx.txid, tx.enlist(home_connection, home.name), tx.enlist(other_connection, other.name))
@@ -27,13 +27,8 @@ from raftcoord.databases.steps import ConnectionLost, SqlError, Statement
 from raftcoord.drills.audit import Books, Payment
 from raftcoord.drills.orders import HOME_BANK, Opening, Order
 from raftcoord.errors import RaftcoordError
-from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer, Server
+from raftcoord.processes.database_servers import DatabaseServer
 from raftcoord.types import Branch, State, TxId
-
-POSTGRESQL: Final = "postgresql"
-MARIADB: Final = "mariadb"
-SQLITE: Final = "sqlite"
-CALLED: Final = {POSTGRESQL: "PostgreSQL", MARIADB: "MariaDB", SQLITE: "SQLite"}
 
 LOCK_WAIT_S: Final = 5
 """How long an order waits for a row that another one holds (seconds)."""
@@ -45,13 +40,7 @@ _TABLES: Final = (
     "account VARCHAR(20) NOT NULL, cents BIGINT NOT NULL, PRIMARY KEY (order_id, txid))",
 )
 _ROWS_AT_ONCE: Final = 500
-_NOT_PATIENT: Final = {
-    POSTGRESQL: "SET lock_timeout = '1ms'",
-    MARIADB: "SET innodb_lock_wait_timeout = 0",
-    SQLITE: "PRAGMA busy_timeout = 0",
-}
-_LOCKED: Final = ("55P03", "1205", "SQLITE_CONSTRAINT_TRIGGER", "SQLITE_BUSY")
-"""lock_not_available, ER_LOCK_WAIT_TIMEOUT, the frozen file of SQLite, and another writer in it."""
+_NOT_PATIENT_MS: Final = 1
 
 _T = TypeVar("_T")
 
@@ -72,10 +61,7 @@ class DatabaseBanks:
         session = drivers.connect(self.url)
         connection = session.connection
         cursor = connection.cursor()
-        if session.dialect.name == "postgresql":
-            cursor.execute(f"SET lock_timeout = '{LOCK_WAIT_S}s'")
-        else:
-            cursor.execute(f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_S}")
+        cursor.execute(session.database.statements.lock_wait(LOCK_WAIT_S * 1000))
         cursor.close()
         if callable(connection.autocommit):
             connection.autocommit(False)
@@ -138,7 +124,7 @@ class DatabaseBanks:
             session.close()
 
 
-def raise_banks(server: Server | None, name: str, directory: Path | None = None) -> DatabaseBanks:
+def raise_banks(server: DatabaseServer | None, name: str, directory: Path | None = None) -> DatabaseBanks:
     """A new and empty database on ``server``, which runs, for the resource ``name``. None: a file of SQLite in ``directory``."""
     if server is None:
         assert directory is not None
@@ -146,11 +132,7 @@ def raise_banks(server: Server | None, name: str, directory: Path | None = None)
         with contextlib.closing(sqlite3.connect(path)) as made:
             made.execute("PRAGMA journal_mode = WAL")
         return DatabaseBanks(name, f"sqlite:///{path}")
-    if not isinstance(server, PostgreSqlServer | MariaDbServer):
-        raise TypeError(f"{type(server).__name__} is neither PostgreSQL nor MariaDB")
-    database = name.replace("-", "_")
-    DatabaseBanks(name, server.url()).rows(f"CREATE DATABASE {database}")
-    return DatabaseBanks(name, server.url(database))
+    return DatabaseBanks(name, server.make(name.replace("-", "_")))
 
 
 class AccountWatch:
@@ -181,7 +163,7 @@ class AccountWatch:
         try:
             self._sql(f"UPDATE accounts SET cents = cents {self._where}")
         except SqlError as error:
-            if error.code in _LOCKED:
+            if self._session is not None and error.code in self._session.database.statements.locked:
                 return False
             raise
         return True
@@ -201,7 +183,7 @@ class AccountWatch:
                 return work(self._session)
             self.close()
         self._session = drivers.connect(self.banks.url)
-        self._session.execute(Statement(_NOT_PATIENT[self._session.dialect.name], outside=True))
+        self._session.execute(Statement(self._session.database.statements.lock_wait(_NOT_PATIENT_MS), outside=True))
         return work(self._session)
 
 

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from raftcoord.drills.database_banks import CALLED, MARIADB, POSTGRESQL
+from raftcoord.databases.registry import named
 from raftcoord.drills.faults import FaultStep, FaultSteps
 from raftcoord.drills.orders import HOME_BANK, Opening
 from raftcoord.drills.paying_programs import PayingProgram, PayingPrograms
-from raftcoord.drills.props import Database
+from raftcoord.drills.props import PlannedDatabase
 from raftcoord.types import Branch
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ ORDERS: Final = Branch("orders")
 """The resource in MariaDB: all other banks."""
 
 
-def two_databases(opening: Opening) -> Mapping[Branch, Database]:
+def two_databases(opening: Opening) -> Mapping[Branch, PlannedDatabase]:
     """The home bank of ``opening`` in PostgreSQL, the others in MariaDB."""
     others = {bank: accounts for bank, accounts in opening.items() if bank != HOME_BANK}
     return {
-        LEDGER: Database(POSTGRESQL, {HOME_BANK: opening[HOME_BANK]}),
-        ORDERS: Database(MARIADB, others),
+        LEDGER: PlannedDatabase("postgresql", {HOME_BANK: opening[HOME_BANK]}),
+        ORDERS: PlannedDatabase("mariadb", others),
     }
 
 
@@ -73,11 +73,11 @@ async def kill_resolver_in_mid_commit(programs: PayingPrograms, program: PayingP
 async def kill_server(kind: str, stage: Stage) -> FaultSteps:
     """kill -9 of a database server: what was prepared there is finished when it is back."""
     await stage.kill_server(kind)
-    yield FaultStep(f"kill -9 of the {CALLED[kind]} server")
+    yield FaultStep(f"kill -9 of the {named(kind).title} server")
     await stage.start_server(kind)
     since_s = asyncio.get_running_loop().time()
     left = await asyncio.to_thread(stage.prepared, kind)
-    came_back = f"{CALLED[kind]} started again"
+    came_back = f"{named(kind).title} started again"
     if not left:
         yield FaultStep(f"{came_back}; no branch was left prepared there")
         return

@@ -1,82 +1,22 @@
-"""The drivers that programs reach databases through: how each connects and carries one statement out.
+"""The drivers that programs reach databases through, two by two, and how a statement is carried out through each.
 
-Owed: a driver that is not installed is told, and imported by nobody before it is asked for. Never: a judgement about what a
-driver raises; that is the resources' business.
+Owed: a driver that is not installed is reported, and imported by nobody before it is asked for.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Iterable, Iterator
-from itertools import product
+from itertools import combinations, product
 from typing import Any, Final, NamedTuple
-from urllib.parse import unquote
 
-from raftcoord.databases.urls import Url
-from raftcoord.drills.database_banks import MARIADB, POSTGRESQL, SQLITE
+from raftcoord.databases.database import Driver
+from raftcoord.databases.registry import DATABASES
 from raftcoord.errors import ConfigError
 
-_BUSY_S: Final = 5.0
-"""How long SQLite waits for another writer (s)."""
-
-
-class Driver(NamedTuple):
-    """``module``: what is imported; ``asynchronous``: its connections are for AsyncClient."""
-
-    name: str
-    kind: str
-    module: str
-    asynchronous: bool = False
-
-    @property
-    def installed(self) -> bool:
-        """Whether it can be imported here: some are there and lack a library of C."""
-        try:
-            importlib.import_module(self.module)
-        except ImportError:
-            return False
-        return True
-
-    def connect(self, url: str) -> Any:
-        """A connection as a program makes one, not in autocommit; to be awaited if the driver is asynchronous."""
-        module = importlib.import_module(self.module)
-        if self.kind == SQLITE:
-            return module.connect(unquote(url.partition(":///")[2]), timeout=_BUSY_S)
-        if self.name == "psycopg-async":
-            return module.AsyncConnection.connect(url)
-        if self.name in ("psycopg", "psycopg2", "asyncpg"):
-            return module.connect(url)
-        read = Url.parse(url, 0)
-        where: dict[str, Any] = {"host": read.host, "port": read.port, "user": read.user}
-        where["db" if self.name == "aiomysql" else "database"] = read.database
-        return module.connect(**where)
-
-
-_SYNCHRONOUS: Final = (
-    Driver("psycopg", POSTGRESQL, "psycopg"),
-    Driver("psycopg2", POSTGRESQL, "psycopg2"),
-    Driver("pg8000", POSTGRESQL, "pg8000.dbapi"),
-    Driver("pymysql", MARIADB, "pymysql"),
-    Driver("mysqlclient", MARIADB, "MySQLdb"),
-    Driver("mariadb", MARIADB, "mariadb"),
-    Driver("sqlite3", SQLITE, "sqlite3"),
-)
-_ASYNCHRONOUS: Final = (
-    Driver("psycopg-async", POSTGRESQL, "psycopg", True),
-    Driver("asyncpg", POSTGRESQL, "asyncpg", True),
-    Driver("asyncmy", MARIADB, "asyncmy", True),
-    Driver("aiomysql", MARIADB, "aiomysql", True),
-)
-DRIVERS: Final[dict[str, Driver]] = {driver.name: driver for driver in (*_SYNCHRONOUS, *_ASYNCHRONOUS)}
-PAIRS: Final = (
-    (POSTGRESQL, MARIADB),
-    (POSTGRESQL, SQLITE),
-    (MARIADB, SQLITE),
-    (POSTGRESQL, POSTGRESQL),
-    (MARIADB, MARIADB),
-    (SQLITE, SQLITE),
-)
+KINDS: Final = [database.name for database in DATABASES]
+DRIVERS: Final = {driver.name: driver for database in DATABASES for driver in database.drivers}
+PAIRS: Final = (*combinations(KINDS, 2), *zip(KINDS, KINDS, strict=True))
 
 
 class Couple(NamedTuple):
@@ -101,11 +41,11 @@ class Couple(NamedTuple):
 def couples() -> Iterator[Couple]:
     """Every pair through each driver: two kinds in every combination of their drivers, one kind with each driver twice."""
     for first_kind, second_kind in PAIRS:
-        for drivers in (_SYNCHRONOUS, (*_ASYNCHRONOUS, DRIVERS["sqlite3"])):
+        for asynchronous in (False, True):
+            drivers = [each for each in DRIVERS.values() if each.asynchronous is asynchronous or each.everywhere]
             firsts, seconds = ([each for each in drivers if each.kind == kind] for kind in (first_kind, second_kind))
             for couple in map(Couple._make, product(firsts, seconds)):
-                is_repeated = first_kind == SQLITE and drivers is not _SYNCHRONOUS
-                if not is_repeated and (first_kind != second_kind or couple.first == couple.second):
+                if couple.asynchronous is asynchronous and (first_kind != second_kind or couple.first == couple.second):
                     yield couple
 
 

@@ -13,27 +13,25 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from raftcoord.config import Config
-from raftcoord.databases import drivers
+from raftcoord.databases.database import NotHere
+from raftcoord.databases.registry import named
 from raftcoord.databases.resource_config import ResourceConfig
-from raftcoord.databases.steps import SqlError, Statement
 from raftcoord.drills.books import open_banks
-from raftcoord.drills.database_banks import CALLED, MARIADB, POSTGRESQL, DatabaseBanks, raise_banks
+from raftcoord.drills.database_banks import DatabaseBanks, raise_banks
 from raftcoord.drills.orders import Opening
 from raftcoord.drills.paying_programs import PayingProgram
 from raftcoord.errors import ConfigError, RaftcoordError
-from raftcoord.processes.database_servers import MariaDbServer, NotHere, PostgreSqlServer, Server
+from raftcoord.processes.database_servers import DatabaseServer
 from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 from raftcoord.processes.local_process import LocalProcess
 from raftcoord.types import Branch
 
-_PREPARED_MAX: Final = 500
 
-
-class Database(NamedTuple):
-    """A database of ``kind``, and the accounts in it. All of one kind but SQLite are on one server."""
+class PlannedDatabase(NamedTuple):
+    """A database of ``kind``, and the accounts in it. All of one kind are on one server, if it has servers."""
 
     kind: str
     opening: Opening
@@ -51,7 +49,7 @@ class StagePlan:
     seed: int
     opening: Opening = field(default_factory=dict)
     hosts: Mapping[str, tuple[Branch, ...]] = field(default_factory=dict)
-    databases: Mapping[Branch, Database] = field(default_factory=dict)
+    databases: Mapping[Branch, PlannedDatabase] = field(default_factory=dict)
     clients: int = 12
     node_module: str = "raftcoord.node"
 
@@ -75,7 +73,7 @@ class Props:
         self.files = open_banks(directory, plan.opening)
         self.cluster = self._cluster(write_local_config(directory, plan.nodes))
         self.hosts = {name: self._host(name, banks) for name, banks in plan.hosts.items()}
-        self.servers: dict[str, Server] = {}
+        self.servers: dict[str, DatabaseServer] = {}
         self.banks: dict[str, DatabaseBanks] = {}
         self.programs: list[PayingProgram] = []
         self._raising = threading.Lock()
@@ -105,26 +103,20 @@ class Props:
 
     def _raise_server(self, kind: str) -> None:
         try:
-            if kind == POSTGRESQL:
-                self.servers[kind] = PostgreSqlServer(durable=True, prepared=_PREPARED_MAX)
-            elif kind == MARIADB:
-                self.servers[kind] = MariaDbServer(durable=True)
-            else:
-                return
-            self.servers[kind].start()
+            if named(kind).server is not None:
+                self.servers[kind] = DatabaseServer(kind, durable=True)
+                self.servers[kind].start()
         except NotHere as error:
             raise ConfigError(str(error)) from error
         except RuntimeError as error:
-            raise RaftcoordError(f"{CALLED[kind]} cannot be started: {error}") from None
-        if kind == POSTGRESQL:
-            _hasten(self.servers[kind])
+            raise RaftcoordError(f"{named(kind).title} cannot be started: {error}") from None
 
     def stop_servers(self) -> None:
         """End them and what they have stored; their logs are kept with the other files."""
         with self._raising:
             for kind, server in self.servers.items():
                 with contextlib.suppress(OSError):
-                    shutil.copyfile(server.log, self.directory / f"{CALLED[kind]}.log")
+                    shutil.copyfile(server.log, self.directory / f"{named(kind).title}.log")
                 server.stop()
             self.servers.clear()
 
@@ -136,12 +128,3 @@ class Props:
                 stack.callback(self.cluster.kill, node.name)
             for process in (*self.hosts.values(), self.cluster.resolver, *(each.process for each in self.programs)):
                 stack.callback(process.kill)
-
-
-def _hasten(server: Server) -> None:
-    """After a crash PostgreSQL syncs every file of its directory, one by one; from version 14 the filesystem at once."""
-    assert isinstance(server, PostgreSqlServer)
-    session = drivers.connect(server.url())
-    with contextlib.suppress(SqlError):
-        session.execute(Statement("ALTER SYSTEM SET recovery_init_sync_method = 'syncfs'", outside=True))
-    session.close()

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from raftcoord.client.asynchronous import AsyncClient
+from raftcoord.databases.registry import named
 from raftcoord.databases.steps import ConnectionLost
 from raftcoord.drills.audit import Books, LedgerRow
 from raftcoord.drills.books import prepared_count, read_books
-from raftcoord.drills.database_banks import CALLED
 from raftcoord.drills.faults import Leader
 from raftcoord.drills.node_link import NodeLink, eventually, leader_among, shown_by
 from raftcoord.drills.paying_programs import PayingProgram, PayingWork
@@ -270,7 +270,7 @@ class Stage:
         try:
             await asyncio.to_thread(self.props.servers[kind].start)
         except RuntimeError as error:
-            raise RaftcoordError(f"{CALLED[kind]} did not come back: {error}") from None
+            raise RaftcoordError(f"{named(kind).title} did not come back: {error}") from None
 
 
 def _takes_part(node: dict[str, Any] | None) -> bool:

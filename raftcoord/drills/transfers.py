@@ -23,7 +23,7 @@ from typing import Final
 
 from raftcoord.drills import orders as order_files
 from raftcoord.drills.audit import Violation
-from raftcoord.drills.database_banks import MARIADB, DatabaseBanks
+from raftcoord.drills.database_banks import DatabaseBanks
 from raftcoord.drills.database_faults import LEDGER, ORDERS, kill_program, kill_resolver, two_databases
 from raftcoord.drills.faults import Fault, kill_node
 from raftcoord.drills.load import wait_until
@@ -186,9 +186,9 @@ class _Transfers:
         if found.total > self._hidden:
             self._hidden = found.total
             self._trial.event("fault", f"damage is recorded: {found.shown[0].what}; MariaDB is started anew")
-            await self._stage.kill_server(MARIADB)
-            await self._stage.start_server(MARIADB)
-            self._killed[MARIADB] += 1
+            await self._stage.kill_server("mariadb")
+            await self._stage.start_server("mariadb")
+            self._killed["mariadb"] += 1
 
     # -- the end ----------------------------------------------------------------------------------------------------
 

@@ -28,13 +28,12 @@ from django.db.transaction import TransactionManagementError
 
 from raftcoord.client.synchronous import Client
 from raftcoord.client.transaction import Transaction
-from raftcoord.databases import drivers
+from raftcoord.databases import drivers, registry
 from raftcoord.errors import Aborted, LocalProtocolError
 from raftcoord.types import checked_branch
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_VENDORS = ("postgresql", "mysql", "sqlite")
 
 
 class atomic:
@@ -139,9 +138,10 @@ class _Held:
     def check_fit(self) -> None:
         """Raise LocalProtocolError unless a block can begin."""
         what = f"alias {self.wrapper.alias!r} (branch {self.branch!r})"
-        if self.wrapper.vendor not in _VENDORS:
+        vendors = [database.django for database in registry.DATABASES if database.django]
+        if self.wrapper.vendor not in vendors:
             raise LocalProtocolError(
-                f"{what}: Django's backend {self.wrapper.vendor} is not supported here; {', '.join(_VENDORS)} are"
+                f"{what}: Django's backend {self.wrapper.vendor} is not supported here; {', '.join(vendors)} are"
             )
         if getattr(getattr(self.wrapper, "pool", None), "close_returns", False):
             raise LocalProtocolError(
@@ -166,7 +166,7 @@ class _Held:
         wrapper.set_autocommit(False)
         self.raw = wrapper.connection
         given = tx.enlist(self.raw, self.branch)
-        if wrapper.vendor == "sqlite":
+        if given is not self.raw:  # a session that records what the program does
             from raftcoord.integrations.django_sqlite import Recorded
 
             wrapper.connection = Recorded(given)

@@ -37,18 +37,12 @@ from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.client.deadlines import TIMEOUT_S
 from raftcoord.client.synchronous import Client
 from raftcoord.client.transaction import Transaction
+from raftcoord.databases import registry
 from raftcoord.errors import Aborted, LocalProtocolError
 from raftcoord.integrations import sqlalchemy_branches
 from raftcoord.types import Branch, Outcome, TxId, Verdict, checked_branch
 
 _E = TypeVar("_E", bound=Engine | sa_asyncio.AsyncEngine)
-
-_DRIVERS: Final = {
-    *("psycopg", "psycopg_async", "psycopg2", "pg8000", "asyncpg"),
-    *("pymysql", "mysqldb", "mariadbconnector", "asyncmy", "aiomysql"),
-    "pysqlite",
-}
-"""SQLAlchemy's names of the drivers that are known."""
 
 _NAME: Final = "raftcoord_branch"
 """Where a dialect bears the name that its engine is attached as."""
@@ -62,9 +56,10 @@ def attach(engine: _E, name: str) -> _E:
     branch = checked_branch(name)
     sync_engine = engine.sync_engine if isinstance(engine, sa_asyncio.AsyncEngine) else engine
     dialect = sync_engine.dialect
-    if dialect.driver not in _DRIVERS:
+    known = {called for database in registry.DATABASES for driver in database.drivers for called in driver.sqlalchemy}
+    if dialect.driver not in known:
         raise LocalProtocolError(
-            f"engine {name!r}: {dialect.name}+{dialect.driver} cannot take part; the drivers are {', '.join(sorted(_DRIVERS))}"
+            f"engine {name!r}: {dialect.name}+{dialect.driver} cannot take part; the drivers are {', '.join(sorted(known))}"
         )
     standing = getattr(dialect, _NAME, None)
     if standing not in (None, branch):

@@ -46,7 +46,7 @@ class _PooledBase(Session):
 
     def __init__(self, outer: Connection, inner: Session | AsyncSession) -> None:
         super().__init__(inner.connection, inner.branch)
-        self.dialect = inner.dialect
+        self.database = inner.database
         self._outer = outer
         self._inner = inner
         self._info = outer.connection.info
@@ -76,13 +76,13 @@ class _PooledBase(Session):
         return self._inner.is_failed()
 
     def check_fit(self) -> None:
-        """By the driver's own rule. What a listener or a ping of the pool has begun in PostgreSQL goes on as the branch's.
+        """By the driver's own rule. What a listener or a ping of the pool has begun goes on as the branch's, where it can.
 
         A pool that gives one connection to two sessions would put the work of both into one branch.
         """
         if _OPEN in self._info:
             raise self.unfit("is in another session's transaction", "use a pool that gives each its own")
-        if self.dialect.name == "postgresql":
+        if self.database.joins:
             super().check_fit()
         else:
             self._inner.check_fit()

@@ -49,7 +49,7 @@ allow_remote: false
 # other value, comes from the environment; in a url it is read by the resolver alone: nodes hold no credentials.
 #resources:
 #  - {{name: ledger, url: "postgresql://app:${{PG_PASSWORD}}@127.0.0.1:5432/shop"}}
-#  - {{name: orders, url: "mysql://app:${{MY_PASSWORD}}@127.0.0.1:3306/shop"}}
+#  - {{name: orders, url: "mariadb://app:${{MY_PASSWORD}}@127.0.0.1:3306/shop"}}
 """
 
 _NUMBERS: Final = {

@@ -1,6 +1,6 @@
 """A simulated database: what PostgreSQL and MariaDB do with prepared branches, and nothing else of them.
 
-It reads the very statements that the dialects write (resources/postgresql.py, resources/mariadb.py), one table of marks, and one
+It reads the very statements that the dialects write (databases/postgresql, databases/mariadb), one table of marks, and one
 number, which a branch adds to. What was answered is durable. What a real server does that misled others, it does as well
 (database_mariadb.py, database_postgresql.py).
 

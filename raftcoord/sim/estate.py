@@ -266,5 +266,4 @@ class Estate:
 
 
 def _config(server: Server) -> ResourceConfig:
-    kind = {"mariadb": "mysql"}.get(server.kind, server.kind)
-    return ResourceConfig(BranchName(server.name), f"{kind}://app@{server.name}/{server.name}")
+    return ResourceConfig(BranchName(server.name), f"{server.kind}://app@{server.name}/{server.name}")

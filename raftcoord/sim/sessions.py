@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from raftcoord import limits
-from raftcoord.databases.dialects import DIALECTS
+from raftcoord.databases.registry import named
 from raftcoord.databases.session import AsyncSession, Base, Session
 from raftcoord.databases.steps import ConnectionLost, Result, Statement
 from raftcoord.sim.blocking import Blocking
@@ -28,7 +28,7 @@ class _Base(Base):
 
     def __init__(self, connection: Connection, branch: Branch) -> None:
         super().__init__(connection, branch)
-        self.dialect = DIALECTS[connection.server.kind]
+        self.database = named(connection.server.kind)
         self.at_once = connection.server.kind == "postgresql"
 
     def is_closed(self) -> bool:

@@ -15,9 +15,10 @@ import pytest
 from raftcoord.bench import databases as bench_databases
 from raftcoord.bench.databases import Bank, Compared, Rate
 from raftcoord.bench.measuring import BenchOptions, BenchReport
+from raftcoord.databases.database import NotHere
 from raftcoord.databases.steps import Statement
 from raftcoord.errors import ConfigError, RaftcoordError
-from raftcoord.processes.database_servers import NotHere, PostgreSqlServer, Server
+from raftcoord.processes.database_servers import DatabaseServer
 from raftcoord.types import TxId
 
 
@@ -30,7 +31,7 @@ def temp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def bank() -> Iterator[Bank]:
-    made = Bank(PostgreSqlServer, "first")
+    made = Bank("postgresql", "first")
     with contextlib.closing(made):
         yield made
 
@@ -67,7 +68,7 @@ def test_a_bank_whose_books_do_not_agree_is_no_rate(bank: Bank, spoil: list[str]
 
 
 def test_a_transfer_that_fails_is_an_error_and_no_rate(
-    postgresql: PostgreSqlServer, temp: Path, monkeypatch: pytest.MonkeyPatch
+    postgresql: DatabaseServer, temp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench_databases, "_CENTS", 0)
     with pytest.raises(RaftcoordError, match=r"a transfer failed: OrderRefused: .* would be overdrawn"):
@@ -75,12 +76,12 @@ def test_a_transfer_that_fails_is_an_error_and_no_rate(
 
 
 def test_a_server_that_is_not_installed_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(self: Server, **_: Any) -> None:
+    def absent(self: DatabaseServer, kind: str, **_: Any) -> None:
         raise NotHere("no PostgreSQL server is installed (apt-get install postgresql)")
 
-    monkeypatch.setattr(PostgreSqlServer, "__init__", absent)
+    monkeypatch.setattr(DatabaseServer, "__init__", absent)
     with pytest.raises(ConfigError, match=r"apt-get install postgresql.*--pairs"):
-        Bank(PostgreSqlServer, "first")
+        Bank("postgresql", "first")
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import psycopg
 import pymysql
 
 from raftcoord.databases import drivers
-from raftcoord.databases.dialects import DIALECTS
-from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
+from raftcoord.databases.registry import named
+from raftcoord.processes.database_servers import DatabaseServer
 from raftcoord.types import TxId
 
 CREATE = "CREATE TABLE accounts (name VARCHAR(20) PRIMARY KEY, amount BIGINT NOT NULL)"
@@ -24,7 +24,7 @@ class Bank:
 
     def __init__(self, url: str, *, marks: bool = True) -> None:
         self.url = url
-        self.dialect = DIALECTS[self.kind]
+        self.dialect = named(self.kind).dialect
         self.other = drivers.connect(url)
         self.sql(CREATE)
         self.sql("INSERT INTO accounts VALUES ('alice', 100)")
@@ -64,7 +64,7 @@ class PostgreSqlBank(Bank):
     kind = "postgresql"
     count = 0
 
-    def __init__(self, server: PostgreSqlServer, *, marks: bool = True) -> None:
+    def __init__(self, server: DatabaseServer, *, marks: bool = True) -> None:
         type(self).count += 1
         self.server, self.database = server, f"bank{self.count}"
         with psycopg.connect(server.url(), autocommit=True) as admin:
@@ -79,7 +79,7 @@ class MariaDbBank(Bank):
     kind = "mariadb"
     count = 0
 
-    def __init__(self, server: MariaDbServer, *, marks: bool = True) -> None:
+    def __init__(self, server: DatabaseServer, *, marks: bool = True) -> None:
         type(self).count += 1
         self.server, self.database = server, f"bank{self.count}"
         admin = drivers.connect(server.url())

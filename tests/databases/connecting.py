@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import inspect
 from collections.abc import AsyncIterator, Callable
@@ -10,6 +11,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+
+from raftcoord.databases import registry
 
 from .banks import Bank, MariaDbBank, PostgreSqlBank
 
@@ -86,3 +89,18 @@ async def say(connection: Any, sql: str) -> None:
 async def commit(connection: Any) -> None:
     if not hasattr(connection, "fetchrow"):
         await finished(connection.commit())
+
+
+def the_only(module: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As if no other driver of its database were installed than the one whose top-level module this is; the database's kind."""
+    (found,) = [
+        (database, driver)
+        for database in registry.DATABASES
+        for driver in database.drivers
+        if driver.module.partition(".")[0] == module and not driver.asynchronous
+    ]
+    database, driver = found
+    alone = dataclasses.replace(database, drivers=(driver,))
+    known = tuple(alone if each is database else each for each in registry.DATABASES)
+    monkeypatch.setattr(registry, "DATABASES", known)
+    return database.name

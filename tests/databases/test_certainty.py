@@ -27,7 +27,7 @@ from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.config import Config
 from raftcoord.databases import drivers, gid
 from raftcoord.databases.steps import ConnectionLost, Effect
-from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
+from raftcoord.processes.database_servers import DatabaseServer
 
 from .banks import MariaDbBank, PostgreSqlBank
 
@@ -48,7 +48,7 @@ class Meddled(Client):
 class World:
     """Two banks, and a connection to each."""
 
-    def __init__(self, postgresql: PostgreSqlServer, mariadb: MariaDbServer, client: Meddled) -> None:
+    def __init__(self, postgresql: DatabaseServer, mariadb: DatabaseServer, client: Meddled) -> None:
         self.client, self.cluster = client, client.cluster_id()
         self.ledger, self.orders = PostgreSqlBank(postgresql), MariaDbBank(mariadb)
         self.pg, self.my = self.ledger.connect(), self.orders.connect()
@@ -96,7 +96,7 @@ class World:
 
 
 @pytest.fixture
-def world(postgresql: PostgreSqlServer, mariadb: MariaDbServer, config: Config, client: Client) -> Iterator[World]:
+def world(postgresql: DatabaseServer, mariadb: DatabaseServer, config: Config, client: Client) -> Iterator[World]:
     with Meddled(AsyncClient.from_config(config)) as meddled:
         made = World(postgresql, mariadb, meddled)
         yield made

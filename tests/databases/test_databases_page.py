@@ -12,21 +12,19 @@ import pytest
 
 from raftcoord import Client
 from raftcoord.config import Config
-from raftcoord.databases import drivers
-from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
+from raftcoord.databases import registry
+from raftcoord.processes.database_servers import DatabaseServer
 
 from .banks import MariaDbBank, PostgreSqlBank
 from .connecting import ASYNC, SYNC
 
 PAGE = (Path(__file__).parents[2] / "docs" / "databases.md").read_text()
-NAMES = {"pymysql": "PyMySQL", "MySQLdb": "mysqlclient"}
-"""Of packages whose module is called otherwise."""
 YES = {True: "yes", False: "no"}
 
 
 @pytest.mark.parametrize("kind", ["with", "async with"])
 def test_the_programs_of_the_page_run_as_written(
-    kind: str, config: Config, client: Client, postgresql: PostgreSqlServer, mariadb: MariaDbServer
+    kind: str, config: Config, client: Client, postgresql: DatabaseServer, mariadb: DatabaseServer
 ) -> None:
     ledger, orders = PostgreSqlBank(postgresql), MariaDbBank(mariadb)
     (program,) = re.findall(rf"^```python {kind}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -62,9 +60,14 @@ def test_the_table_of_drivers_is_the_list_of_drivers_and_each_is_tried() -> None
         [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")
     ][2:]
     told = {row[0]: tuple(row[3:5]) for row in rows}
+    drivers = [driver for database in registry.DATABASES for driver in database.drivers]
     known = {
-        NAMES.get(module, module): (YES[module in drivers._SYNC], YES[module in drivers._ASYNC or module == "sqlite3"])
-        for module in {*drivers._SYNC, *drivers._ASYNC}
+        name: (
+            YES[any(not each.asynchronous for each in same)],
+            YES[any(each.asynchronous or each.everywhere for each in same)],
+        )
+        for name in {driver.called for driver in drivers}
+        if (same := [driver for driver in drivers if driver.called == name])
     }
     assert told == known
     tried = {name.lower(): (YES[name in SYNC], YES[name in ASYNC]) for name in {*SYNC, *ASYNC}}

@@ -12,20 +12,20 @@ import pytest
 
 from raftcoord import Aborted, Client, ConfigError, LocalProtocolError, TxId
 from raftcoord.databases import drivers, gid
-from raftcoord.databases.dialects import DIALECTS
 from raftcoord.databases.gid import XA_PART_BYTES_MAX, Gid
+from raftcoord.databases.registry import named
 from raftcoord.databases.session import Session
 from raftcoord.databases.steps import Effect, Result, SqlError, Statement
-from raftcoord.processes.database_servers import MariaDbServer
+from raftcoord.processes.database_servers import DatabaseServer
 
 from .banks import MariaDbBank, SqliteBank
 
-MY = DIALECTS["mariadb"]
+MY = named("mariadb").dialect
 CLUSTER = "00000000000000aa"
 
 
 @pytest.fixture
-def bank(mariadb: MariaDbServer) -> Iterator[MariaDbBank]:
+def bank(mariadb: DatabaseServer) -> Iterator[MariaDbBank]:
     made = MariaDbBank(mariadb)
     yield made
     made.close()
@@ -163,7 +163,7 @@ def test_a_deadlock_victim_that_goes_on_is_rolled_back_and_the_connection_serves
     victim.close()
 
 
-def test_a_database_without_the_marks_is_said_at_enlist(client: Client, mariadb: MariaDbServer) -> None:
+def test_a_database_without_the_marks_is_said_at_enlist(client: Client, mariadb: DatabaseServer) -> None:
     bank = MariaDbBank(mariadb, marks=False)
     connection = bank.connect()
     with (
@@ -174,7 +174,7 @@ def test_a_database_without_the_marks_is_said_at_enlist(client: Client, mariadb:
     bank.add(connection, 1)  # and it serves again
     connection.commit()
     assert bank.balance() == 101
-    (finding, *_) = bank.other.run(MY.check())
+    (finding, *_) = bank.other.run(bank.other.database.checks.check())
     assert finding.fatal
     connection.close()
     bank.close()

@@ -12,19 +12,19 @@ import pytest
 
 from raftcoord import Aborted, Client, ConfigError, LocalProtocolError, State, TxId
 from raftcoord.databases import drivers, gid
-from raftcoord.databases.dialects import DIALECTS
 from raftcoord.databases.gid import POSTGRESQL_BYTES_MAX, Gid
+from raftcoord.databases.registry import named
 from raftcoord.databases.steps import Effect, NotPossible, Result, SqlError, Statement, Steps
-from raftcoord.processes.database_servers import PostgreSqlServer
+from raftcoord.processes.database_servers import DatabaseServer
 
 from .banks import PostgreSqlBank, SqliteBank
 
-PG = DIALECTS["postgresql"]
+PG = named("postgresql").dialect
 CLUSTER = "00000000000000aa"
 
 
 @pytest.fixture
-def bank(postgresql: PostgreSqlServer) -> Iterator[PostgreSqlBank]:
+def bank(postgresql: DatabaseServer) -> Iterator[PostgreSqlBank]:
     made = PostgreSqlBank(postgresql)
     yield made
     made.close()
@@ -65,7 +65,7 @@ def _saying(statement: Statement) -> Steps[Result]:
 
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "pg8000"])
 def test_a_swallowed_failure_is_no_yes(
-    postgresql: PostgreSqlServer, client: Client, driver: str, other: SqliteBank
+    postgresql: DatabaseServer, client: Client, driver: str, other: SqliteBank
 ) -> None:
     bank = PostgreSqlBank(postgresql)
     connect: Any = {
@@ -177,7 +177,7 @@ def test_what_cannot_be_prepared_aborts_and_says_what(
 
 
 def test_max_prepared_transactions_zero_is_said_at_enlist_with_what_to_change(client: Client) -> None:
-    server = PostgreSqlServer(prepared=0)
+    server = DatabaseServer("postgresql", settings={"max_prepared_transactions": "0"})
     try:
         server.start()
         connection = psycopg.connect(server.url())
@@ -188,7 +188,7 @@ def test_max_prepared_transactions_zero_is_said_at_enlist_with_what_to_change(cl
             tx.enlist(connection, "bank")
         assert connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
         session = drivers.connect(server.url())
-        (finding, *_) = session.run(PG.check())
+        (finding, *_) = session.run(session.database.checks.check())
         assert finding.fatal
         assert "max_prepared_transactions" in finding.what
         session.close()
@@ -230,7 +230,7 @@ def test_a_gid_that_is_gone_is_a_question_which_the_mark_answers(bank: PostgreSq
     assert bank.balance() == 101
 
 
-def test_without_marks_it_is_not_known(postgresql: PostgreSqlServer) -> None:
+def test_without_marks_it_is_not_known(postgresql: DatabaseServer) -> None:
     bank = PostgreSqlBank(postgresql, marks=False)
     made = prepared(bank, marks=False)
     assert bank.other.run(PG.commit_prepared(made)) is Effect.COMMITTED
@@ -238,7 +238,7 @@ def test_without_marks_it_is_not_known(postgresql: PostgreSqlServer) -> None:
     bank.close()
 
 
-def test_another_database_lists_it_and_cannot_end_it(bank: PostgreSqlBank, postgresql: PostgreSqlServer) -> None:
+def test_another_database_lists_it_and_cannot_end_it(bank: PostgreSqlBank, postgresql: DatabaseServer) -> None:
     made = prepared(bank)
     stranger = drivers.connect(postgresql.url())
     (listed,) = [each for each in stranger.run(PG.list_prepared(CLUSTER)) if each.gid == made]
@@ -344,7 +344,7 @@ def test_listen_and_temporary_tables_are_0a000_at_the_prepare(bank: PostgreSqlBa
     assert not bank.prepared()
 
 
-def test_a_commit_in_another_database_is_0a000(bank: PostgreSqlBank, postgresql: PostgreSqlServer) -> None:
+def test_a_commit_in_another_database_is_0a000(bank: PostgreSqlBank, postgresql: DatabaseServer) -> None:
     made, elsewhere = prepared(bank), PostgreSqlBank(postgresql)
     assert refused(elsewhere, f"COMMIT PREPARED '{made}'") == "0A000"
     elsewhere.close()

@@ -12,15 +12,15 @@ import pytest
 
 from raftcoord import Client, LocalProtocolError, TxId, Unavailable
 from raftcoord.databases import drivers, gid
-from raftcoord.databases.dialects import DIALECTS
 from raftcoord.databases.gid import Gid
+from raftcoord.databases.registry import named
 from raftcoord.databases.session import Session
 from raftcoord.databases.sqlite.rows import REPLAY_FAILED
 from raftcoord.databases.steps import Effect, SqlError
 
 from .banks import SqliteBank
 
-LITE = DIALECTS["sqlite"]
+LITE = named("sqlite").dialect
 CLUSTER = "00000000000000aa"
 
 

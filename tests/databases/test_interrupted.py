@@ -14,8 +14,8 @@ import pytest
 from raftcoord import AsyncClient, Client, TxId
 from raftcoord.config import Config
 from raftcoord.databases import drivers, gid
-from raftcoord.databases.dialects import DIALECTS
 from raftcoord.databases.gid import Gid
+from raftcoord.databases.registry import named
 from raftcoord.databases.session import Session
 from raftcoord.databases.sqlite.drivers import SqliteSession
 from raftcoord.databases.steps import Effect, Result, Statement, Steps
@@ -24,7 +24,7 @@ from raftcoord.types import Branch
 from .banks import Bank, SqliteBank
 from .connecting import ASYNC, SYNC, Made, add, commit, connected, say
 
-LITE = DIALECTS["sqlite"]
+LITE = named("sqlite").dialect
 ADD = "UPDATE accounts SET amount = amount + 1 WHERE name = 'alice'"
 
 

@@ -12,14 +12,14 @@ import pytest
 from raftcoord import AsyncClient, Client, ConfigError, LocalProtocolError, TxId
 from raftcoord.config import Config
 from raftcoord.databases import gid as gids
-from raftcoord.databases.dialects import DIALECTS
 from raftcoord.databases.owners import Marks, Owner, check, read
+from raftcoord.databases.registry import named
 from raftcoord.databases.resolver.claiming import claim, elsewhere
 from raftcoord.databases.resolver.listing import make_marks
 from raftcoord.databases.resolver.resource import Resource
 from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.databases.steps import Result
-from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
+from raftcoord.processes.database_servers import DatabaseServer
 from raftcoord.types import Branch
 
 from .banks import Bank, MariaDbBank, PostgreSqlBank, SqliteBank
@@ -108,7 +108,7 @@ def test_a_database_of_another_cluster_is_refused(client: Client, pair: Pair) ->
     assert bank.balance() == 101
 
 
-def test_another_database_of_the_server_without_marks_is_refused(client: Client, postgresql: PostgreSqlServer) -> None:
+def test_another_database_of_the_server_without_marks_is_refused(client: Client, postgresql: DatabaseServer) -> None:
     bank = PostgreSqlBank(postgresql, marks=False)
 
     def block() -> None:
@@ -139,7 +139,7 @@ def test_marks_from_before_are_taken_on_trust_until_they_are_named(client: Clien
 
 @pytest.mark.parametrize("driver", [name for name, made in SYNC.items() if made[0] != "sqlite"])
 def test_it_is_found_through_every_driver(
-    driver: str, client: Client, postgresql: PostgreSqlServer, mariadb: MariaDbServer
+    driver: str, client: Client, postgresql: DatabaseServer, mariadb: DatabaseServer
 ) -> None:
     kind, connect = SYNC[driver]
     bank = PostgreSqlBank(postgresql) if kind == "postgresql" else MariaDbBank(mariadb)
@@ -160,7 +160,7 @@ def test_it_is_found_through_every_driver(
 
 @pytest.mark.parametrize("driver", [name for name, made in ASYNC.items() if made[0] != "sqlite"])
 async def test_it_is_found_through_every_asynchronous_driver(
-    driver: str, config: Config, client: Client, postgresql: PostgreSqlServer, mariadb: MariaDbServer
+    driver: str, config: Config, client: Client, postgresql: DatabaseServer, mariadb: DatabaseServer
 ) -> None:
     bank = PostgreSqlBank(postgresql) if ASYNC[driver][0] == "postgresql" else MariaDbBank(mariadb)
     bank.other.run(bank.dialect.add_owner(Owner(client.cluster_id(), "orders")))
@@ -180,7 +180,7 @@ async def test_it_is_found_through_every_asynchronous_driver(
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
 def test_looking_whose_it_is_costs_no_round_trip_of_its_own(kind: str) -> None:
     gid = gids.make(OTHER_CLUSTER, TxId.new(), "ledger")
-    steps = DIALECTS[kind].begin(gid, checked=False)
+    steps = named(kind).dialect.begin(gid, checked=False)
     next(steps)
     if kind == "mariadb":
         steps.send(Result([], None, 0))

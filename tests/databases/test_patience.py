@@ -20,7 +20,7 @@ from raftcoord.databases.postgresql import drivers as postgresql_drivers
 from raftcoord.databases.steps import ConnectionLost, Effect
 
 from .banks import Bank, SqliteBank
-from .connecting import ASYNC, SYNC, Made, add, connected
+from .connecting import ASYNC, SYNC, Made, add, connected, the_only
 from .proxy import Proxy, mute, proxied
 
 _T = TypeVar("_T")
@@ -79,7 +79,7 @@ class TestOurOwnConnections:
         """As if no other driver were installed."""
         module = {"mysqlclient": "MySQLdb"}.get(name, name)
         pytest.importorskip(module)
-        monkeypatch.setitem(drivers._URLS, {"mariadb": "mysql"}.get(driver[0], driver[0]), (module,))
+        assert the_only(module, monkeypatch) == driver[0]
 
     def test_a_protocol_ends_though_nothing_is_answered(self, impatient: None, only: None, bank: Bank) -> None:
         with proxied(bank) as (behind, proxy):

@@ -23,21 +23,21 @@ from raftcoord import COMMIT, Aborted, AsyncClient, Client, TxId, limits
 from raftcoord.config import Config
 from raftcoord.databases import drivers
 from raftcoord.databases import gid as gids
-from raftcoord.databases.dialects import DIALECTS
 from raftcoord.databases.mariadb.drivers import PyMySqlSession
+from raftcoord.databases.registry import named
 from raftcoord.databases.resolver.resource import Resource
 from raftcoord.databases.resolver.seen import Seen
 from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.databases.session import Session
 from raftcoord.databases.steps import Effect, Result, SqlError, Statement
-from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
+from raftcoord.processes.database_servers import DatabaseServer
 from raftcoord.types import Branch
 
 from .banks import MariaDbBank, PostgreSqlBank, SqliteBank
 from .nodes import Nodes, running
 from .test_resolver import leave
 
-MY = DIALECTS["mariadb"]
+MY = named("mariadb").dialect
 LOOKS_MAX = 500
 
 
@@ -73,7 +73,7 @@ def nodes() -> Iterator[Nodes]:
 
 
 @pytest.fixture
-def my(mariadb: MariaDbServer) -> Iterator[MariaDbBank]:
+def my(mariadb: DatabaseServer) -> Iterator[MariaDbBank]:
     made = MariaDbBank(mariadb)
     yield made
     made.close()
@@ -138,7 +138,7 @@ def test_an_ok_whose_branch_is_hidden_is_damage_until_a_restart_shows_it_and_is_
 
 @pytest.mark.parametrize("name", ["psycopg-async", "asyncpg"])
 async def test_a_swallowed_failure_is_no_yes_through_an_asynchronous_driver(
-    postgresql: PostgreSqlServer, config: Config, client: Client, tmp_path: Path, name: str
+    postgresql: DatabaseServer, config: Config, client: Client, tmp_path: Path, name: str
 ) -> None:
     bank, other = PostgreSqlBank(postgresql), SqliteBank(tmp_path / "other.db")
     async with AsyncClient.from_config(config) as asynchronous:
@@ -172,7 +172,7 @@ def test_what_is_called_committed_right_after_the_preparing_session_closed_is_in
 ) -> None:
     """FACTS: 1397 in 1248 of 4000, and 2 of 4000 answered OK and did not commit. Here: none of those is called committed."""
     branches, workers = 8_000, 8
-    server = MariaDbServer()
+    server = DatabaseServer("mariadb")
     try:
         server.start()
         bank = MariaDbBank(server)

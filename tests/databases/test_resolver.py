@@ -29,7 +29,7 @@ from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.databases.session import Session
 from raftcoord.databases.steps import Effect
 from raftcoord.errors import RemoteProtocolError
-from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
+from raftcoord.processes.database_servers import DatabaseServer
 from raftcoord.types import Branch, State, Verdict
 
 from .banks import Bank, MariaDbBank, PostgreSqlBank, SqliteBank
@@ -70,14 +70,14 @@ def bank_of(kind: str, request: pytest.FixtureRequest, tmp_path: Path, *, marks:
 
 
 @pytest.fixture
-def pg(postgresql: PostgreSqlServer) -> Iterator[PostgreSqlBank]:
+def pg(postgresql: DatabaseServer) -> Iterator[PostgreSqlBank]:
     made = PostgreSqlBank(postgresql)
     yield made
     made.close()
 
 
 @pytest.fixture
-def my(mariadb: MariaDbServer) -> Iterator[MariaDbBank]:
+def my(mariadb: DatabaseServer) -> Iterator[MariaDbBank]:
     made = MariaDbBank(mariadb)
     yield made
     made.close()
@@ -353,7 +353,7 @@ def test_an_old_abort_is_looked_at_again_behind_a_page_of_newer_ones(
 
 
 def test_without_marks_nothing_is_inferred_of_a_branch_that_is_gone(
-    postgresql: PostgreSqlServer, nodes: Nodes, looking: Look
+    postgresql: DatabaseServer, nodes: Nodes, looking: Look
 ) -> None:
     bank = PostgreSqlBank(postgresql, marks=False)
     gid = leave(bank, nodes.gid(new_name()))
@@ -530,7 +530,7 @@ def test_a_txid_from_the_future_is_reported_and_stops_nothing_else(pg: Bank, nod
 def test_a_database_that_is_away_is_one_line_in_the_log_and_looked_at_at_once_when_it_is_back(
     nodes: Nodes, looking: Look, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = PostgreSqlServer(durable=True)
+    server = DatabaseServer("postgresql", durable=True)
     try:
         server.start()
         bank = PostgreSqlBank(server)
@@ -588,7 +588,7 @@ def test_without_nodes_nothing_is_touched(bank: Bank, nodes: Nodes, looking: Loo
 
 def test_each_change_of_trouble_is_told(nodes: Nodes, looking: Look, caplog: pytest.LogCaptureFixture) -> None:
     """A database lost while the nodes were missing is news: the operator must not look at the nodes alone."""
-    server = PostgreSqlServer()
+    server = DatabaseServer("postgresql")
     try:
         server.start()
         with running() as gone:

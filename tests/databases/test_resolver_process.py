@@ -18,7 +18,7 @@ from raftcoord import COMMIT, Client, TxId, limits
 from raftcoord.config import Config
 from raftcoord.databases import drivers
 from raftcoord.databases import gid as gids
-from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
+from raftcoord.processes.database_servers import DatabaseServer
 from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 from raftcoord.processes.local_process import LocalProcess
 
@@ -93,7 +93,7 @@ class Shop:
 
 @pytest.fixture(scope="module")
 def shop(
-    postgresql: PostgreSqlServer, mariadb: MariaDbServer, tmp_path_factory: pytest.TempPathFactory
+    postgresql: DatabaseServer, mariadb: DatabaseServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Shop]:
     made = Shop(tmp_path_factory.mktemp("shop"), PostgreSqlBank(postgresql), MariaDbBank(mariadb))
     patch = pytest.MonkeyPatch()
@@ -370,7 +370,7 @@ def test_databases_killed_with_branches_prepared_are_finished_when_they_are_back
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MY_USER", "root")
-    postgresql, mariadb = PostgreSqlServer(durable=True), MariaDbServer(durable=True)
+    postgresql, mariadb = DatabaseServer("postgresql", durable=True), DatabaseServer("mariadb", durable=True)
     made: list[Shop] = []
     try:
         postgresql.start()
@@ -403,10 +403,10 @@ def test_databases_killed_with_branches_prepared_are_finished_when_they_are_back
 
 
 def test_a_lost_server_does_not_hold_up_the_other(
-    tmp_path: Path, mariadb: MariaDbServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, mariadb: DatabaseServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MY_USER", "root")
-    postgresql = PostgreSqlServer()
+    postgresql = DatabaseServer("postgresql")
     made: list[Shop] = []
     try:
         postgresql.start()

@@ -20,10 +20,10 @@ from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.databases.steps import LoginRefused
 from raftcoord.doctor import databases
 from raftcoord.doctor.findings import Verdict
-from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
 from raftcoord.types import Branch
 
 from .banks import MariaDbBank, PostgreSqlBank
+from .connecting import the_only
 
 HARD = "s3c@ret/hid#den?se:cr%t"
 PARTS = ("s3c", "ret", "hid", "den", "cr%t", "cr%25t")
@@ -108,8 +108,7 @@ def test_no_part_of_it_is_shown_when_a_database_is_away(
 def test_no_driver_shows_a_part_of_it(driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip(driver)
     monkeypatch.setenv("HARD_PASSWORD", HARD)
-    kind = "postgresql" if driver in drivers._URLS["postgresql"] else "mysql"
-    monkeypatch.setitem(drivers._URLS, kind, (driver,))
+    kind = the_only(driver, monkeypatch)
     for host in ("127.0.0.1:1", "no-such-host.invalid"):
         url = resource(f"{kind}://app:${{HARD_PASSWORD}}@{host}/shop").url()
         with pytest.raises(RaftcoordError) as raised:
@@ -124,7 +123,7 @@ def test_no_driver_shows_a_part_of_it(driver: str, monkeypatch: pytest.MonkeyPat
 def locked(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of a user with the password HARD, to be written in place of PASSWORD."""
     server: Any = request.getfixturevalue(request.param)
-    if isinstance(server, PostgreSqlServer):
+    if request.param == "postgresql":
         bank: Any = PostgreSqlBank(server)
         bank.sql(f"CREATE ROLE locked LOGIN PASSWORD '{HARD}'")
         ((shown,),) = bank.sql("SHOW hba_file")
@@ -137,7 +136,6 @@ def locked(request: pytest.FixtureRequest) -> Iterator[str]:
         bank.sql("SELECT pg_reload_conf()")
         bank.sql("DROP ROLE locked")
     else:
-        assert isinstance(server, MariaDbServer)
         bank = MariaDbBank(server)
         bank.sql(f"CREATE USER locked@'%' IDENTIFIED BY '{HARD}'")
         bank.sql(f"GRANT SELECT, INSERT ON {bank.database}.* TO locked@'%'")

@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 
 from raftcoord import LocalProtocolError, TxId
 from raftcoord.databases import drivers, gid
-from raftcoord.databases.dialects import DIALECTS
 from raftcoord.databases.gid import Gid
+from raftcoord.databases.registry import named
 from raftcoord.databases.session import Session
 from raftcoord.databases.sqlite.dialect import Sqlite
 from raftcoord.databases.sqlite.drivers import SqliteSession
 from raftcoord.databases.sqlite.rows import REPLAY_FAILED
 from raftcoord.databases.steps import BranchEnded, Effect, NotPossible, Result, SqlError, Statement
 
-LITE = DIALECTS["sqlite"]
+LITE = named("sqlite").dialect
 CLUSTER = "00000000000000aa"
 FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """A kill, unlike a power cut, does not need a disk."""

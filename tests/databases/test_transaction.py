@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from raftcoord import Client, State
-from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
+from raftcoord.processes.database_servers import DatabaseServer
 
 from .banks import Bank, MariaDbBank, PostgreSqlBank, SqliteBank
 
 
 @pytest.fixture
-def banks(postgresql: PostgreSqlServer, mariadb: MariaDbServer, tmp_path: Path) -> Iterator[dict[str, Bank]]:
+def banks(postgresql: DatabaseServer, mariadb: DatabaseServer, tmp_path: Path) -> Iterator[dict[str, Bank]]:
     """One of each."""
     made: dict[str, Bank] = {
         "ledger": PostgreSqlBank(postgresql),

@@ -28,7 +28,7 @@ from raftcoord.drills.paying_program import unfinished
 from raftcoord.drills.props import Props
 from raftcoord.drills.stage import Stage
 from raftcoord.errors import ConfigError
-from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer, Server, children_of
+from raftcoord.processes.database_servers import DatabaseServer, children_of
 from raftcoord.types import State, TxId
 
 COMMAND = [sys.executable, "-c", "from raftcoord_cli.main import main; main()", "demo", "--databases"]
@@ -36,10 +36,10 @@ COMMAND = [sys.executable, "-c", "from raftcoord_cli.main import main; main()", 
 
 @pytest.fixture
 def servers(
-    postgresql: PostgreSqlServer, mariadb: MariaDbServer, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[list[Server]]:
+    postgresql: DatabaseServer, mariadb: DatabaseServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[list[DatabaseServer]]:
     """The servers that the demo starts. The two of the session are here so that what is missing is skipped and said."""
-    started: list[Server] = []
+    started: list[DatabaseServer] = []
     raise_databases = Props.raise_databases
 
     def noted(self: Props) -> None:
@@ -55,7 +55,7 @@ def servers(
         assert server._process.poll() is not None
 
 
-def test_everything_is_killed_once_and_every_order_is_paid_once_on_both_sides(servers: list[Server]) -> None:
+def test_everything_is_killed_once_and_every_order_is_paid_once_on_both_sides(servers: list[DatabaseServer]) -> None:
     report = run_databases_demo(DemoOptions(count=200, seed=2, databases=True))
     assert report.held, report.verdict
     assert report.verdict.startswith("HELD: demo --databases: ")
@@ -72,7 +72,7 @@ def test_everything_is_killed_once_and_every_order_is_paid_once_on_both_sides(se
     assert json.loads(json.dumps(report.to_json()))["held"] is True
 
 
-def test_it_is_not_blind(servers: list[Server], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_not_blind(servers: list[DatabaseServer], monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind the demo's back, before it looks: a credit that is gone, a payment that nobody made, branches left prepared."""
     monkeypatch.setattr(databases_demo, "strikes", lambda programs, seed: ())
     monkeypatch.setattr(databases_demo, "SPAN_S", 0.5)
@@ -130,7 +130,7 @@ def leave_prepared(bank: DatabaseBanks, txid: TxId) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="what runs is read from /proc")
 def test_ctrl_c_leaves_no_process_and_no_directory(
-    postgresql: PostgreSqlServer, mariadb: MariaDbServer, tmp_path: Path
+    postgresql: DatabaseServer, mariadb: DatabaseServer, tmp_path: Path
 ) -> None:
     with subprocess.Popen(
         COMMAND,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import time
@@ -14,14 +15,15 @@ import pytest
 from databases.banks import Bank, MariaDbBank, PostgreSqlBank, SqliteBank
 
 from raftcoord import TxId
-from raftcoord.databases import drivers
+from raftcoord.databases import drivers, registry
 from raftcoord.databases import gid as gids
 from raftcoord.databases.gid import Gid
+from raftcoord.databases.registry import named
 from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.doctor import databases, prepared
 from raftcoord.doctor.databases import Looked
 from raftcoord.doctor.findings import REACHABLE, Row, Verdict
-from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
+from raftcoord.processes.database_servers import DatabaseServer
 from raftcoord.processes.local_cluster import write_local_config
 from raftcoord.types import Branch, State
 
@@ -64,14 +66,14 @@ def leave_prepared(bank: Bank, gid: Gid) -> None:
 
 
 @pytest.fixture
-def bank(postgresql: PostgreSqlServer) -> Iterator[PostgreSqlBank]:
+def bank(postgresql: DatabaseServer) -> Iterator[PostgreSqlBank]:
     made = PostgreSqlBank(postgresql)
     yield made
     end_all(made)
 
 
 @pytest.fixture
-def maria(mariadb: MariaDbServer) -> Iterator[MariaDbBank]:
+def maria(mariadb: DatabaseServer) -> Iterator[MariaDbBank]:
     made = MariaDbBank(mariadb)
     yield made
     end_all(made)
@@ -98,9 +100,9 @@ def app(bank: PostgreSqlBank) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def unprepared(postgresql: PostgreSqlServer) -> Iterator[PostgreSqlServer]:
+def unprepared(postgresql: DatabaseServer) -> Iterator[DatabaseServer]:
     """A server as PostgreSQL comes: nothing can be prepared, and fsync is on."""
-    server = PostgreSqlServer(prepared=0, durable=True)
+    server = DatabaseServer("postgresql", durable=True, settings={"max_prepared_transactions": "0"})
     try:
         server.start()
         yield server
@@ -108,7 +110,7 @@ def unprepared(postgresql: PostgreSqlServer) -> Iterator[PostgreSqlServer]:
         server.stop()
 
 
-def test_max_prepared_transactions_0_is_an_error(unprepared: PostgreSqlServer) -> None:
+def test_max_prepared_transactions_0_is_an_error(unprepared: DatabaseServer) -> None:
     rows = look(unprepared.url()).rows
     row = having(rows, "max_prepared_transactions is 0")
     assert row.verdict is Verdict.ERROR
@@ -116,7 +118,7 @@ def test_max_prepared_transactions_0_is_an_error(unprepared: PostgreSqlServer) -
 
 
 def test_resource_init_in_a_server_that_prepares_nothing_exits_2_with_the_setting(
-    unprepared: PostgreSqlServer, tmp_path: Path
+    unprepared: DatabaseServer, tmp_path: Path
 ) -> None:
     config = write_local_config(tmp_path)
     assert config.path is not None
@@ -132,16 +134,17 @@ def test_resource_init_in_a_server_that_prepares_nothing_exits_2_with_the_settin
     assert "Traceback" not in done.stderr
 
 
-def test_missing_marks_are_an_error_until_they_are_made(unprepared: PostgreSqlServer) -> None:
-    row = having(look(unprepared.url()).rows, "raftcoord.marks")
+def test_missing_marks_are_an_error_until_they_are_made(unprepared: DatabaseServer) -> None:
+    url = unprepared.make("unmarked")
+    row = having(look(url).rows, "raftcoord.marks")
     assert (row.verdict, row.mend) == (Verdict.ERROR, f"raftcoord resource init {NAME}")
-    session = drivers.connect(unprepared.url())
+    session = drivers.connect(url)
     session.run(session.dialect.create_marks())
     session.close()
-    lacking(look(unprepared.url()).rows, "raftcoord.marks")
+    lacking(look(url).rows, "raftcoord.marks")
 
 
-def test_a_server_without_fsync_is_told_and_one_with_is_not(bank: PostgreSqlBank, unprepared: PostgreSqlServer) -> None:
+def test_a_server_without_fsync_is_told_and_one_with_is_not(bank: PostgreSqlBank, unprepared: DatabaseServer) -> None:
     row = having(look(bank.url).rows, "fsync is off")
     assert row.verdict is Verdict.WARNING
     lacking(look(unprepared.url()).rows, "fsync is off")
@@ -219,7 +222,7 @@ def test_a_branch_that_this_user_may_not_end_names_whoever_may(
 
 
 def test_a_branch_prepared_in_another_database_says_which(
-    bank: PostgreSqlBank, postgresql: PostgreSqlServer, monkeypatch: pytest.MonkeyPatch
+    bank: PostgreSqlBank, postgresql: DatabaseServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepared, "ORPHAN_S", 0.0)
     leave_prepared(bank, new_gid())
@@ -418,7 +421,8 @@ def test_a_variable_that_is_not_set_is_named() -> None:
 
 
 def test_a_missing_driver_is_an_error_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drivers, "_URLS", {"postgresql": ("no_such_driver",)})
+    absent = dataclasses.replace(named("postgresql"), drivers=())
+    monkeypatch.setattr(registry, "DATABASES", (absent,))
     row = having(look("postgresql://u@127.0.0.1:1/x").rows, "no driver for postgresql")
     assert row.verdict is Verdict.ERROR
     assert "pip install" in row.what

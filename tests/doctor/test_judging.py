@@ -15,8 +15,8 @@ from raftcoord import TxId, __version__, limits
 from raftcoord.api.answers import DamageRow, Damages
 from raftcoord.config import Address, Config, NodeConfig
 from raftcoord.databases import gid as gids
-from raftcoord.databases.dialects import DIALECTS
-from raftcoord.databases.mariadb import dialect as mariadb
+from raftcoord.databases.mariadb import checks as mariadb
+from raftcoord.databases.registry import named
 from raftcoord.databases.steps import Finding, PreparedHere, SqlError
 from raftcoord.doctor import access, clocks, disks, horizon, nodes, prepared
 from raftcoord.doctor.clocks import Clock
@@ -452,7 +452,7 @@ def postgresql(**changed: Any) -> list[Finding]:
         "server_version_num": [tuple(settings.values())],
         "has_schema_privilege": [(True,) * 4],
     }
-    return run(DIALECTS["postgresql"].check(), dict(replies))
+    return run(named("postgresql").checks.check(), dict(replies))
 
 
 NOT_TRIED = "is MySQL, with which raftcoord was not tried"
@@ -466,7 +466,7 @@ def mysql(more: dict[str, list[tuple[Any, ...]] | SqlError] | None = None, **cha
         "SELECT ENGINE": [("InnoDB",)],
         "CURRENT_USER": [("app@%", "shop")],
     }
-    return [each for each in run(DIALECTS["mariadb"].check(), replies) if NOT_TRIED not in each.what]
+    return [each for each in run(named("mariadb").checks.check(), replies) if NOT_TRIED not in each.what]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from raftcoord.drills.options import DrillOptions
 from raftcoord.drills.orders import HOME_BANK, Order, both_ways, opening_for
 from raftcoord.drills.paying_programs import PayingProgram, PayingPrograms, PayingWork
 from raftcoord.drills.transfers import orders_of, run
-from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
+from raftcoord.processes.database_servers import DatabaseServer
 from raftcoord.types import Branch
 
 ORDERS = {n: Order(n, str(n), Branch("bank-aa"), str(n + 10), 100 * n, "") for n in (1, 2, 3)}
@@ -31,7 +31,7 @@ ORDERS = {n: Order(n, str(n), Branch("bank-aa"), str(n + 10), 100 * n, "") for n
 
 
 def test_every_order_is_paid_once_whatever_is_killed(
-    postgresql: PostgreSqlServer, mariadb: MariaDbServer, capsys: pytest.CaptureFixture[str]
+    postgresql: DatabaseServer, mariadb: DatabaseServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = run(DrillOptions(transfers=100, workers=3))
     with capsys.disabled():
@@ -86,7 +86,7 @@ def test_a_file_that_is_not_there_is_refused_before_anything_is_started(tmp_path
     ],
 )
 def test_ctrl_c_leaves_nothing_behind(
-    postgresql: PostgreSqlServer, mariadb: MariaDbServer, tmp_path: Path, drill: tuple[str, ...]
+    postgresql: DatabaseServer, mariadb: DatabaseServer, tmp_path: Path, drill: tuple[str, ...]
 ) -> None:
     """As a terminal sends it: to every process of the group. It ends in order, and leaves no process and no file."""
     command = [sys.executable, "-c", "from raftcoord_cli.main import main; main()", "drill", "databases", *drill]

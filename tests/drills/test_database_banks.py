@@ -11,7 +11,7 @@ from raftcoord import Aborted, Client, TxId
 from raftcoord.databases import gid as gids
 from raftcoord.drills.database_banks import DatabaseBanks, OrderRefused, pay, raise_banks
 from raftcoord.drills.orders import HOME_BANK, Order, opening_for
-from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
+from raftcoord.processes.database_servers import DatabaseServer
 from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 from raftcoord.types import Branch, State
 
@@ -33,7 +33,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="module")
-def banks(postgresql: PostgreSqlServer, mariadb: MariaDbServer) -> tuple[DatabaseBanks, DatabaseBanks]:
+def banks(postgresql: DatabaseServer, mariadb: DatabaseServer) -> tuple[DatabaseBanks, DatabaseBanks]:
     home, other = raise_banks(postgresql, "bank-home"), raise_banks(mariadb, "other-banks")
     opening = opening_for([ORDER])
     home.open({HOME_BANK: opening[HOME_BANK]})

@@ -9,7 +9,7 @@ from databases.conftest import client, config, pytest_pyfunc_call
 
 from raftcoord import Client
 from raftcoord.config import Config
-from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
+from raftcoord.processes.database_servers import DatabaseServer
 
 from .shop import Shop
 from .world import Astray
@@ -19,8 +19,8 @@ __all__ = ["client", "config", "pytest_pyfunc_call"]
 
 @pytest.fixture(scope="session")
 def the_shop(
-    postgresql: PostgreSqlServer,
-    mariadb: MariaDbServer,
+    postgresql: DatabaseServer,
+    mariadb: DatabaseServer,
     config: Config,
 ) -> Iterator[Shop]:
     """Made once."""

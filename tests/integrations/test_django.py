@@ -13,7 +13,7 @@ from databases.banks import Bank, SqliteBank
 
 from raftcoord import Aborted, Client, InDoubt, LocalProtocolError, State, TxId, Unavailable
 from raftcoord.config import Config
-from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
+from raftcoord.processes.database_servers import DatabaseServer
 
 from .django_site import configure
 from .stopping import STOPS
@@ -51,8 +51,8 @@ class Site(Banks):
 
 @pytest.fixture(scope="module")
 def the_site(
-    postgresql: PostgreSqlServer,
-    mariadb: MariaDbServer,
+    postgresql: DatabaseServer,
+    mariadb: DatabaseServer,
     config: Config,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Site]:

@@ -13,7 +13,7 @@ import pytest
 
 from raftcoord import Client
 from raftcoord.config import Config
-from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
+from raftcoord.processes.database_servers import DatabaseServer
 
 from .world import TESTS, Banks
 
@@ -127,7 +127,7 @@ except Aborted as error:
 
 
 @pytest.fixture(scope="module")
-def the_banks(postgresql: PostgreSqlServer, mariadb: MariaDbServer, config: Config) -> Iterator[Banks]:
+def the_banks(postgresql: DatabaseServer, mariadb: DatabaseServer, config: Config) -> Iterator[Banks]:
     made = Banks(postgresql, mariadb, config)
     made.orders.sql(
         "CREATE TABLE orders (id INT AUTO_INCREMENT PRIMARY KEY, customer VARCHAR(20) NOT NULL, amount BIGINT NOT NULL)"

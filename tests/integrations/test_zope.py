@@ -11,7 +11,7 @@ from databases.banks import SqliteBank
 
 from raftcoord import Aborted, Client, InDoubt, LocalProtocolError, Outcome, State, TxId
 from raftcoord.config import Config
-from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
+from raftcoord.processes.database_servers import DatabaseServer
 
 from .stopping import STOPS
 from .world import Astray, Banks
@@ -67,8 +67,8 @@ class World(Banks):
 
 @pytest.fixture(scope="module")
 def the_world(
-    postgresql: PostgreSqlServer,
-    mariadb: MariaDbServer,
+    postgresql: DatabaseServer,
+    mariadb: DatabaseServer,
     config: Config,
 ) -> Iterator[World]:
     made = World(postgresql, mariadb, config)

@@ -16,7 +16,7 @@ from raftcoord import Client, Outcome, TxId, Verdict
 from raftcoord.config import Config
 from raftcoord.databases.resolver.resource import Resource
 from raftcoord.databases.resource_config import ResourceConfig
-from raftcoord.processes.database_servers import MariaDbServer, PostgreSqlServer
+from raftcoord.processes.database_servers import DatabaseServer
 from raftcoord.types import Branch
 
 WAIT_S = 60.0
@@ -40,7 +40,7 @@ class Astray(Client):
 class Banks:
     """``ledger`` in PostgreSQL and ``orders`` in MariaDB, with alice's 100 in each."""
 
-    def __init__(self, postgresql: PostgreSqlServer, mariadb: MariaDbServer, config: Config) -> None:
+    def __init__(self, postgresql: DatabaseServer, mariadb: DatabaseServer, config: Config) -> None:
         self.ledger, self.orders = PostgreSqlBank(postgresql), MariaDbBank(mariadb)
         self.config = config
 

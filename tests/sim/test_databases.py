@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from raftcoord.databases import gid as gids
-from raftcoord.databases.dialects import DIALECTS
+from raftcoord.databases.registry import named
 from raftcoord.databases.steps import Effect
 from raftcoord.sim.database import Branch, Server
 from raftcoord.sim.database_mariadb import MariaDbServer
@@ -72,8 +72,8 @@ def test_what_is_prepared_outlives_its_session_and_its_server(kind: type[Server]
     bench.server.kill()
     bench.server.start()
     session = bench.session("resolver")
-    assert bench.run(session, DIALECTS[kind.kind].proof(bench.gid)) is Effect.PREPARED
-    assert bench.run(session, DIALECTS[kind.kind].commit_prepared(bench.gid)) is Effect.COMMITTED
+    assert bench.run(session, named(kind.kind).dialect.proof(bench.gid)) is Effect.PREPARED
+    assert bench.run(session, named(kind.kind).dialect.commit_prepared(bench.gid)) is Effect.COMMITTED
     assert bench.ends.told == ["resolver commits what was prepared"]
 
 
@@ -126,5 +126,5 @@ def test_a_branch_of_another_cluster_is_listed() -> None:
     bench = Bench(PostgreSqlServer)
     foreign = str(bench.gid).replace(CLUSTER, "f00df00df00df00d")
     bench.server.prepared[foreign] = Branch(foreign, None)
-    listed = bench.run(bench.session(), DIALECTS["postgresql"].list_prepared(None))
+    listed = bench.run(bench.session(), named("postgresql").dialect.list_prepared(None))
     assert [str(each.gid) for each in listed] == [foreign]  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Final, Self
 
-from raftcoord.databases.dialects import DIALECTS
+from raftcoord.databases.mariadb import DATABASE
 from raftcoord.databases.patience import CONNECT_S
 from raftcoord.databases.session import AsyncSession, Base, Session
 from raftcoord.databases.steps import ConnectionLost, Result, SqlError, Statement
@@ -37,7 +37,7 @@ def _code(error: BaseException) -> object:
 class _Base(Base):
     """What the sessions of all drivers share."""
 
-    dialect = DIALECTS["mariadb"]
+    database = DATABASE
     _looked = False
 
     def is_autocommit(self) -> bool:

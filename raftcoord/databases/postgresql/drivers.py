@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Final, Self
 
-from raftcoord.databases.dialects import DIALECTS
 from raftcoord.databases.patience import CONNECT_S, shut_down
+from raftcoord.databases.postgresql import DATABASE
 from raftcoord.databases.session import NO_BRANCH, AsyncSession, Base, Session
 from raftcoord.databases.steps import (
     POOLED,
@@ -47,7 +47,7 @@ def _first_line(error: Exception) -> str:
 class _Base(Base):
     """What the sessions of all drivers but asyncpg's share."""
 
-    dialect = DIALECTS["postgresql"]
+    database = DATABASE
     _switched = False
 
     def is_closed(self) -> bool:
@@ -289,7 +289,7 @@ class Pg8000Session(_SyncSession):
 class AsyncpgSession(AsyncSession):
     """asyncpg, also through its pool."""
 
-    dialect = DIALECTS["postgresql"]
+    database = DATABASE
     _transaction: Any = None
 
     def __init__(self, connection: Any, branch: Branch = NO_BRANCH) -> None:

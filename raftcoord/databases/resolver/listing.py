@@ -12,7 +12,6 @@ from raftcoord.client.synchronous import Client
 from raftcoord.config import Config
 from raftcoord.databases.drivers import connect
 from raftcoord.databases.owners import Owner
-from raftcoord.databases.resolver.advice import explained
 from raftcoord.databases.resolver.claiming import claim, elsewhere
 from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.databases.session import Session
@@ -97,11 +96,11 @@ def make_marks(config: Config, resource: ResourceConfig, cluster: str) -> Made:
         if cluster:
             others = elsewhere(config, resource)
             claim(session, Owner(cluster, resource.name), others.__contains__)
-        return Made(bool(cluster), session.run(session.dialect.check()))
+        return Made(bool(cluster), session.run(session.database.checks.check()))
     except SqlError as error:
         raise ConfigError(
-            f"resource {resource.name} ({resource.shown()}) refuses: {resource.scrub(explained(error))}; run this with a url "
-            "whose user may create tables there, once"
+            f"resource {resource.name} ({resource.shown()}) refuses: {resource.scrub(session.database.explained(error))}; run "
+            "this with a url whose user may create tables there, once"
         ) from None
     except ConnectionLost as error:
         raise Unavailable(_unreachable(resource, error)) from None
@@ -127,7 +126,7 @@ def _listed(resource: ResourceConfig, cluster: str, client: Client) -> Listed:
         finally:
             session.close()
     except SqlError as error:
-        return Listed(resource.name, where, [], resource.scrub(explained(error)))
+        return Listed(resource.name, where, [], resource.scrub(resource.database().explained(error)))
     except (ConnectionLost, Unavailable, ConfigError) as error:
         return Listed(resource.name, where, [], resource.scrub(str(error)))
     return Listed(resource.name, where, [_branch(each, cluster, client) for each in found], "")

@@ -19,7 +19,6 @@ from raftcoord import limits
 from raftcoord.api.answers import NodeStatus
 from raftcoord.databases import drivers
 from raftcoord.databases.owners import Owner
-from raftcoord.databases.resolver.advice import explained
 from raftcoord.databases.resolver.claiming import claim
 from raftcoord.databases.resolver.rules import Paces
 from raftcoord.databases.resolver.seen import Left, Seen, by_reason
@@ -71,6 +70,7 @@ class Resource:
         self._trouble_kind = ""
         self._config = config
         self._url = config.url()
+        self._database = config.database()
         self._named = named
         self._elsewhere = elsewhere
         self._owner: Owner | None = None
@@ -126,7 +126,7 @@ class Resource:
         except ConnectionLost as error:
             self._lost(_REACH, str(error))
         except SqlError as error:
-            self._lost(_REFUSES, explained(error))
+            self._lost(_REFUSES, self._database.explained(error))
         except ConfigError as error:
             self._lost(_CONFIG, str(error))
         except RaftcoordError as error:
@@ -178,7 +178,9 @@ class Resource:
         try:
             found = claim(self._session, self._owner, self._elsewhere.__contains__)
         except SqlError as error:
-            log.warning("%s: its marks could not be named: %s", self.name, self._config.scrub(explained(error)))
+            log.warning(
+                "%s: its marks could not be named: %s", self.name, self._config.scrub(self._database.explained(error))
+            )
         else:
             if found.marks and not found.named:
                 log.info("%s (%s): its name is written into its marks", self.name, self.where)
@@ -194,7 +196,9 @@ class Resource:
         try:
             self._sweep.forget_marks(self._nodes.node_info()["horizon_ms"])
         except SqlError as error:
-            log.warning("%s: old marks could not be deleted: %s", self.name, self._config.scrub(explained(error)))
+            log.warning(
+                "%s: old marks could not be deleted: %s", self.name, self._config.scrub(self._database.explained(error))
+            )
 
     # -- how it stands --------------------------------------------------------------------------------------------
 

@@ -19,7 +19,6 @@ from raftcoord import limits
 from raftcoord.api.answers import Damages, Row
 from raftcoord.databases import gid as gids
 from raftcoord.databases.gid import Gid
-from raftcoord.databases.resolver.advice import explained, suspected
 from raftcoord.databases.resolver.rules import ON_ANSWER, ON_EFFECT, ON_OPEN, Act, Pace, Paces
 from raftcoord.databases.resolver.seen import Left, Seen
 from raftcoord.databases.session import Session
@@ -31,6 +30,7 @@ log: Final = logging.getLogger("raftcoord.resolver")
 
 _NEVER_MS: Final = (1 << 48) - 1
 _COMMITTED_AGAINST_ABORT: Final = "the ledger says ABORTED, and the mark of this branch stands: it was committed"
+_SUSPECTED: Final = "committed in the ledger; in {0} it is neither prepared nor marked: {1}"
 _STUCK: Final = "told to {0}, it stays prepared: the session that prepared it may be alive still; end that session"
 _CLOSE: Final = (
     "it was committed here, or is lost. Compare it with the other branches; what is right is closed with: "
@@ -209,7 +209,7 @@ class Sweep:
         try:
             yield
         except SqlError as error:
-            self._leave(gid, pace, explained(error), seen)
+            self._leave(gid, pace, self._session.database.explained(error), seen)
         except (ConnectionLost, Unavailable, Overloaded, InDoubt):  # the database or the nodes, and so every branch
             raise
         except RaftcoordError as error:  # a txid that lies in the future, say
@@ -300,7 +300,7 @@ class Sweep:
                 case Act.SUSPECT if not self._session.run(self._dialect.covers(gid)):
                     self._leave(gid, pace, _YOUNG_MARKS.format(self._name), seen)
                 case Act.SUSPECT if pace.suspect(now):
-                    self._damage(gid, pace, suspected(self._dialect.name, self._where), seen)
+                    self._damage(gid, pace, _SUSPECTED.format(self._where, self._session.database.gone), seen)
                 case Act.DAMAGE:
                     self._damage(gid, pace, _COMMITTED_AGAINST_ABORT, seen)
                 case Act.LEAVE:

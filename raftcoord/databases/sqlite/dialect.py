@@ -24,6 +24,7 @@ from raftcoord import limits
 from raftcoord.databases import gid as gids
 from raftcoord.databases import owners
 from raftcoord.databases.gid import Gid
+from raftcoord.databases.marks import NAMING, Marked
 from raftcoord.databases.owners import Marks, Owner
 from raftcoord.databases.sqlite import file, keys, rows
 from raftcoord.databases.sqlite.keys import ForeignKey
@@ -31,7 +32,6 @@ from raftcoord.databases.sqlite.rows import Work
 from raftcoord.databases.steps import (
     BranchEnded,
     Effect,
-    Finding,
     NotPossible,
     Occupied,
     PreparedHere,
@@ -40,7 +40,7 @@ from raftcoord.databases.steps import (
     Steps,
 )
 from raftcoord.errors import RaftcoordError
-from raftcoord.types import TxId, checked_cluster_id, first_txid_of
+from raftcoord.types import checked_cluster_id
 
 _T = TypeVar("_T")
 _ENDED: Final = "its transaction was ended inside the block; leave commit and rollback to the block"
@@ -50,10 +50,12 @@ _AS_IT_HELD: Final = ("foreign_keys = 0", "ignore_check_constraints = 1")
 """While rows are carried out that were checked when the program wrote them."""
 
 
-class Sqlite:
+class Sqlite(Marked):
     """The Dialect of SQLite."""
 
     name = "sqlite"
+    marks = "raftcoord_marks"
+    marked_ms = "at * 1000"
 
     def __init__(self, work_bytes_max: int = limits.SQLITE_WORK_BYTES_MAX) -> None:
         self._work_bytes_max = work_bytes_max
@@ -73,7 +75,8 @@ class Sqlite:
                     f"transaction {standing.rows[0][0]} is prepared in this file, and one at a time can be; it ends with its "
                     "program or with: raftcoord resolver run"
                 )
-            marks = owners.check((yield from _owners()), gid)
+            named = yield Statement(f"SELECT gid FROM {self.marks} WHERE {NAMING}", reads=True)
+            marks = owners.check(owners.read(named.rows), gid)
             yield from file.see_all()
             yield from _see_nothing()  # what a program has left that ended the branch's transaction by itself
             yield Statement(f"SAVEPOINT {_SAVEPOINT}")
@@ -160,35 +163,13 @@ class Sqlite:
             yield Statement("DELETE FROM raftcoord_prepared WHERE gid = ?", (str(gid),), outside=True)
         return (yield from self.proof(gid))
 
-    def proof(self, gid: Gid) -> Steps[Effect]:
-        """The row first, then the mark."""
-        if not (yield from _has_tables()):
-            return Effect.UNKNOWN
-        if (yield from _work_of(gid)) is not None:
-            return Effect.PREPARED
-        marked = yield Statement("SELECT 1 FROM raftcoord_marks WHERE gid = ?", (str(gid),), reads=True, outside=True)
-        return Effect.COMMITTED if marked.rows else Effect.ABSENT
+    def is_without_marks(self, error: SqlError) -> Steps[bool]:
+        """SQLite's error does not tell: it is the same for every wrong statement."""
+        return not (yield from _has_tables())
 
-    def marked(self, gids: Sequence[Gid]) -> Steps[frozenset[str]]:
-        """See Dialect."""
-        if not (yield from _has_tables()):
-            return frozenset()
-        found = yield Statement(
-            f"SELECT gid FROM raftcoord_marks WHERE gid IN ({owners.quoted(gids)})", reads=True, outside=True
-        )
-        return frozenset(str(gid) for (gid,) in found.rows)
-
-    def covers(self, gid: Gid) -> Steps[bool]:
-        """See Dialect."""
-        head = f"{gids.PREFIX}{checked_cluster_id(gid.cluster)}."
-        found = yield Statement(
-            "SELECT EXISTS (SELECT 1 FROM raftcoord_marks WHERE gid >= ? AND gid < ?) OR EXISTS (SELECT 1 FROM raftcoord_marks "
-            "WHERE (gid = ? OR gid >= ? AND gid < ?) AND at * 1000 < ?)",
-            (head, str(gid), owners.SINCE, owners.FIRST, owners.LAST, gid.txid.ms + 1),
-            reads=True,
-            outside=True,
-        )
-        return bool(found.rows[0][0])
+    def is_prepared(self, gid: Gid) -> Steps[bool]:
+        """In this file."""
+        return (yield from _has_tables()) and (yield from _work_of(gid)) is not None
 
     def create_marks(self) -> Steps[None]:
         """The tables and the triggers. ``begin`` makes them too."""
@@ -204,31 +185,11 @@ class Sqlite:
             yield from _roll_back()
             raise
 
-    def owners(self) -> Steps[frozenset[Owner] | None]:
-        """See Dialect."""
-        return (yield from _owners()) if (yield from _has_tables()) else None
-
     def add_owner(self, owner: Owner) -> Steps[None]:
         """See Dialect."""
         yield Statement(
             f"INSERT OR IGNORE INTO raftcoord_marks (gid, at) VALUES (?, {_NOW})", (str(owner),), outside=True
         )
-
-    def forget_marks(self, cluster: str, before: TxId) -> Steps[int]:
-        """By the order of the gids, which is that of time."""
-        head = f"{gids.PREFIX}{checked_cluster_id(cluster)}."
-        last = f"{head}{first_txid_of(before.ms).hex()}"
-        gone = yield Statement("DELETE FROM raftcoord_marks WHERE gid >= ? AND gid < ?", (head, last), outside=True)
-        return gone.touched
-
-    def check(self) -> Steps[list[Finding]]:
-        """Whether the file suits."""
-        try:
-            yield from file.suits()
-        except NotPossible as error:
-            what, _, mend = str(error).partition("; ")
-            return [Finding(what, mend or "use a file", True)]
-        return []
 
 
 def _take_back() -> Steps[None]:
@@ -248,13 +209,6 @@ def _has_tables() -> Steps[bool]:
         "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'raftcoord_prepared'", reads=True, outside=True
     )
     return bool(found.rows)
-
-
-def _owners() -> Steps[frozenset[Owner]]:
-    found = yield Statement(
-        "SELECT gid FROM raftcoord_marks WHERE gid >= ? AND gid < ?", (owners.FIRST, owners.LAST), reads=True
-    )
-    return owners.read(found.rows)
 
 
 def _work_of(gid: Gid) -> Steps[Work | None]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import unquote
 
-from raftcoord.databases.dialects import DIALECTS
 from raftcoord.databases.session import NO_BRANCH, Session
+from raftcoord.databases.sqlite import DATABASE
 from raftcoord.databases.sqlite.recorder import Recorder
 from raftcoord.databases.steps import ConnectionLost, NotPossible, Result, SqlError, Statement
 from raftcoord.errors import ConfigError
@@ -28,7 +28,7 @@ _FATE_UNKNOWN: Final = re.compile(r"SQLITE_IOERR|SQLITE_CORRUPT|SQLITE_NOTADB|SQ
 class SqliteSession(Session):
     """A connection of sqlite3."""
 
-    dialect = DIALECTS["sqlite"]
+    database = DATABASE
 
     def __init__(self, connection: Any, branch: Branch = NO_BRANCH) -> None:
         super().__init__(connection, branch)
