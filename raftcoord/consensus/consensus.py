@@ -95,12 +95,10 @@ class Consensus:
         runner = SyncThread(f"{name} sync") if runner is None else runner
         self._host = Host([self._group], NodeDisk(db), self._peers, self, runner, self._timing.heartbeat / 2)
         self._outgoing = Outgoing(db, self._directory, name, self._peers)
-        self._installing = Installing(db, self._directory, name, lambda: self._group, self._follow_members)
-        self._told: tuple[int | None, int, str] = (None, 0, "")
+        self._installing = Installing(db, self._directory, name, lambda: self._group, self.after_step)
+        self._led: tuple[int | None, int] = (None, 0)  # by whom and in which term, as those who listen know
         self.on_leader_change: list[Callable[[], None]] = []
         """Called after the leader, or the term of its leadership, changed as seen from here."""
-        self.on_founded: list[Callable[[str], None]] = []
-        """Called once with the cluster's id, when it becomes known while running."""
         self.on_bound: list[Callable[[], None]] = []
         """Called after the ledger bound the name of a participant to another state."""
         self._bound: object = self.ledger.participants
@@ -243,14 +241,21 @@ class Consensus:
         """The members may be changed now."""
         self._steering.turn(now)
 
-    def after_step(self) -> None:
-        """The log may have other members now."""
-        self._follow_members()
-
     def applied(self, group: Group) -> None:
         """Who listens hears of it, and who needs a copy gets one."""
-        self._tell()
-        self._outgoing.serve(group.raft.behind, self.term if self.is_leader else None)
+        bound = group.ledger.participants
+        if bound is not self._bound:
+            self._bound = bound
+            for rebound in self.on_bound:
+                rebound()
+        leader, term = group.raft.leader, group.raft.term
+        if (leader, term) != self._led:
+            self._led = (leader, term)
+            if leader is not None:
+                log.info("%s: node %s leads in term %d", self._name, self._peers.name_of(leader), term)
+            for listener in self.on_leader_change:
+                listener()
+        self._outgoing.serve(group.raft.behind, term if group.raft.is_leader else None)
 
     def expire(self, now: float) -> None:
         """A change of members need not wait for a sync that hangs."""
@@ -311,7 +316,7 @@ class Consensus:
         for node in self._peers.up:
             self._group.connected(node, self._loop.time())
 
-    def _follow_members(self) -> None:
+    def after_step(self) -> None:
         """What the log says of the members is what the links follow."""
         members, applied = self._group.members, self._group.ledger.members
         if members is None or (members is self._identities.members and applied is self._identities.applied):
@@ -321,25 +326,6 @@ class Consensus:
         self._peers.follow_members()
         if new:
             log.info("%s: members (epoch %d): %s", self._name, members.epoch, described(members))
-
-    def _tell(self) -> None:
-        bound = self.ledger.participants
-        if bound is not self._bound:
-            self._bound = bound
-            for rebound in self.on_bound:
-                rebound()
-        leader, term, cluster = self._group.raft.leader, self.term, self.ledger.cluster
-        if (leader, term, cluster) == self._told:
-            return
-        told, self._told = self._told, (leader, term, cluster)
-        if (leader, term) != told[:2]:
-            if leader is not None:
-                log.info("%s: node %s leads in term %d", self._name, self._peers.name_of(leader), term)
-            for listener in self.on_leader_change:
-                listener()
-        if cluster != told[2]:
-            for founded in self.on_founded:
-                founded(cluster)
 
     # -- what is read ---------------------------------------------------------------------------------------------
 

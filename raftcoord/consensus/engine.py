@@ -14,7 +14,6 @@ The engine counts itself only for what ``synced`` has named. Raises Halt for wha
 
 from __future__ import annotations
 
-import random
 from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -238,10 +237,3 @@ class Engine(Protocol):
 
     def installed(self, index: int, term: int) -> None:
         """A copy of the ledger up to (index, term) is now the log. The caller says next who the members are (``follow``)."""
-
-
-class MakeEngine(Protocol):
-    """How a group gets its engine; ``identity``: of this node's data."""
-
-    def __call__(self, identity: str, stored: StoredLog, timing: Timing, rng: random.Random, now: float) -> Engine:
-        """The engine that goes on where ``stored`` ends."""

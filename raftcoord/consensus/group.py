@@ -248,7 +248,8 @@ class Group:
         """Answer those whose deadline has come (H14). Also while a sync runs, which may hang for as long as the disk likes."""
         if self._changing is not None and self._changing[2] <= now:
             self._changed(NotKnown())
-        self.proposals.expire(now)
+        if self.proposals.earliest <= now:
+            self.proposals.expire(now)
 
     def ledger_store(self, now: float) -> Store | None:
         """What of the ledger is to be stored now, or None. The log on disk has it already, so no sync is needed."""
@@ -326,7 +327,9 @@ class Group:
         if leader is None:
             return []
         place = (leader, self.raft.term, self._links.get(leader, 0))
-        batches = self.proposals.hand_over(place, (self.node, self.boot))
+        if self.proposals.gathering:
+            self.proposals.seal(self.node, self.boot)
+        batches = self.proposals.hand_over(place)
         if self.raft.is_leader:
             for batch in batches:
                 self._append(batch.entry, batch.commands, batch, None)

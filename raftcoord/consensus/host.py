@@ -156,33 +156,38 @@ class Host:
         if self.busy or not self.running:
             return
         try:
-            self._tick()
+            if (errand := self._owner.errand()) is not None:
+                self._run(errand)
+                return
+            now = self._loop.time()
+            for group in self.groups:
+                if group.ledger_is_overdue(now):
+                    self._store_ledgers(now)
+                    return
+            inbox, self._inbox = self._inbox, []
+            for event in inbox:
+                event(now)
+            self._tick(now)
         except Exception as error:
             self.halt(error)
 
-    def _tick(self) -> None:
-        if (errand := self._owner.errand()) is not None:
-            self._run(errand)
-            return
-        now = self._loop.time()
-        if any(group.ledger_is_overdue(now) for group in self.groups):
-            self._store_ledgers(now)
-            return
-        inbox, self._inbox = self._inbox, []
-        for event in inbox:
-            event(now)
+    def _tick(self, now: float) -> None:
         self._owner.before_step(now)
         congested = self._transport.congested
-        steps = [(group, group.step(now, congested)) for group in self.groups]
+        steps, stores = [], []
+        for group in self.groups:
+            ready = group.step(now, congested)
+            steps.append((group, ready))
+            if ready.store is not None:
+                stores.append((group, ready.store))
         self._owner.after_step()
         for _, ready in steps:
             self._transport.send(ready.at_once)
-        stores = [(group, ready.store) for group, ready in steps if ready.store is not None]
         if stores:
             self._sync(steps, stores, now)
-            return
-        self._flush(steps, (), self.groups, now)
-        self._store_ledgers(now)
+        else:
+            self._flush(steps, stores, self.groups, now)
+            self._store_ledgers(now)
 
     def _apply(self, group: Group, now: float) -> None:
         group.apply(now)
@@ -199,14 +204,22 @@ class Host:
             else:
                 later.append(group)
         thread = self._own_thread
-        if thread is None or not thread.is_quick or not all(store.is_small for _, store in stores):
+        here = thread is not None and thread.is_quick
+        for _, store in stores:
+            here = here and store.is_small
+        if thread is None or not here:
             self._sync_elsewhere(steps, stores, later)
             return
         thread.run_here(lambda: self._disk.write(stores))
         self._flush(steps, stores, later, self._loop.time())
         self._store_ledgers(now)
-        if any(group.has_work for group in self.groups):
+        if self._has_work:
             self.wake()
+
+    @property
+    def _has_work(self) -> bool:
+        """Whether a step would do something now, other than by a message or by the passing of time."""
+        return any(group.has_work for group in self.groups)
 
     def _sync_elsewhere(self, steps: list[tuple[Group, Ready]], stores: Stores, later: list[Group]) -> None:
         self.busy = True
@@ -222,7 +235,7 @@ class Host:
             if error is not None:
                 raise error
             self._flush(steps, stores, later, self._loop.time())
-            if self._inbox or self._owner.has_work or any(group.has_work for group in self.groups):
+            if self._inbox or self._owner.has_work or self._has_work:
                 self._turn()
             else:
                 self._store_ledgers(self._loop.time())
@@ -239,7 +252,10 @@ class Host:
 
     def _store_ledgers(self, now: float) -> None:
         """What of the ledgers is due goes to the disk when nobody waits for the disk."""
-        stores = [(group, store) for group in self.groups if (store := group.ledger_store(now)) is not None]
+        stores = []
+        for group in self.groups:
+            if (store := group.ledger_store(now)) is not None:
+                stores.append((group, store))
         if stores:
             self._sync_elsewhere([], stores, [])
 

@@ -201,7 +201,12 @@ class Peers:
     @property
     def congested(self) -> set[int]:
         """Linked peers for whom so much waits unsent that they should get no more entries now."""
-        return {node for node in self._up if (conn := self.connection(node)) is None or conn.paused}
+        full: set[int] = set()
+        for node, name in self._up.items():
+            dialer = self._dialers.get(name)
+            if dialer is None or dialer.conn is None or dialer.conn.paused:
+                full.add(node)
+        return full
 
     def connection(self, node: int) -> Connection | None:
         """The link to that peer, if it is up."""

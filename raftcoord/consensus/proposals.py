@@ -88,7 +88,8 @@ class Proposals:
         self._seq = 0
         self._unplaced: list[Batch] = []  # sealed since the last time that everything was handed over
         self._placed_all: tuple[int, int, int] = (0, 0, 0)  # (leader, term, link generation) of that time
-        self._earliest = NEVER
+        self.earliest = NEVER
+        """Before then nobody's deadline comes."""
 
     def propose(self, command: Command, deadline: float, done: Done) -> None:
         """Owe ``done`` an answer. Raises Overloaded when limits.PROPOSALS_MAX are open."""
@@ -109,8 +110,8 @@ class Proposals:
     def _due(self, batch: Batch, deadline: float) -> None:
         if deadline < batch.deadline:
             batch.deadline = deadline
-            if deadline < self._earliest:
-                self._earliest = deadline
+            if deadline < self.earliest:
+                self.earliest = deadline
 
     def _room_for(self, more: int) -> Batch:
         if self.open >= limits.PROPOSALS_MAX:
@@ -122,22 +123,22 @@ class Proposals:
 
     # -- handing over ---------------------------------------------------------------------------------------------
 
-    def hand_over(self, place: tuple[int, int, int], name: tuple[int, int]) -> list[Batch]:
-        """The batches that the leader of ``place`` (leader, term, link generation) has not got. ``name``: (origin, boot)."""
+    def seal(self, origin: int, boot: int) -> None:
+        """A leader is known: each batch that gathered becomes an entry of that name."""
         for batch in self.gathering:
-            self._seal(batch, name)
+            self._seq += 1
+            batch.seq = self._seq
+            batch.entry = encode_entry(origin, boot, batch.seq, batch.encoded)
+            batch.encoded = []
+            self.flying[batch.seq] = batch
+            self._unplaced.append(batch)
         self.gathering.clear()
+
+    def hand_over(self, place: tuple[int, int, int]) -> list[Batch]:
+        """The batches that the leader of ``place`` (leader, term, link generation) has not got."""
         batches = self._unplaced if place == self._placed_all else list(self.flying.values())
         self._placed_all, self._unplaced = place, []
         return batches
-
-    def _seal(self, batch: Batch, name: tuple[int, int]) -> None:
-        self._seq += 1
-        batch.seq = self._seq
-        batch.entry = encode_entry(*name, batch.seq, batch.encoded)
-        batch.encoded = []
-        self.flying[batch.seq] = batch
-        self._unplaced.append(batch)
 
     def hand_over_again(self) -> None:
         """The entries that would have answered may be lost, or not be seen here."""
@@ -148,7 +149,7 @@ class Proposals:
         check(not waiting.flying, "proposals that were handed over would be proposed under another name")
         self.gathering, waiting.gathering = waiting.gathering, []
         self.open, waiting.open = waiting.open, 0
-        self._earliest = waiting._earliest
+        self.earliest = waiting.earliest
 
     # -- answering ------------------------------------------------------------------------------------------------
 
@@ -161,10 +162,6 @@ class Proposals:
 
     def expire(self, now: float) -> None:
         """Answer those whose deadline has come."""
-        if self._earliest <= now:
-            self._expire(now)
-
-    def _expire(self, now: float) -> None:
         late: list[tuple[Callable[[RaftcoordError], None], RaftcoordError]] = []
         for batch in self.gathering:
             late += [(done, Unavailable(NEVER_HANDED_OVER)) for done in batch.drop_late(now)]
@@ -175,7 +172,7 @@ class Proposals:
             late += [(done, NotKnown()) for done in answered]
             if done_with:
                 self.landed(batch)
-        self._earliest = min((batch.deadline for batch in (*self.gathering, *self.flying.values())), default=NEVER)
+        self.earliest = min((batch.deadline for batch in (*self.gathering, *self.flying.values())), default=NEVER)
         for done, error in late:
             done(error)
 

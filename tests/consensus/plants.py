@@ -242,7 +242,7 @@ h12_a_vote_for_whoever_asks = replacing((Guarded, "_hears_leader", lambda self: 
 
 h13_the_commit_index_waits_for_the_heartbeat = replacing((Raft, "_tell_askers", lambda self: None))
 
-h14_a_proposal_may_wait_for_ever = replacing((Proposals, "_expire", lambda self, now: None))
+h14_a_proposal_may_wait_for_ever = replacing((Proposals, "expire", lambda self, now: None))
 
 h15_admin_commands_are_wired = replacing(
     (raft._Outbox, "setOnUtilityMessageCallback", library.Transport.setOnUtilityMessageCallback)

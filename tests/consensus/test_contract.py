@@ -91,7 +91,7 @@ def test_the_engine_is_a_private_copy() -> None:
 
 
 def test_the_engine_has_no_clock_of_its_own() -> None:
-    library.at(123.0)
+    library.CLOCK.now = 123.0
     assert library._module.monotonicTime() == 123.0
 
 

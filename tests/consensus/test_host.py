@@ -101,17 +101,17 @@ def test_a_barrier_reads_what_was_decided_elsewhere(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_listeners_hear_of_the_leader_and_of_the_clusters_id(tmp_path: Path) -> None:
+def test_listeners_hear_of_the_leader_and_every_node_of_the_clusters_id(tmp_path: Path) -> None:
     async def test(cluster: Cluster) -> None:
         heard: list[Any] = []
         for name, node in cluster.nodes.items():
             node.on_leader_change.append(lambda name=name: heard.append(name))
-            node.on_founded.append(lambda cluster_id, name=name: heard.append((name, cluster_id)))
         leader = await cluster.leader()
         assert await cluster.propose(leader, Found("00112233aabbccdd")) == Done(True)
         assert await cluster.propose(leader, Found("ffffffffffffffff")) == Done(False)
-        await until(lambda: len([each for each in heard if isinstance(each, tuple)]) == 3, "the id, everywhere")
-        assert set(heard) >= {*cluster.names, *((name, "00112233aabbccdd") for name in cluster.names)}
+        ledgers = [node.ledger for node in cluster.nodes.values()]
+        await until(lambda: {each.cluster for each in ledgers} == {"00112233aabbccdd"}, "the id, everywhere")
+        assert set(heard) == set(cluster.names)
 
     run(tmp_path, test)
 

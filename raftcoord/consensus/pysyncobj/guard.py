@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from raftcoord.consensus.engine import NOTHING_ARRIVES, Arriving, EntryTriple, Message
 from raftcoord.consensus.leaps import check_term
+from raftcoord.consensus.pysyncobj.library import CLOCK
 from raftcoord.consensus.pysyncobj.raft import Raft
 from raftcoord.errors import check
 
@@ -51,7 +52,7 @@ class Guarded(Raft):
 
     def receive(self, sender: int, message: Message, now: float) -> None:
         """Take one message (a dictionary that wire.py has checked) from that peer. RemoteProtocolError if its term cannot be."""
-        self._at(now)
+        self._now = CLOCK.now = now
         check_term(message["term"], self.term)
         if self.admitted:  # H16
             self._HANDLERS[message["type"]](self, self._node(sender), message)

@@ -3,7 +3,7 @@
 We run a private instance of the module ``pysyncobj.syncobj``, so that what is replaced in it here is replaced for nobody
 else in the process:
 
-    monotonicTime    the time of the call that is running (``at``), the same for all of it
+    monotonicTime    the time of the call that is running (``CLOCK``), the same for all of it
     createJournal    the journal object that the caller passes as ``journalFile``
     pickle           refuses (hazard H8: code execution for whoever reaches the port)
     logger           silent: what it would log as a warning is a Halt in guard.py
@@ -63,8 +63,13 @@ METHODS: Final = (
 """Methods that guard.py and raft.py call or replace."""
 
 
-class _Time:
-    now: float = 0.0
+class Clock:
+    """``now``: what PySyncObj takes for the time (seconds, monotonic) in the call that runs. Ours is handed down (raft.py)."""
+
+    now = 0.0
+
+
+CLOCK: Final = Clock()
 
 
 class _NoPickle:
@@ -89,7 +94,7 @@ def _load() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     vars(module).update(
-        monotonicTime=lambda: _Time.now,
+        monotonicTime=lambda: CLOCK.now,
         createJournal=lambda journal: journal,
         pickle=_NoPickle(),
         logger=_silent(),
@@ -106,8 +111,3 @@ Transport: Final[Any] = _module.Transport
 STATE: Final[Any] = _module._RAFT_STATE
 KINDS: Final[Any] = _module._COMMAND_TYPE
 """What PySyncObj puts into the first byte of an entry. Its own changes of membership are switched off."""
-
-
-def at(now: float) -> None:
-    """What PySyncObj takes for the time (seconds, monotonic) in the call that begins. Ours is handed down (raft.py)."""
-    _Time.now = now

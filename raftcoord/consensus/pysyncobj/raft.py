@@ -18,8 +18,7 @@ from typing import Any, Final
 
 from raftcoord import limits
 from raftcoord.consensus.engine import EntryTriple, InForce, Message, Step, StoredLog, Timing
-from raftcoord.consensus.pysyncobj import library
-from raftcoord.consensus.pysyncobj.library import STATE, Node, SyncObj, SyncObjConf, Transport
+from raftcoord.consensus.pysyncobj.library import CLOCK, STATE, Node, SyncObj, SyncObjConf, Transport
 from raftcoord.consensus.pysyncobj.log import RaftLog
 from raftcoord.errors import check
 
@@ -99,14 +98,9 @@ class Raft(SyncObj):  # type: ignore[misc]
         self._send_now = False
         self._asked: deque[tuple[int, int]] = deque()  # (index, peer): whose entries wait for the commit index
         self.behind: set[int] = set()
-        library.at(now)
+        CLOCK.now = now
         super().__init__(Node(0), [], _settings(timing, self.log), transport=self._outbox)
         self._SyncObj__raftLastApplied = stored.applied_index
-
-    def _at(self, now: float) -> None:
-        """A call begins: this is the time, for PySyncObj too."""
-        self._now = now
-        library.at(now)
 
     # -- what the outside may ask ---------------------------------------------------------------------------------
 
@@ -175,7 +169,7 @@ class Raft(SyncObj):  # type: ignore[misc]
 
     def connected(self, node: int, now: float) -> None:
         """The link to that peer is up: whatever was in flight before is sent again."""
-        self._at(now)
+        self._now = CLOCK.now = now
         peer = self._node(node)
         self._SyncObj__onNodeConnected(peer)
         if self.is_leader and peer in self._SyncObj__otherNodes:
@@ -184,7 +178,7 @@ class Raft(SyncObj):  # type: ignore[misc]
 
     def disconnected(self, node: int, now: float) -> None:
         """The link to that peer is down."""
-        self._at(now)
+        self._now = CLOCK.now = now
         self._SyncObj__onNodeDisconnected(self._node(node))
 
     def follow(self, in_force: InForce) -> None:
@@ -237,13 +231,13 @@ class Raft(SyncObj):  # type: ignore[misc]
 
     def tick(self, now: float, congested: Collection[int] = ()) -> None:
         """Let time pass, commit, and send what gathered."""
-        self._at(now)
+        self._now = CLOCK.now = now
         self._congested = congested
         if self._unsent:
             linked = self._unsent & self._SyncObj__connectedNodes
             self._send_now = self._send_now or any(node.id not in congested for node in linked)
             self._unsent.clear()
-        self.doTick(0)
+        self._onTick(0.0)
 
     def _sorted(
         self, messages: list[tuple[int, Message]]
