@@ -415,6 +415,13 @@ held until it can."""
 RESOLVER_FORGET_MS: Final = 60_000
 """How often marks that nothing can ask for any more are deleted (ms)."""
 
+# -- observers ----------------------------------------------------------------------------------------------------
+OBSERVER_SLOW_MS: Final = 20
+"""How long an observer may take over one event (ms): an election timeout is many times that."""
+
+OBSERVER_REST: Final = 100
+"""An observer that took longer hears nothing for so many times that time: it costs at most one percent."""
+
 # -- logs ---------------------------------------------------------------------------------------------------------
 LOG_BYTES_MAX: Final = 16 << 20
 """Bytes of one log file of a process that was started in the background. A healthy node writes a few lines a day;

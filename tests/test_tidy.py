@@ -30,7 +30,7 @@ LEVELS = (
     ("logs", "strict_yaml"),
     ("databases",),
     ("config", "core"),
-    ("history", "rpc", "storage"),
+    ("events", "history", "rpc", "storage"),
     ("api", "consensus", "processes"),
     ("client", "node", "participants"),
     ("databases.resolver", "drills", "integrations"),

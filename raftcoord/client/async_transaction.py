@@ -23,6 +23,7 @@ from raftcoord.databases import drivers
 from raftcoord.databases.patience import within_loop
 from raftcoord.databases.session import AsyncSession, Base, Session
 from raftcoord.errors import Unavailable
+from raftcoord.events import Observers
 from raftcoord.types import Outcome, TxId, Verdict
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ class AsyncTransaction:
     def __init__(self, client: TransactionRequests, timeout: float) -> None:
         self._client = client
         now = asyncio.get_running_loop().time
-        self._committing = Committing(client._mint(), fields.seconds(timeout), now, client.resources, client.grace)
+        self._committing = Committing(
+            client._mint(), fields.seconds(timeout), now, client.resources, client.grace, client.events
+        )
         self._entered = False
 
     @property
@@ -133,6 +136,7 @@ class TransactionRequests:
 
     resources: frozenset[str]
     grace: float
+    events: Observers
     _cluster: ClusterIdentity
     _completing: Completing
 

@@ -33,6 +33,7 @@ from raftcoord.errors import (
     RaftcoordError,
     Unavailable,
 )
+from raftcoord.events import Observers
 from raftcoord.rpc.codes import RpcError
 from raftcoord.types import Answer, Outcome, Payload, State, TxId, Verdict
 
@@ -73,6 +74,8 @@ class AsyncClient(Admission, TransactionRequests):
         self._name = name
         self.resources = frozenset(resources)
         self.grace = fields.grace(grace)
+        self.events = Observers(self._time)
+        """Who observes the transactions over connections that this client decides (raftcoord/events.py)."""
         self._simulated = env is not None
         env = env or Env.real()
         self._rng = env.rng
@@ -503,6 +506,9 @@ class AsyncClient(Admission, TransactionRequests):
         self._links = [Link(endpoint, self._cluster, self._deadlines, self._name) for endpoint in self._endpoints]
         self._sticky = self._rng.choice(self._links)
         return loop
+
+    def _time(self) -> float:
+        return 0.0 if self._loop is None else self._loop.time()
 
     def _mint(self) -> TxId:
         if self._simulated:

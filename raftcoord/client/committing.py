@@ -51,7 +51,8 @@ from raftcoord.errors import (
     RaftcoordError,
     Unavailable,
 )
-from raftcoord.types import Branch, Outcome, TxId, Verdict, checked_branch
+from raftcoord.events import Acknowledged, Asking, Decided, Deciding, Delivering, Observers
+from raftcoord.types import Branch, Outcome, State, TxId, Verdict, checked_branch
 
 _GRACE_S: Final = limits.GRACE_MS_DEFAULT / 1000
 
@@ -83,10 +84,17 @@ class Committing:
     """
 
     def __init__(
-        self, txid: TxId, timeout: float, now: Callable[[], float], resources: frozenset[str], grace: float = _GRACE_S
+        self,
+        txid: TxId,
+        timeout: float,
+        now: Callable[[], float],
+        resources: frozenset[str],
+        grace: float = _GRACE_S,
+        events: Observers | None = None,
     ) -> None:
         self.outcome: Outcome | None = None
         self._txid = txid
+        self._events = Observers(now) if events is None else events
         self._was_read = False
         self._is_local = False
         self._timeout = timeout
@@ -239,6 +247,8 @@ class Committing:
             try:
                 branch.touched = True
                 branch.session.check_work()
+                if self._events.wanted:
+                    self._events.tell(Asking(self._txid, branch.gid.branch))
                 yield Run(branch.session, branch.session.dialect.prepare(branch.gid, marks=True))
             except _REFUSED as error:
                 yield from self._give_up(branch, error)
@@ -252,6 +262,8 @@ class Committing:
         try:
             names = tuple(branch.gid.branch for branch in self._branches)
             before, self._told = self._told, "whether it is committed is not known; resolve it, which tells"
+            if self._events.wanted:
+                self._events.tell(Deciding(self._txid, Verdict.COMMIT, names))
             self.outcome = yield Decide(self._txid, Verdict.COMMIT, names, "", self.left())
         except (Unavailable, Overloaded, FutureTxid, ForgottenTxid) as error:  # definite: it was not proposed
             self._told = before
@@ -262,6 +274,8 @@ class Committing:
         except RaftcoordError as error:
             raise InDoubt(self._txid, str(error)) from None
         assert self.outcome is not None
+        if self._events.wanted:
+            self._events.tell(Decided(self._txid, State.COMMITTED if self.outcome.committed else State.ABORTED))
         return self.outcome
 
     def _finish(self, outcome: Outcome) -> Moves[None]:
@@ -280,11 +294,15 @@ class Committing:
     def _commit_one(self, branch: Enlisted) -> Moves[bool]:
         """Whether it was. If not, the connection is closed, which makes it the resolver's."""
         session = branch.session
+        if self._events.wanted:
+            self._events.tell(Delivering(self._txid, branch.gid.branch, Verdict.COMMIT))
         try:
             effect = yield Run(session, session.dialect.commit_prepared_here(branch.gid))
         except _REFUSED:
             effect = Effect.UNKNOWN
         is_done = effect is Effect.COMMITTED
+        if is_done and self._events.wanted:
+            self._events.tell(Acknowledged(self._txid, branch.gid.branch))
         yield from _end(branch, Clean(session) if is_done else Close(session))
         return is_done
 

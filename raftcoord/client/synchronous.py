@@ -19,6 +19,7 @@ from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.client.deadlines import GRACE_S, TIMEOUT_S
 from raftcoord.client.transaction import Transaction
 from raftcoord.errors import LocalProtocolError, RaftcoordError
+from raftcoord.events import Observers
 from raftcoord.types import Answer, Outcome, Payload, State, TxId, Verdict
 
 if TYPE_CHECKING:
@@ -113,6 +114,11 @@ class Client:
     def cluster_id(self, *, timeout: float = TIMEOUT_S) -> str:
         """See AsyncClient.cluster_id."""
         return self._run(lambda: self._client.cluster_id(timeout=timeout))
+
+    @property
+    def events(self) -> Observers:
+        """See AsyncClient. An observer is called in the thread that uses the transaction."""
+        return self._client.events
 
     def admit(self, txid: TxId, timeout: float) -> str:
         """See Admission."""

@@ -26,6 +26,7 @@ from raftcoord.databases import drivers
 from raftcoord.databases.patience import within
 from raftcoord.databases.session import Session
 from raftcoord.errors import Aborted
+from raftcoord.events import Observers
 from raftcoord.types import Outcome, TxId, Verdict
 
 _T = TypeVar("_T")
@@ -40,6 +41,10 @@ class Decides(Protocol):
 
     @property
     def grace(self) -> float:
+        """See AsyncClient."""
+
+    @property
+    def events(self) -> Observers:
         """See AsyncClient."""
 
     def admit(self, txid: TxId, timeout: float) -> str:
@@ -65,7 +70,7 @@ class Transaction:
         self._client = client
         self._complete_later = complete_later
         self._committing = Committing(
-            TxId.new(), fields.seconds(timeout), time.monotonic, client.resources, client.grace
+            TxId.new(), fields.seconds(timeout), time.monotonic, client.resources, client.grace, client.events
         )
         self._entered = False
 

@@ -45,6 +45,7 @@ from raftcoord.errors import (
     Unavailable,
     check,
 )
+from raftcoord.events import Led, Observers, Proposed
 from raftcoord.storage.node_db import NodeDb, Stored, Write
 from raftcoord.types import NodeName
 
@@ -97,6 +98,8 @@ class Consensus:
         self._outgoing = Outgoing(db, self._directory, name, self._peers)
         self._installing = Installing(db, self._directory, name, lambda: self._group, self.after_step)
         self._led: tuple[int | None, int] = (None, 0)  # by whom and in which term, as those who listen know
+        self.events = Observers(self._loop.time)
+        """Who observes this node."""
         self.on_leader_change: list[Callable[[], None]] = []
         """Called after the leader, or the term of its leadership, changed as seen from here."""
         self.on_bound: list[Callable[[], None]] = []
@@ -168,6 +171,8 @@ class Consensus:
         """
         self._must_run()
         self._group.propose(command, deadline, done)
+        if self.events.wanted:
+            self.events.tell(Proposed(command))
         self._host.wake()
 
     def barrier(self, deadline: float, done: BarrierDone) -> None:
@@ -253,6 +258,8 @@ class Consensus:
             self._led = (leader, term)
             if leader is not None:
                 log.info("%s: node %s leads in term %d", self._name, self._peers.name_of(leader), term)
+            if self.events.wanted:
+                self.events.tell(Led(None if leader is None else self._peers.name_of(leader), term))
             for listener in self.on_leader_change:
                 listener()
         self._outgoing.serve(group.raft.behind, term if group.raft.is_leader else None)

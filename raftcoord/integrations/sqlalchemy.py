@@ -225,6 +225,7 @@ class _InGreenlet:
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
         self.resources = client.resources
+        self.events = client.events
 
     @property
     def grace(self) -> float:

@@ -14,6 +14,7 @@ from raftcoord.core.tables.decisions import Result
 from raftcoord.core.tables.members import Members
 from raftcoord.core.tables.table import Command
 from raftcoord.errors import RaftcoordError
+from raftcoord.events import Observers
 from raftcoord.types import NodeName
 
 
@@ -54,6 +55,10 @@ class Agreement(Protocol):
     @property
     def on_bound(self) -> list[Callable[[], None]]:
         """Called after the ledger bound the name of a participant to another state, or forgot it."""
+
+    @property
+    def events(self) -> Observers:
+        """Who observes this node; its other rooms give them their events here as well."""
 
     async def start(self) -> None:
         """Take part in the cluster. ConfigError if the port cannot be had."""

@@ -22,6 +22,7 @@ from raftcoord.core.tables.damages import Heuristic
 from raftcoord.core.tables.decisions import Result
 from raftcoord.env import Env
 from raftcoord.errors import Overloaded, RaftcoordError, Unavailable
+from raftcoord.events import Acknowledged, Damaged, Delivering
 from raftcoord.foreign import Rationed, shown
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.alarms import Alarm, Alarms
@@ -64,6 +65,7 @@ class Delivery:
         self, agreement: Agreement, sessions: Sessions, completion: Completion, alarms: Alarms, env: Env
     ) -> None:
         self.agreement = agreement
+        self.events = agreement.events
         self.sessions = sessions
         self.completion = completion
         self.alarms = alarms
@@ -154,6 +156,9 @@ class _Route:
         outcome.session = session
         outcome.attempt += 1
         outcome.alarm = self._alarms.after(limits.DELIVERY_ANSWER_MS, partial(self._overdue, outcome))
+        events = self._delivery.events
+        if events.wanted:
+            events.tell(Delivering(outcome.txid, self._name, outcome.verdict))
         session.endpoint.tell(outcome.txid, outcome.verdict, partial(self._answered, outcome, outcome.attempt))
 
     def _overdue(self, outcome: _Outcome) -> None:
@@ -180,6 +185,9 @@ class _Route:
         if self.pending.get(outcome.txid) is not outcome:
             return
         if failure is None:
+            events = self._delivery.events
+            if events.wanted:
+                events.tell(Acknowledged(outcome.txid, self._name))
             self._delivery.completion.add(outcome.txid, self._name)
             self._forget(outcome)
         elif attempt == outcome.attempt and outcome.session is not None:
@@ -214,6 +222,8 @@ class _Route:
         if not outcome.loud:
             outcome.loud = True
             self.damaged += 1
+            if self._delivery.events.wanted:
+                self._delivery.events.tell(Damaged(outcome.txid, self._name, what))
             self._delivery.log.critical(
                 "DAMAGE: transaction %s is decided, and participant %s cannot carry it out: %s. A person must compare its "
                 "state with the ledger (raftcoord txn show %s)",

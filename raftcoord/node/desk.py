@@ -27,6 +27,7 @@ from raftcoord.core.lowering import lower
 from raftcoord.core.tables.decisions import Decide, Result, Standing
 from raftcoord.env import Env
 from raftcoord.errors import InDoubt, LocalProtocolError, NotKnown, Overloaded, RaftcoordError, Unavailable
+from raftcoord.events import Decided
 from raftcoord.node import listings, membership
 from raftcoord.node.admission import Admission
 from raftcoord.node.agreement import Agreement
@@ -66,6 +67,7 @@ class Desk:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._agreement = agreement
+        self._events = agreement.events
         self._stored = stored
         self._sessions = sessions
         self._admission = admission
@@ -114,7 +116,7 @@ class Desk:
 
     def _decide(self, request: operations.ToDecide, asker: Asker, answer: Answering) -> None:
         txid, verdict, branches, reason, timeout_ms = request
-        agreement = self._agreement
+        agreement, events = self._agreement, self._events
 
         def done(result: Result | RaftcoordError) -> None:
             if type(result) is not Standing:
@@ -125,6 +127,8 @@ class Desk:
                 answer(asking.used(txid, result.decision))
             else:
                 answer(asking.of_decision(result.decision))
+            if events.wanted and type(result) is Standing:
+                events.tell(Decided(txid, result.state, result.first))
 
         known = agreement.ledger.decision(txid)
         if known is not None:

@@ -53,6 +53,7 @@ class Node:
         self._server: Server | None = None
         self._alarms = Alarms()
         self.consensus = consensus
+        self.events = consensus.events
         self.sessions = Sessions(resource.name for resource in config.resources)
         self.completion = Completion(self.consensus, self._alarms)
         self.delivery = Delivery(self.consensus, self.sessions, self.completion, self._alarms, env)

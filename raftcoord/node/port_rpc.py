@@ -13,6 +13,7 @@ from raftcoord import limits
 from raftcoord.api.operations import Operation, Role
 from raftcoord.env import Env
 from raftcoord.errors import LocalProtocolError, RemoteProtocolError, Unavailable
+from raftcoord.events import Refused
 from raftcoord.node import namesakes
 from raftcoord.node.admission import Admission
 from raftcoord.node.agreement import Agreement
@@ -136,6 +137,7 @@ class ClientPort:
         self._sessions = sessions
         self._admission = admission
         self._env = env
+        self._events = agreement.events
         self._node = node
         self._cluster_name = cluster_name
 
@@ -191,7 +193,11 @@ class ClientPort:
         if served is None:
             raise LocalProtocolError(str(unknown_method(method)))
         operation, serve = served
-        serve(operation.decode(params), caller, partial(_answer, conn, request_id, operation))
+        try:
+            serve(operation.decode(params), caller, partial(self._answer, conn, request_id, operation))
+        except Exception as error:
+            self._refused(operation, error)
+            raise
 
     def on_notify(self, conn: Connection, method: str, params: list[Any]) -> None:
         """Nobody notifies a node."""
@@ -203,9 +209,13 @@ class ClientPort:
         if isinstance(caller, Caller) and caller.session is not None:
             self._sessions.remove(caller.session, reason)
 
+    def _answer(self, conn: Connection, request_id: int, operation: Operation[Any, Any], result: Any) -> None:
+        if isinstance(result, Exception):
+            self._refused(operation, result)
+            conn.failed(request_id, operation.name, result)
+        else:
+            conn.reply(request_id, operation.write(result))
 
-def _answer(conn: Connection, request_id: int, operation: Operation[Any, Any], result: Any) -> None:
-    if isinstance(result, Exception):
-        conn.failed(request_id, operation.name, result)
-    else:
-        conn.reply(request_id, operation.write(result))
+    def _refused(self, operation: Operation[Any, Any], error: Exception) -> None:
+        if self._events.wanted:
+            self._events.tell(Refused(operation.name, error))

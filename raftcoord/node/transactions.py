@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from raftcoord import limits
+from raftcoord import events, limits
 from raftcoord.core.protocols.interface import (
     Acknowledged,
     ConnectDeadline,
@@ -81,6 +81,7 @@ class Transactions:
         on_halt: Callable[[Exception], None],
     ) -> None:
         self.agreement = agreement
+        self.events = agreement.events
         self.sessions = sessions
         self.delivery = delivery
         self.alarms = alarms
@@ -105,6 +106,8 @@ class Transactions:
                         f"participant {branch!r} has {session.endpoint.waiting} requests to answer; try again in a moment"
                     )
                 connected.append(branch)
+        if self.events.wanted:
+            self.events.tell(events.Submitting(asked.txid, tuple(asked.payloads)))
         made = self.running[asked.txid] = Running(self, asked)
         made.start(frozenset(connected))
 
@@ -191,12 +194,17 @@ class Running:
         if session is None:
             self._later(Voted(branch, Vote.no(not_connected(branch))))
             return
+        if owner.events.wanted:
+            owner.events.tell(events.Asking(asked.txid, branch))
         try:
             session.endpoint.ask(asked.txid, asked.payloads[branch], left_ms, partial(self._voted, branch))
         except LocalProtocolError as error:
             self._later(Voted(branch, Vote.no(str(error))))
 
     def _voted(self, branch: str, vote: Vote | NoVote) -> None:
+        told = self._owner.events
+        if told.wanted:
+            told.tell(events.Voted(self._asked.txid, branch, vote.why if isinstance(vote, NoVote) else vote))
         self.feed(Lost(branch, vote.why) if isinstance(vote, NoVote) else Voted(branch, vote))
 
     # -- the decision ---------------------------------------------------------------------------------------------
@@ -222,6 +230,9 @@ class Running:
                 self._alarms.append(owner.alarms.after(pause_ms, partial(self._propose, proposal)))
 
     def _decided(self, result: Result | RaftcoordError) -> None:
+        told = self._owner.events
+        if told.wanted and isinstance(result, Standing):
+            told.tell(events.Decided(self._asked.txid, result.state, result.first))
         self.feed(Stands(result) if isinstance(result, Standing) else NotKnown())
 
     # -- time and endings -----------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ from raftcoord.errors import (
     RaftcoordError,
     Unavailable,
 )
-from raftcoord.types import Branch, Outcome, TxId
+from raftcoord.events import Acknowledged, Asking, Decided, Deciding, Delivering, Observers
+from raftcoord.types import Branch, Outcome, State, TxId, Verdict
 
 CLUSTER = "00000000000000aa"
 
@@ -69,7 +70,8 @@ class Play:
         at: int = 0,
         closing: int = 0,
     ) -> None:
-        self.committing = Committing(TxId.new(), 10.0, lambda: 0.0, frozenset())
+        self.events = Observers(lambda: 0.0)
+        self.committing = Committing(TxId.new(), 10.0, lambda: 0.0, frozenset(), events=self.events)
         self.is_local = len(names) == 1 and not read
         if read:
             assert self.committing.txid is not None
@@ -253,3 +255,20 @@ def test_a_refusal_that_is_not_definite_touches_nothing() -> None:
         play.drive(play.committing.commit())
     assert not [move for move in play.done if isinstance(move, Run) and move.steps == "rollback"]
     assert all(play.endings(session) == [Close] for session in play.sessions)
+
+
+def test_each_step_of_a_commit_is_given_to_the_observers() -> None:
+    play, seen = Play(("a", "b")), list[Any]()
+    play.events.attach(seen.append)
+    play.drive(play.committing.commit())
+    txid = play.committing.minted
+    assert seen == [
+        Asking(txid, "a"),
+        Asking(txid, "b"),
+        Deciding(txid, Verdict.COMMIT, ("a", "b")),
+        Decided(txid, State.COMMITTED),
+        Delivering(txid, "a", Verdict.COMMIT),
+        Acknowledged(txid, "a"),
+        Delivering(txid, "b", Verdict.COMMIT),
+        Acknowledged(txid, "b"),
+    ]

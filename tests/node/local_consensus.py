@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from raftcoord.core.tables.decisions import Decision, Decisions, Result
 from raftcoord.core.tables.members import Members
 from raftcoord.core.tables.table import Command
 from raftcoord.errors import NotKnown, RaftcoordError, Unavailable
+from raftcoord.events import Observers
 from raftcoord.types import NodeName
 
 Done = Callable[[Result | RaftcoordError], None]
@@ -78,6 +80,7 @@ class LocalConsensus:
         self.waiting: list[tuple[Command | None, Callable[[int], None]]] = []
         self.on_leader_change: list[Callable[[], None]] = []
         self.on_bound: list[Callable[[], None]] = []
+        self.events = Observers(time.monotonic)
         self._answers: dict[int, Callable[[Result | None], None]] = {}
 
     async def start(self) -> None:
