@@ -7,7 +7,6 @@ Owed and never: as transaction.py. What was committed is reported complete behin
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -20,6 +19,7 @@ from raftcoord.client.completing import Completing
 from raftcoord.client.deadlines import TIMEOUT_S
 from raftcoord.client.moves import Clean, Close, Complete, Decide, Enter, Move, Moves, Run
 from raftcoord.databases import drivers
+from raftcoord.databases.driving import Driven
 from raftcoord.databases.patience import within_loop
 from raftcoord.databases.session import AsyncSession, Base, Session
 from raftcoord.errors import Unavailable
@@ -87,19 +87,8 @@ class AsyncTransaction:
         await self._drive(self._committing.commit() if kind is None else self._committing.abandon())
 
     async def _drive(self, moves: Moves[_T]) -> _T:
-        result, failed = None, None
-        while True:
-            try:
-                move = moves.send(result) if failed is None else moves.throw(failed)
-                result, failed = None, None
-                result = await self._carry_out(move)
-            except StopIteration as stop:
-                value: _T = stop.value
-                return value
-            except BaseException as error:  # also a cancellation: the moves know what it means at this point
-                if inspect.getgeneratorstate(moves) == inspect.GEN_CLOSED:
-                    raise
-                failed = error
+        # a cancellation is thrown in too: the moves know what it means at this point
+        return await Driven(moves, BaseException).run_async(self._carry_out)
 
     async def _carry_out(self, move: Move) -> Any:
         match move:

@@ -12,7 +12,6 @@ nobody else between enlist and the end of the block. Never: a decision of its ow
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -23,6 +22,7 @@ from raftcoord.client import blocks
 from raftcoord.client.committing import Committing
 from raftcoord.client.moves import Clean, Close, Complete, Decide, Enter, Move, Moves, Run
 from raftcoord.databases import drivers
+from raftcoord.databases.driving import Driven
 from raftcoord.databases.patience import within
 from raftcoord.databases.session import Session
 from raftcoord.errors import Aborted
@@ -127,19 +127,8 @@ class Transaction:
         self._drive(self._committing.commit() if kind is None else self._committing.abandon())
 
     def _drive(self, moves: Moves[_T]) -> _T:
-        result, failed = None, None
-        while True:
-            try:
-                move = moves.send(result) if failed is None else moves.throw(failed)
-                result, failed = None, None
-                result = self._carry_out(move)
-            except StopIteration as stop:
-                value: _T = stop.value
-                return value
-            except BaseException as error:  # also Ctrl-C: the moves know what it means at this point
-                if inspect.getgeneratorstate(moves) == inspect.GEN_CLOSED:
-                    raise
-                failed = error
+        # Ctrl-C is thrown in too: the moves know what it means at this point
+        return Driven(moves, BaseException).run(self._carry_out)
 
     def _carry_out(self, move: Move) -> Any:
         match move:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Final, Generic, Self, TypeVar, cast
+from typing import Any, Final, Self, TypeVar
 
 from raftcoord.databases.database import Database
+from raftcoord.databases.driving import Driven
 from raftcoord.databases.patience import within
 from raftcoord.databases.steps import ConnectionLost, Dialect, Result, SqlError, Statement, Steps
 from raftcoord.errors import LocalProtocolError
@@ -108,19 +108,8 @@ class Session(Base):
 
     def run(self, steps: Steps[_T]) -> _T:
         """Run a protocol; what it returns or raises. Interrupted, it is over, and the connection is to be closed."""
-        driven = _Driven(steps)
         with within(self, self.answer_s):
-            while (statement := driven.next) is not None:
-                try:
-                    result = self._carry_out(statement)
-                except (SqlError, ConnectionLost) as error:
-                    driven.throw(error)
-                except BaseException:
-                    steps.close()
-                    raise
-                else:
-                    driven.send(result)
-        return driven.returned()
+            return Driven(steps, SqlError, ConnectionLost).run(self._carry_out)
 
     def _carry_out(self, statement: Statement) -> Result:
         if self.at_once or not statement.ahead:
@@ -153,46 +142,10 @@ class AsyncSession(Base):
 
     async def run(self, steps: Steps[_T]) -> _T:
         """As Session.run."""
-        driven = _Driven(steps)
-        while (statement := driven.next) is not None:
-            try:
-                result = await self._carry_out(statement)
-            except (SqlError, ConnectionLost) as error:
-                driven.throw(error)
-            except BaseException:
-                steps.close()
-                raise
-            else:
-                driven.send(result)
-        return driven.returned()
+        return await Driven(steps, SqlError, ConnectionLost).run_async(self._carry_out)
 
     async def _carry_out(self, statement: Statement) -> Result:
         if self.at_once or not statement.ahead:
             return await self.execute(statement)
         tags = [(await self.execute(Statement(sql))).tag for sql in statement.ahead]
         return (await self.execute(statement._replace(ahead=())))._replace(ahead=tuple(tags))
-
-
-class _Driven(Generic[_T]):
-    """A generator between its statements. ``next``: the statement to carry out; None when it has returned."""
-
-    def __init__(self, steps: Steps[_T]) -> None:
-        self._steps = steps
-        self.next: Statement | None
-        self._returned: _T | None = None
-        self._advance(lambda: next(steps))
-
-    def send(self, result: Result) -> None:
-        self._advance(lambda: self._steps.send(result))
-
-    def throw(self, error: Exception) -> None:
-        self._advance(lambda: self._steps.throw(error))
-
-    def returned(self) -> _T:
-        return cast("_T", self._returned)
-
-    def _advance(self, step: Callable[[], Statement]) -> None:
-        try:
-            self.next = step()
-        except StopIteration as stop:
-            self.next, self._returned = None, stop.value
