@@ -24,7 +24,7 @@ from raftcoord.core.tables.founding import Found
 from raftcoord.core.tables.members import Member, founded
 from raftcoord.errors import ConfigError, CorruptionError, LocalProtocolError, NotYet, Unavailable
 from raftcoord.storage.node_db import NodeDb
-from raftcoord.storage.records import log_crc, meta_row
+from raftcoord.storage.records import log_crc, state_row
 from raftcoord.types import NodeName, State, Verdict
 
 N1, N2, N3, N4 = (NodeName(f"n{number}") for number in (1, 2, 3, 4))
@@ -354,7 +354,7 @@ def as_before(directory: Path, cluster: str, name: str) -> None:
     """Make of a node.db what it was before it held members."""
     db = NodeDb.open(directory, cluster_name=cluster, node=name)
     db._writer.execute("DELETE FROM meta WHERE key = 'members'")
-    _, state, crc = meta_row("state", db._state._replace(members_epoch=0))
+    _, state, crc = state_row(db._state._replace(epochs={**db._state.epochs, "members": 0}))
     db._writer.execute("UPDATE meta SET value = ?, crc = ? WHERE key = 'state'", (state, crc))
     for row in db.load().log:
         if row.data[:1] == engine.MEMBERS:

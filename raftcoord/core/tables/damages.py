@@ -205,7 +205,7 @@ class Damages(Table):
                     self.put(known._replace(acknowledged_by=command.who, settled_ms=max(1, command.at_ms)))
                     changed = True
                 changed |= decisions.close(txid, (branch,), command.who, SETTLED, command.at_ms)
-                changed |= decisions.acknowledge(txid, (branch,))  # of an ABORT, which needs nobody to come back
+                changed |= decisions.complete(txid, branch)  # of an ABORT, which needs nobody to come back
         return CHANGED if changed else UNCHANGED
 
     commands: ClassVar[dict[int, Kind]] = {

@@ -354,7 +354,13 @@ class Decisions(Table):
     def _complete(self, command: Complete, term: int, index: int) -> Done:
         changed = False
         for txid, branches in command.acks:
-            changed |= self.acknowledge(txid, branches)
+            known = self._open.get(txid)
+            if known is None:
+                continue
+            left = tuple(branch for branch in known.outstanding if branch not in branches)
+            if left != known.outstanding:
+                self._put(known._replace(outstanding=left))
+                changed = True
         return CHANGED if changed else UNCHANGED
 
     def _close(self, command: Close, term: int, index: int) -> Done:
@@ -369,16 +375,9 @@ class Decisions(Table):
         10: Kind(Close, _close),
     }
 
-    def acknowledge(self, txid: TxId, branches: tuple[str, ...]) -> bool:
-        """These branches have acknowledged; whether that changed anything."""
-        known = self._open.get(txid)
-        if known is None:
-            return False
-        left = tuple(branch for branch in known.outstanding if branch not in branches)
-        if left == known.outstanding:
-            return False
-        self._put(known._replace(outstanding=left))
-        return True
+    def complete(self, txid: TxId, branch: str) -> bool:
+        """That branch is waited for no longer, as if it had acknowledged; whether that changed anything."""
+        return self._complete(Complete(((txid, (branch,)),)), 0, 0).changed
 
     def close(self, txid: TxId, branches: tuple[str, ...], who: str, why: str, at_ms: int) -> bool:
         """These branches of a COMMIT are waited for no longer; whether that changed anything."""
