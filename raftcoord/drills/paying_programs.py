@@ -170,10 +170,13 @@ class PayingPrograms:
 
     def fallen(self) -> list[str]:
         """Programs that have ended by themselves although there are orders of theirs to pay, with their last words."""
+        ended = [program for program in self.programs if program.is_up and program.process.pid is None]
+        if ended:
+            self._read()  # what they have paid last
         return [
             f"{program.name} has ended by itself: {program.last_words()}"
-            for program in self.programs
-            if program.is_up and program.process.pid is None and not self._paid >= program.share
+            for program in ended
+            if not self._paid >= program.share
         ]
 
     async def _follow(self) -> None:

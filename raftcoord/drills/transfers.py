@@ -33,7 +33,7 @@ from raftcoord.drills.paying_programs import PayingPrograms, PayingWork
 from raftcoord.drills.props import StagePlan
 from raftcoord.drills.report import DrillReport, OnEvent
 from raftcoord.drills.trial import Trial, tried
-from raftcoord.errors import Unavailable
+from raftcoord.errors import Overloaded, Unavailable
 from raftcoord.types import State
 
 NAME: Final = "databases-transfers"
@@ -171,7 +171,7 @@ class _Transfers:
             while not over.is_set():
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(over.wait(), _LOOK_EVERY_S)
-                with contextlib.suppress(Unavailable):
+                with contextlib.suppress(Unavailable, Overloaded):
                     await self._show_hidden()
 
         looking = asyncio.create_task(look())

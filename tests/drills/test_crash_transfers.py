@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,14 +16,17 @@ import pytest
 from click.testing import CliRunner
 from raftcoord_cli.main import main
 
-from raftcoord import ConfigError, RaftcoordError
+from raftcoord import ConfigError, RaftcoordError, TxId
 from raftcoord.drills.catalog import drill_named
+from raftcoord.drills.client_history import History, Told
+from raftcoord.drills.journal import Begun, Journal
+from raftcoord.drills.load import Load
 from raftcoord.drills.options import DrillOptions
 from raftcoord.drills.orders import HOME_BANK, Order, both_ways, opening_for
 from raftcoord.drills.paying_programs import PayingProgram, PayingPrograms, PayingWork
 from raftcoord.drills.transfers import orders_of, run
 from raftcoord.processes.database_servers import DatabaseServer
-from raftcoord.types import Branch
+from raftcoord.types import Branch, State
 
 ORDERS = {n: Order(n, str(n), Branch("bank-aa"), str(n + 10), 100 * n, "") for n in (1, 2, 3)}
 
@@ -125,8 +129,23 @@ def test_a_program_that_gives_up_is_named_with_its_last_words(tmp_path: Path) ->
     program = PayingProgram(work, 0, 1)
     with pytest.raises(RaftcoordError, match=r"absent\.yaml"):
         program.start(0.0)
-    programs = PayingPrograms(work, [program], None)  # type: ignore[arg-type]
+    load = Load([], History(), random.Random(0))
+    programs = PayingPrograms(work, [program], load)
     assert programs.fallen() == [], "nobody has started it"
     program.is_up = True
     assert programs.fallen() == [f"program-1 has ended by itself: {program.last_words()}"]
     assert "absent.yaml" in program.last_words()
+
+
+def test_a_program_that_has_just_paid_all_and_ended_is_not_fallen(tmp_path: Path) -> None:
+    """What it has written last may not have been read when its end is seen."""
+    work = PayingWork(tmp_path, tmp_path / "cluster.yaml", (ORDERS[1],), ("ledger", "orders"), math.inf)
+    program = PayingProgram(work, 0, 1)
+    programs = PayingPrograms(work, [program], Load([], History(), random.Random(0)))
+    program.is_up = True
+    program.process.log_path.touch()
+    assert programs.fallen() == ["program-1 has ended by itself: "]
+    txid, journal = TxId.new(), Journal(program.journal)
+    journal.write(Begun(txid, 1))
+    journal.write(Told(txid, 0, "submit", 1.0, 2.0, "known", State.COMMITTED))
+    assert programs.fallen() == []
