@@ -45,8 +45,8 @@ RETRY_S_MAX: Final = 0.5
 class PayingJob(NamedTuple):
     """``orders``, ``journal``, ``stop``: paths; ``resources``: of the home bank's database and of the others'.
 
-    ``client``: its number in the history. Order n of the file is due ``began_s`` (monotonic clock) + n * ``every_s``. Orders with
-    an even id are paid back if ``both_ways``. ``left``: the part of the commits that is left to the resolver.
+    ``client``: its number in the history. Order n of those that are left is due ``first_s`` + n * ``every_s`` after it is
+    ready. Orders with an even id are paid back if ``both_ways``. ``left``: the part of the commits that is left to the resolver.
     """
 
     name: str
@@ -56,7 +56,7 @@ class PayingJob(NamedTuple):
     stop: str
     resources: tuple[str, str]
     client: int
-    began_s: float
+    first_s: float
     every_s: float
     both_ways: bool
     left: float
@@ -218,10 +218,10 @@ def _run(job: PayingJob) -> None:
     with Client.from_config(config, name=job.name) as node:
         payer = Payer(node, Journal(path), job.client, (home, other), Path(job.stop), job.left)
         print(f"raftcoord program {job.name} ready", flush=True)
-        for index, order in enumerate(orders):
-            if order.order_id not in paid:
-                time.sleep(max(0.0, job.began_s + index * job.every_s - time.monotonic()))
-                payer.pay(order, doubtful.get(order.order_id))
+        first_s = time.monotonic() + job.first_s
+        for index, order in enumerate(order for order in orders if order.order_id not in paid):
+            time.sleep(max(0.0, first_s + index * job.every_s - time.monotonic()))
+            payer.pay(order, doubtful.get(order.order_id))
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class PayingProgram:
             f"program {self.name}", [], directory / f"{self.name}.log", directory / f"{self.name}.pid", throwaway=True
         )
 
-    def start(self, began_s: float) -> None:
+    def start(self) -> None:
         """Start it, for the first time or after a kill; it is ready when this returns. Blocks."""
         work = self._work
         job = PayingJob(
@@ -81,7 +81,7 @@ class PayingProgram:
             str(self.stop),
             work.resources,
             self._number + self._of * self._starts,
-            began_s + self._number / work.rate_per_s,
+            self._number / work.rate_per_s,
             self._of / work.rate_per_s,
             work.both_ways,
             work.left,
@@ -112,7 +112,6 @@ class PayingPrograms:
     def __init__(self, work: PayingWork, programs: Sequence[PayingProgram], load: Load) -> None:
         self.programs = programs
         self.load = load
-        self.began_s = 0.0
         self.left = 0
         self._orders = {order.order_id: order for order in (both_ways(work.orders) if work.both_ways else work.orders)}
         self._readers = [(program, JournalReader(program.journal)) for program in programs]
@@ -121,7 +120,6 @@ class PayingPrograms:
     @contextlib.asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
         """They run inside. On the way out what is left of them is killed, and all of their journals has been read."""
-        self.began_s = asyncio.get_running_loop().time()
         try:
             async with asyncio.TaskGroup() as group:  # a journal that cannot be read ends what happens inside
                 following = group.create_task(self._follow())
@@ -137,7 +135,7 @@ class PayingPrograms:
 
     async def start(self, program: PayingProgram) -> None:
         """Start ``program`` on what it has left."""
-        await asyncio.to_thread(program.start, self.began_s)
+        await asyncio.to_thread(program.start)
 
     async def kill(self, program: PayingProgram) -> None:
         await asyncio.to_thread(program.kill)

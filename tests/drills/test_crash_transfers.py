@@ -128,7 +128,7 @@ def test_a_program_that_gives_up_is_named_with_its_last_words(tmp_path: Path) ->
     work = PayingWork(tmp_path, tmp_path / "absent.yaml", (ORDERS[1],), ("ledger", "orders"), math.inf)
     program = PayingProgram(work, 0, 1)
     with pytest.raises(RaftcoordError, match=r"absent\.yaml"):
-        program.start(0.0)
+        program.start()
     load = Load([], History(), random.Random(0))
     programs = PayingPrograms(work, [program], load)
     assert programs.fallen() == [], "nobody has started it"
