@@ -26,12 +26,12 @@ from raftcoord.consensus.disk import (
 from raftcoord.consensus.engine import Message, Timing
 from raftcoord.consensus.group import Group, MembersDone
 from raftcoord.consensus.host import Errand, Host
-from raftcoord.consensus.identity import Identities, Place
+from raftcoord.consensus.identity import Identities, PlaceInFile
 from raftcoord.consensus.peers import Peers
 from raftcoord.consensus.position import Position
 from raftcoord.consensus.proposals import BarrierDone, Done
 from raftcoord.consensus.pysyncobj.guard import Guarded
-from raftcoord.consensus.steering import Asked, Steering
+from raftcoord.consensus.steering import Steering, StepAsked
 from raftcoord.consensus.sync_thread import Runner, SyncThread
 from raftcoord.core.machine import Ledger
 from raftcoord.core.tables.members import Members, described
@@ -83,7 +83,7 @@ class Consensus:
         self._identities = Identities(
             stored.node_uuid.hex(),
             name,
-            {n.name: Place(config.node_id(n.name), str(n.peer), str(n.client)) for n in config.nodes},
+            {n.name: PlaceInFile(config.node_id(n.name), str(n.peer), str(n.client)) for n in config.nodes},
             {**stored.peers, **stored.enrolled},
             self._group.members,
             stored.joined,
@@ -188,7 +188,7 @@ class Consensus:
         attempted, or with NotKnown. ``deadline``: loop time (s).
         """
         self._must_run()
-        self._steering.ask(Asked(step, name, deadline, done))
+        self._steering.ask(StepAsked(step, name, deadline, done))
         self._host.wake()
 
     def _must_run(self) -> None:
@@ -343,7 +343,6 @@ class Consensus:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this node believes itself leader."""
         return self._group.raft.is_leader
 
     @property
@@ -354,17 +353,14 @@ class Consensus:
 
     @property
     def term(self) -> int:
-        """The current term."""
         return self._group.raft.term
 
     @property
     def applied_index(self) -> int:
-        """The highest index applied here."""
         return self._group.applied_index
 
     @property
     def applied_term(self) -> int:
-        """The term of that entry."""
         return self._group.applied_term
 
     def position(self) -> Position:

@@ -52,7 +52,7 @@ class Transport(Protocol):
         """Send, in order; a message to a peer whose link is down is lost."""
 
 
-class Owner(Protocol):
+class HostOwner(Protocol):
     """Whose groups they are. What raises halts the host."""
 
     @property
@@ -82,7 +82,7 @@ class Host:
     """Ticks ``groups``. ``beat_s``: seconds between two turns in which nothing comes in."""
 
     def __init__(
-        self, groups: list[Group], disk: Disk, transport: Transport, owner: Owner, runner: Runner, beat_s: float
+        self, groups: list[Group], disk: Disk, transport: Transport, owner: HostOwner, runner: Runner, beat_s: float
     ) -> None:
         self.groups = groups
         self.running = False

@@ -53,7 +53,7 @@ CONFIRMED: Final = 2
 _IDENTITY: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
-class Place(NamedTuple):
+class PlaceInFile(NamedTuple):
     """A node as cluster.yaml has it: the id that it gets if the cluster is founded from that file, and its addresses."""
 
     id: int
@@ -69,7 +69,7 @@ class Stranger(NamedTuple):
     client: str
 
 
-class Said(NamedTuple):
+class Introduction(NamedTuple):
     """What a hello says of its sender. ``knows``: the identity that it has on disk for this node, or ""."""
 
     name: NodeName
@@ -81,7 +81,7 @@ class Said(NamedTuple):
     client: str
 
 
-def said_in(details: Mapping[str, Any]) -> Said:
+def said_in(details: Mapping[str, Any]) -> Introduction:
     """What a hello says. ConfigError if it does not say what every node says."""
     name, identity, knows = (details.get(key) for key in ("node", "identity", "knows"))
     names, addresses, rows = (details.get(key) for key in ("nodes", "addresses", "members"))
@@ -101,7 +101,7 @@ def said_in(details: Mapping[str, Any]) -> Said:
             "every node"
         )
     peer, client = (str(Address.parse(each)) for each in addresses)  # type: ignore[union-attr]
-    return Said(checked, identity, knows, tuple(names), members, peer, client)  # type: ignore[arg-type]
+    return Introduction(checked, identity, knows, tuple(names), members, peer, client)  # type: ignore[arg-type]
 
 
 def _is_texts(value: object, most: int, length: int) -> bool:
@@ -125,7 +125,7 @@ class Identities:
         self,
         own: str,
         name: NodeName,
-        file: Mapping[NodeName, Place],
+        file: Mapping[NodeName, PlaceInFile],
         known: Mapping[str, str],
         members: Members | None,
         joined: Members | None = None,
@@ -275,7 +275,7 @@ class Identities:
         since = self._now() - STRANGER_S
         return {name: stranger for name, (at, stranger) in self._refused.items() if at >= since}
 
-    def judge(self, said: Said) -> None:
+    def judge(self, said: Introduction) -> None:
         """Take note of a peer by what its hello says. ConfigError if it is refused."""
         if said.identity == self.own:
             raise ConfigError(
@@ -287,7 +287,7 @@ class Identities:
         else:
             self._judge_by_members(said, self.members)
 
-    def _judge_by_file(self, said: Said) -> None:
+    def _judge_by_file(self, said: Introduction) -> None:
         name = said.name
         if said.members is not None and said.members.epoch > 1:
             own = said.members.with_identity(self.own)
@@ -311,7 +311,7 @@ class Identities:
             way = "give it back its data directory, or found the cluster again from empty ones"
             raise _another(name, said.identity, standing, way)
 
-    def _judge_by_members(self, said: Said, members: Members) -> None:
+    def _judge_by_members(self, said: Introduction, members: Members) -> None:
         if self._member(said.identity) is None and not self._hears_of(said):
             member = members.named(said.name)
             self._refuse(said)
@@ -325,7 +325,7 @@ class Identities:
                 f"a node called {said.name} has the data {said.identity[:8]} of another; give each node a directory of its own"
             )
 
-    def _hears_of(self, said: Said) -> bool:
+    def _hears_of(self, said: Introduction) -> bool:
         """Whether a member, or a newer one that this node's log does not know yet, says a later set; it is kept."""
         newest = self.heard or self.members
         later = said.members is not None and newest is not None and said.members.epoch > newest.epoch
@@ -337,7 +337,7 @@ class Identities:
         self._on_change()
         return True
 
-    def acquainted(self, said: Said, told: str) -> bool:
+    def acquainted(self, said: Introduction, told: str) -> bool:
         """Whether both ends have each other on disk and have said so. ``told``: the identity that the peer was told is known
         of it here.
         """
@@ -349,7 +349,7 @@ class Identities:
             return _another(self.name, self.own, member.identity, _way_back(self.name))
         return _no_member(self.name, members)
 
-    def _refuse(self, said: Said) -> None:
+    def _refuse(self, said: Introduction) -> None:
         if said.name not in self._refused and len(self._refused) >= limits.MEMBERS_MAX:
             del self._refused[next(iter(self._refused))]
         self._refused[said.name] = (self._now(), Stranger(said.identity, said.peer, said.client))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from raftcoord import limits
-from raftcoord.consensus.identity import Said
+from raftcoord.consensus.identity import Introduction
 from raftcoord.errors import ConfigError, RaftcoordError, RemoteProtocolError
 from raftcoord.rpc.connection import Connection
 from raftcoord.types import NodeName
@@ -23,7 +23,7 @@ ALIVE: Final = "alive"
 class Hearers(Protocol):
     """Who hears what comes in: peers.py."""
 
-    def welcome(self, inbound: Inbound, details: dict[str, Any]) -> tuple[Said, bool]:
+    def welcome(self, inbound: Inbound, details: dict[str, Any]) -> tuple[Introduction, bool]:
         """The node that dialed, and whether it may be heard. ConfigError or Unavailable if it is refused."""
 
     def introduce(self, to: NodeName, identity: str = "") -> dict[str, Any]:

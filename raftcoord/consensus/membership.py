@@ -15,7 +15,7 @@ from raftcoord.errors import LocalProtocolError, NotYet, Unavailable, broken
 from raftcoord.types import NodeName
 
 
-class Seen(NamedTuple):
+class LeaderView(NamedTuple):
     """What the leader sees: its own id, the ids of the peers that are linked, and who was refused, by name."""
 
     own_id: int
@@ -23,7 +23,7 @@ class Seen(NamedTuple):
     strangers: Mapping[NodeName, Stranger]
 
 
-def planned(step: str, name: NodeName, members: Members, seen: Seen) -> Members:
+def planned(step: str, name: NodeName, members: Members, seen: LeaderView) -> Members:
     """The set after ``step`` ("add", "remove" or "replace") of the node ``name``; ``members`` itself if that has been done.
 
     Raises LocalProtocolError for a step that makes no sense, Unavailable for one that cannot be made yet.
@@ -40,7 +40,7 @@ def planned(step: str, name: NodeName, members: Members, seen: Seen) -> Members:
     broken(f"the members would take the step {step!r}")
 
 
-def _added(name: NodeName, members: Members, seen: Seen) -> Members:
+def _added(name: NodeName, members: Members, seen: LeaderView) -> Members:
     stranger = seen.strangers.get(name)
     if members.named(name) is None:
         if stranger is None:
@@ -54,7 +54,7 @@ def _added(name: NodeName, members: Members, seen: Seen) -> Members:
     return members
 
 
-def _replaced(name: NodeName, members: Members, seen: Seen) -> Members:
+def _replaced(name: NodeName, members: Members, seen: LeaderView) -> Members:
     member = members.named(name)
     if member is None:
         return members.removed(name)  # which says that there is none
@@ -77,7 +77,7 @@ def _not_seen(name: NodeName, step: str) -> str:
     )
 
 
-def _with_a_majority(after: Members, step: str, name: NodeName, seen: Seen) -> Members:
+def _with_a_majority(after: Members, step: str, name: NodeName, seen: LeaderView) -> Members:
     linked = after.voters & (seen.linked | {seen.own_id})
     if len(linked) * 2 <= len(after.voters):
         names = ", ".join(member.name for member in after.members if member.voter and member.id not in linked)

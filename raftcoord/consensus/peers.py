@@ -24,7 +24,7 @@ from raftcoord import limits
 from raftcoord.config import Address, Config
 from raftcoord.consensus.clocks import Clocks
 from raftcoord.consensus.engine import Message
-from raftcoord.consensus.identity import Identities, Said, said_in
+from raftcoord.consensus.identity import Identities, Introduction, said_in
 from raftcoord.consensus.link_ends import ROLE, Inbound, Outbound
 from raftcoord.consensus.messages import decode, encode, is_said_all_the_time, size_of
 from raftcoord.env import Env
@@ -41,7 +41,7 @@ GROUP_BYTES = 256 << 10
 """Messages to one peer share a frame up to about this many bytes of entries."""
 
 
-class Listener(Protocol):
+class PeerListener(Protocol):
     """Who hears what the peers say."""
 
     def on_message(self, node: int, message: Message) -> None:
@@ -66,7 +66,7 @@ class Peers:
         name: NodeName,
         env: Env,
         boot: int,
-        listener: Listener,
+        listener: PeerListener,
         cluster_id: Callable[[], str],
         identities: Identities,
     ) -> None:
@@ -275,7 +275,7 @@ class Peers:
         self._told[name] = details["knows"]
         return details
 
-    def identify(self, details: dict[str, Any]) -> Said:
+    def identify(self, details: dict[str, Any]) -> Introduction:
         """The peer that introduces itself so; ConfigError if it is none of ours."""
         try:
             said = said_in(details)
@@ -294,7 +294,7 @@ class Peers:
         self._identities.judge(said)
         return said
 
-    def welcome(self, inbound: Inbound, details: dict[str, Any]) -> tuple[Said, bool]:
+    def welcome(self, inbound: Inbound, details: dict[str, Any]) -> tuple[Introduction, bool]:
         """Who dialed, and whether it may be heard. ConfigError if it is refused."""
         said = self.identify(details)
         boot = details.get("boot")

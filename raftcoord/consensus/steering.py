@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from raftcoord.consensus.group import Group, MembersDone
 from raftcoord.consensus.identity import CONFIRMED, Identities
-from raftcoord.consensus.membership import CatchingUp, Seen, not_leading, planned
+from raftcoord.consensus.membership import CatchingUp, LeaderView, not_leading, planned
 from raftcoord.consensus.peers import Peers
 from raftcoord.errors import LocalProtocolError, Unavailable
 from raftcoord.types import NodeName
@@ -26,7 +26,7 @@ _NO_TURN: Final = (
 )
 
 
-class Asked(NamedTuple):
+class StepAsked(NamedTuple):
     """A step that an operator wants. ``deadline``: loop time (s)."""
 
     step: str
@@ -46,14 +46,14 @@ class Steering:
         self._peers = peers
         self._identities = identities
         self._catching_up = CatchingUp(patience_s)
-        self._asked: list[Asked] = []
+        self._asked: list[StepAsked] = []
 
     @property
     def has_work(self) -> bool:
         """Whether somebody waits for the next turn."""
         return bool(self._asked)
 
-    def ask(self, asked: Asked) -> None:
+    def ask(self, asked: StepAsked) -> None:
         """It waits for the next turn."""
         self._asked.append(asked)
 
@@ -78,7 +78,7 @@ class Steering:
         for each in late:
             each.done(error)
 
-    def _change(self, asked: Asked) -> None:
+    def _change(self, asked: StepAsked) -> None:
         group = self._group()
         try:
             members = group.members
@@ -87,7 +87,7 @@ class Steering:
                 raise not_leading(self._own, None if leader is None else self._peers.name_of(leader))
             if members.epoch < CONFIRMED:
                 raise Unavailable("the founding of this cluster is not confirmed yet; try again in a moment")
-            seen = Seen(group.node, frozenset(self._peers.up), self._identities.strangers)
+            seen = LeaderView(group.node, frozenset(self._peers.up), self._identities.strangers)
             after = planned(asked.step, asked.name, members, seen)
             if after is members:
                 asked.done(members)

@@ -14,7 +14,7 @@ from cluster import Cluster, config_in, free_ports, until
 
 from raftcoord import limits
 from raftcoord.config import Address
-from raftcoord.consensus.identity import STRANGER_S, Identities, Place, Said, Stranger, said_in
+from raftcoord.consensus.identity import STRANGER_S, Identities, Introduction, PlaceInFile, Stranger, said_in
 from raftcoord.core.tables.decisions import Standing
 from raftcoord.core.tables.members import Member, Members, founded, to_list
 from raftcoord.errors import ConfigError, Unavailable
@@ -22,7 +22,7 @@ from raftcoord.types import NodeName, State
 
 N1, N2, N3, N4 = (NodeName(f"n{number}") for number in (1, 2, 3, 4))
 OWN, ONE, OTHER, FOURTH = "00" * 16, "01" * 16, "02" * 16, "03" * 16
-FILE = {name: Place(number, f"h{number}:1", f"h{number}:2") for number, name in enumerate((N1, N2, N3), 1)}
+FILE = {name: PlaceInFile(number, f"h{number}:1", f"h{number}:2") for number, name in enumerate((N1, N2, N3), 1)}
 FOUNDING = founded({N1: (1, OWN, "h1:1", "h1:2"), N2: (2, ONE, "h2:1", "h2:2"), N3: (3, OTHER, "h3:1", "h3:2")})
 CONFIRMED = FOUNDING.confirmed()
 FOUR = CONFIRMED.added(N4, FOURTH, "h4:1", "h4:2")
@@ -45,9 +45,9 @@ def says(
     knows: str = OWN,
     members: Members | None = None,
     names: tuple[str, ...] = ("n1", "n2", "n3"),
-) -> Said:
+) -> Introduction:
     """A hello of that node."""
-    return Said(name, identity, knows, names, members, "h9:1", "h9:2")
+    return Introduction(name, identity, knows, names, members, "h9:1", "h9:2")
 
 
 # -- before the founding ----------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ HELLO = {
 
 
 def test_a_hello_says_all_that_a_node_must_say() -> None:
-    assert said_in(HELLO) == Said(N2, ONE, "", ("n1", "n2", "n3"), None, "h2:1", "h2:2")
+    assert said_in(HELLO) == Introduction(N2, ONE, "", ("n1", "n2", "n3"), None, "h2:1", "h2:2")
     assert said_in(HELLO | {"members": to_list(FOUR)}).members == FOUR
     assert said_in(Known(FOUR).introduction(N2)).members == FOUR
 
@@ -278,7 +278,7 @@ def test_a_log_that_goes_back_or_catches_up_does_not_forget_what_was_heard() -> 
     assert (one.members, one.heard, one.id_of(N4, FOURTH)) == (CONFIRMED, FOUR, 4)
     one.follow(FOUR.promoted())
     assert one.heard is None
-    learner = Identities(FOURTH, N4, {**FILE, N4: Place(4, "", "")}, {}, CONFIRMED, FOUR, on_change=lambda: None)
+    learner = Identities(FOURTH, N4, {**FILE, N4: PlaceInFile(4, "", "")}, {}, CONFIRMED, FOUR, on_change=lambda: None)
     assert learner.id_of(N4, FOURTH) == 4
 
 

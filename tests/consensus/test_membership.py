@@ -19,7 +19,7 @@ from raftcoord.client.link import of_no_cluster
 from raftcoord.config import Config
 from raftcoord.consensus import engine
 from raftcoord.consensus.identity import Stranger
-from raftcoord.consensus.membership import CatchingUp, Seen, planned
+from raftcoord.consensus.membership import CatchingUp, LeaderView, planned
 from raftcoord.core.tables.founding import Found
 from raftcoord.core.tables.members import Member, founded
 from raftcoord.errors import ConfigError, CorruptionError, LocalProtocolError, NotYet, Unavailable
@@ -35,8 +35,8 @@ NEW = Stranger("0a" * 16, "h:1", "h:2")
 # -- which step -------------------------------------------------------------------------------------------------------
 
 
-def seen(*linked: int, strangers: dict[NodeName, Stranger] | None = None) -> Seen:
-    return Seen(1, frozenset(linked), strangers or {})
+def seen(*linked: int, strangers: dict[NodeName, Stranger] | None = None) -> LeaderView:
+    return LeaderView(1, frozenset(linked), strangers or {})
 
 
 def test_a_node_is_added_when_it_has_been_heard_of() -> None:

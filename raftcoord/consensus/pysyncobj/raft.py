@@ -56,7 +56,7 @@ def _settings(timing: Timing, log: RaftLog) -> Any:
 
 
 class Raft(SyncObj):  # type: ignore[misc]
-    """One node's PySyncObj.
+    """One node's PySyncObj. What each method owes is said in engine.py.
 
     ``identity``: of this node's data. Its id is that of the member with this identity in the set that is in force, 0 while it is
     none: an id is known by the log alone, because one that was never committed may be given to another node.
@@ -106,33 +106,27 @@ class Raft(SyncObj):  # type: ignore[misc]
 
     @property
     def role(self) -> str:
-        """leader, follower or candidate."""
         return _ROLES[self._SyncObj__raftState]
 
     @property
     def is_leader(self) -> bool:
-        """Whether this node believes itself leader."""
         return bool(self._SyncObj__raftState == STATE.LEADER)
 
     @property
     def leader(self) -> int | None:
-        """The leader's id as far as this node knows."""
         node = self._SyncObj__raftLeader
         return None if node is None else node.id
 
     @property
     def term(self) -> int:
-        """The current term."""
         return self._SyncObj__raftCurrentTerm
 
     @property
     def vote(self) -> int | None:
-        """Whom this node has voted for in that term."""
         return self.log.getVotedForNodeId()
 
     @property
     def commit_index(self) -> int:
-        """The highest index known to be committed."""
         return self._SyncObj__raftCommitIndex
 
     @property
@@ -141,34 +135,28 @@ class Raft(SyncObj):  # type: ignore[misc]
         return self._SyncObj__raftLastApplied
 
     def match_index(self, node: int) -> int:
-        """At the leader: up to where that peer is known to hold the same log, on disk."""
         return self._SyncObj__raftMatchIndex.get(self._node(node), 0)
 
     @property
     def id(self) -> int:
-        """This node's id, or 0."""
         return self._id
 
     @property
     def is_voter(self) -> bool:
-        """Whether this node counts for a majority, as far as its log knows."""
         return self.is_member and self._id in self.voters
 
     @property
     def majority(self) -> int:
-        """How many voters decide."""
         return len(self.voters) // 2 + 1
 
     @property
     def may_change_members(self) -> bool:
-        """Whether a set of members may be proposed here (engine.py)."""
         settled = self.log.term_at(self.commit_index) == self.term and self._in_force.at <= self.commit_index
         return self.is_leader and settled
 
     # -- what the outside may do ----------------------------------------------------------------------------------
 
     def connected(self, node: int, now: float) -> None:
-        """The link to that peer is up: whatever was in flight before is sent again."""
         self._now = CLOCK.now = now
         peer = self._node(node)
         self._SyncObj__onNodeConnected(peer)
@@ -177,12 +165,10 @@ class Raft(SyncObj):  # type: ignore[misc]
             self._send_now = True
 
     def disconnected(self, node: int, now: float) -> None:
-        """The link to that peer is down."""
         self._now = CLOCK.now = now
         self._SyncObj__onNodeDisconnected(self._node(node))
 
     def follow(self, in_force: InForce) -> None:
-        """Count over these members from now on."""
         newest, before, self._in_force = in_force.members, self._in_force.members, in_force
         self.admitted = newest is not None
         if newest is before:
@@ -213,7 +199,6 @@ class Raft(SyncObj):  # type: ignore[misc]
         return node
 
     def propose(self, data: bytes, asker: int | None = None) -> int:
-        """Leader only: append an entry, for the peer ``asker`` if there is one; return its index. The next tick sends it."""
         check(self.is_leader, "a follower was asked to append")
         index = self.log.last_index + 1
         self.log.add(data, index, self.term)
@@ -223,7 +208,6 @@ class Raft(SyncObj):  # type: ignore[misc]
         return index
 
     def step(self, now: float, congested: Collection[int]) -> Step:
-        """Let time pass, commit, and say what is to be stored and sent."""
         check(not self._committed, "a step before the last one's entries were applied")
         self.tick(now, congested)
         at_once, after_sync = self._sorted(self.take_messages())
@@ -252,21 +236,17 @@ class Raft(SyncObj):  # type: ignore[misc]
         return at_once, after_sync
 
     def synced(self, index: int) -> None:
-        """What was staged is on disk, and with it everything up to ``index``."""
         self.log.synced(index)
 
     def compact(self, applied_index: int) -> int | None:
-        """Forget entries far enough below ``applied_index``; the new first index, or None if there is nothing to do."""
         return self.log.compact(applied_index)
 
     def installed(self, index: int, term: int) -> None:
-        """A copy of the ledger up to (index, term) is now the log."""
         self.log.reset(index, term)
         self._SyncObj__raftCommitIndex = index
         self._SyncObj__raftLastApplied = index
 
     def take_committed(self) -> list[EntryTriple]:
-        """Entries committed since the last call, in order, each exactly once."""
         taken, self._committed = self._committed, []
         return taken
 
