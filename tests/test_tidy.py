@@ -19,7 +19,6 @@ LONG = {
     "raftcoord/client/asynchronous.py": "every method of the client, with what it promises its caller",
     "raftcoord/limits.py": "a table: every bound stands in one place, with its unit and its reason",
     "raftcoord/consensus/consensus.py": "one node's part in the cluster: proposals, links, copies, and who takes part",
-    "raftcoord/consensus/pysyncobj/raft.py": "PySyncObj driven from outside, majorities and members included",
     "raftcoord/core/tables/decisions.py": "a table is one file: its commands, its rows, its rules and its memory",
 }
 """Files that are long because their idea is. A count never splits an idea."""
