@@ -10,6 +10,7 @@ import asyncio
 from typing import Final
 
 from raftcoord import limits
+from raftcoord.api.operations import NODE
 from raftcoord.client.link import ClusterIdentity, Link
 from raftcoord.errors import ForgottenTxid, FutureTxid, RaftcoordError, Unavailable
 from raftcoord.rpc.codes import RpcError
@@ -81,7 +82,7 @@ class Admission:
             conn = await link.open(deadline)
         except RaftcoordError as error:
             return Unavailable(f"{link}: {error}")
-        info = await link.ask(conn, "node", (), deadline)
+        info = await link.ask(conn, NODE.method, (), deadline)
         if not isinstance(info, dict):
             return Unavailable(f"{link}: {info.message if isinstance(info, RpcError) else 'it does not say how it is'}")
         link.learn_clock(info)

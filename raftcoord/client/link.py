@@ -10,6 +10,7 @@ import asyncio
 from typing import Any, Final, NamedTuple
 
 from raftcoord import limits
+from raftcoord.api.operations import NODE
 from raftcoord.client.deadlines import SILENT, Deadlines
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
 from raftcoord.foreign import shown
@@ -200,7 +201,7 @@ class Link:
 
     async def _learn_cluster(self, conn: Connection, deadline: float) -> None:
         """The hello came before the cluster had an id: ask for it."""
-        reply = await self.ask(conn, "node", (), deadline)
+        reply = await self.ask(conn, NODE.method, (), deadline)
         if reply is SILENT and self._said_why:  # an earlier try's reason says more than an unfinished one
             return
         if isinstance(reply, RpcError) or not isinstance(reply, dict):
