@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from raftcoord.api import fields
 from raftcoord.api.operations import NODE, A, Operation, R
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from raftcoord.client.link import ClusterIdentity
 
 _T = TypeVar("_T")
+
+_FOUNDED: Final = replace(NODE, any_cluster=False)
+"""Asked again until a node knows the cluster's id."""
 
 
 class AsyncTransaction:
@@ -169,7 +173,7 @@ class TransactionRequests:
     async def cluster_id(self, *, timeout: float = TIMEOUT_S) -> str:
         """The cluster's id, which every gid bears: 16 hex digits. Raises Unavailable if no node tells it within ``timeout`` s."""
         if not self._cluster.id:
-            await self.ask(NODE, timeout=timeout)
+            await self.ask(_FOUNDED, timeout=timeout)
         if not self._cluster.id:
             raise Unavailable("no node has told the cluster's id; try again when a majority of the nodes runs")
         return self._cluster.id
