@@ -121,9 +121,66 @@ class Led:
     term: int
 
 
-Event = (
-    Submitting | Asking | Voted | Deciding | Decided | Delivering | Acknowledged | Damaged | Refused | Proposed | Led
-)
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A checked message of a peer has come in; it waits for the next turn. ``sender``: the peer's id."""
+
+    sender: int
+    message: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """These messages go out, each to the peer of that id; what they show is on disk."""
+
+    messages: list[tuple[int, dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """The link over which this node sends to that peer came up or went down."""
+
+    peer: int
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Turning:
+    """The host takes a turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """It has taken one; what it staged may be on its way to the disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """So many entries are on disk now, up to ``last_index``, with one sync."""
+
+    entries: int
+    last_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Applying:
+    """What is committed is applied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """All that is known here to be committed is applied, up to ``index``."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A copy of the ledger up to ``index`` has taken the place of what was applied."""
+
+    index: int
+
+
 Observer = Callable[[Any], None]
 """Is given every event, and takes those that it knows. It is called in the thread in which the event happens."""
 
@@ -149,7 +206,7 @@ class Observers:
         self._observed = tuple(each for each in self._observed if each.observer != observer)
         self.wanted = bool(self._observed)
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: object) -> None:
         """That has happened. Raises no Exception."""
         before = self._clock()
         for each in self._observed:
@@ -172,7 +229,7 @@ class _Observed:
         self._failed = False
         self._was_slow = False
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: object) -> None:
         try:
             self.observer(event)
         except Exception:
@@ -182,7 +239,7 @@ class _Observed:
                     "the observer %r failed on %s; it is not logged again", self.observer, type(event).__name__
                 )
 
-    def rest(self, event: Event, now: float, took_s: float) -> None:
+    def rest(self, event: object, now: float, took_s: float) -> None:
         """It took too long: it may cost one part in limits.OBSERVER_REST of the time."""
         self.rests_until = now + took_s * limits.OBSERVER_REST
         if not self._was_slow:

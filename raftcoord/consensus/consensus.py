@@ -45,7 +45,7 @@ from raftcoord.errors import (
     Unavailable,
     check,
 )
-from raftcoord.events import Led, Observers, Proposed
+from raftcoord.events import Copied, Heard, Led, Linked, Observers, Proposed
 from raftcoord.storage.node_db import NodeDb, Stored, Write
 from raftcoord.types import NodeName
 
@@ -74,6 +74,8 @@ class Consensus:
         self._on_halt = on_halt
         self._directory = config.node(name).data_dir
         self._env = env
+        self.events = Observers(self._loop.time)
+        """Who observes this node."""
         stored = db.load()
         self._not_taken_over = not_taken_over(stored, name, [node.name for node in config.nodes])
         timing = config.timing
@@ -94,12 +96,12 @@ class Consensus:
         self._peers = Peers(config, name, env, boot, self, lambda: self.ledger.cluster, self._identities)
         self._steering = Steering(name, lambda: self._group, self._peers, self._identities, self._timing.election_min)
         runner = SyncThread(f"{name} sync") if runner is None else runner
-        self._host = Host([self._group], NodeDisk(db), self._peers, self, runner, self._timing.heartbeat / 2)
+        self._host = Host(
+            [self._group], NodeDisk(db), self._peers, self, runner, self._timing.heartbeat / 2, self.events
+        )
         self._outgoing = Outgoing(db, self._directory, name, self._peers)
-        self._installing = Installing(db, self._directory, name, lambda: self._group, self.after_step)
+        self._installing = Installing(db, self._directory, name, lambda: self._group, self._copied)
         self._led: tuple[int | None, int] = (None, 0)  # by whom and in which term, as those who listen know
-        self.events = Observers(self._loop.time)
-        """Who observes this node."""
         self.on_leader_change: list[Callable[[], None]] = []
         """Called after the leader, or the term of its leadership, changed as seen from here."""
         self.on_bound: list[Callable[[], None]] = []
@@ -201,6 +203,8 @@ class Consensus:
         """A checked message of a peer: it waits for the next turn."""
         group = self._group
         self._host.hear(lambda now: self._receive(group, node, message, now))
+        if self.events.wanted:
+            self.events.tell(Heard(node, message))
 
     def after_messages(self, then: Callable[[], None]) -> None:
         """Call ``then`` when the messages so far have been judged."""
@@ -218,12 +222,19 @@ class Consensus:
         """A link came up or went down: it waits for the next turn, in order with the messages."""
         group = self._group
         self._host.hear(lambda now: group.connected(node, now) if up else group.disconnected(node, now))
+        if self.events.wanted:
+            self.events.tell(Linked(node, up))
 
     def on_copy(self, node: int, step: str, params: list[Any], reply: Callable[[Any], None]) -> None:
         """A step of a ledger copy that the leader sends."""
         self._installing.hear(node, step, params, reply)
         if self._installing.is_due:
             self._host.wake()
+
+    def _copied(self) -> None:
+        self.after_step()
+        if self.events.wanted:
+            self.events.tell(Copied(self._group.applied_index))
 
     # -- what the host asks ---------------------------------------------------------------------------------------
 
@@ -340,6 +351,11 @@ class Consensus:
     def ledger(self) -> Ledger:
         """What this node has applied. Read only."""
         return self._group.ledger
+
+    @property
+    def group(self) -> Group:
+        """What is replicated here. Read only. It is another one after this node was taken in: never keep it."""
+        return self._group
 
     @property
     def is_leader(self) -> bool:

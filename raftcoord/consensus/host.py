@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 from raftcoord.consensus.engine import Message
 from raftcoord.consensus.group import Group, Ready, Store
 from raftcoord.consensus.sync_thread import Runner, SyncThread
+from raftcoord.events import Applied, Applying, Observers, Sending, Synced, Turned, Turning
 
 Stores = Sequence[tuple[Group, Store]]
 
@@ -82,7 +83,14 @@ class Host:
     """Ticks ``groups``. ``beat_s``: seconds between two turns in which nothing comes in."""
 
     def __init__(
-        self, groups: list[Group], disk: Disk, transport: Transport, owner: HostOwner, runner: Runner, beat_s: float
+        self,
+        groups: list[Group],
+        disk: Disk,
+        transport: Transport,
+        owner: HostOwner,
+        runner: Runner,
+        beat_s: float,
+        events: Observers,
     ) -> None:
         self.groups = groups
         self.running = False
@@ -94,6 +102,7 @@ class Host:
         self._runner = runner
         self._own_thread = runner if isinstance(runner, SyncThread) else None
         self._beat_s = beat_s
+        self._events = events
         self._loop = asyncio.get_running_loop()
         self._inbox: list[Callable[[float], None]] = []
         self._scheduled = False
@@ -155,23 +164,26 @@ class Host:
         self._scheduled = False
         if self.busy or not self.running:
             return
+        if self._events.wanted:
+            self._events.tell(Turning())
         try:
             if (errand := self._owner.errand()) is not None:
                 self._run(errand)
-                return
-            now = self._loop.time()
-            for group in self.groups:
-                if group.ledger_is_overdue(now):
-                    self._store_ledgers(now)
-                    return
-            inbox, self._inbox = self._inbox, []
-            for event in inbox:
-                event(now)
-            self._tick(now)
+            else:
+                self._tick(self._loop.time())
         except Exception as error:
             self.halt(error)
+        if self._events.wanted and self.running:
+            self._events.tell(Turned())
 
     def _tick(self, now: float) -> None:
+        for group in self.groups:
+            if group.ledger_is_overdue(now):
+                self._store_ledgers(now)
+                return
+        inbox, self._inbox = self._inbox, []
+        for event in inbox:
+            event(now)
         self._owner.before_step(now)
         congested = self._transport.congested
         steps, stores = [], []
@@ -182,7 +194,7 @@ class Host:
                 stores.append((group, ready.store))
         self._owner.after_step()
         for _, ready in steps:
-            self._transport.send(ready.at_once)
+            self._send(ready.at_once)
         if stores:
             self._sync(steps, stores, now)
         else:
@@ -190,8 +202,18 @@ class Host:
             self._store_ledgers(now)
 
     def _apply(self, group: Group, now: float) -> None:
+        if self._events.wanted:
+            self._events.tell(Applying())
         group.apply(now)
         self._owner.applied(group)
+        if self._events.wanted and self.running:
+            self._events.tell(Applied(group.applied_index))
+
+    def _send(self, messages: list[tuple[int, Message]]) -> None:
+        if messages:
+            if self._events.wanted:
+                self._events.tell(Sending(messages))
+            self._transport.send(messages)
 
     # -- sync, flush ----------------------------------------------------------------------------------------------
 
@@ -245,8 +267,10 @@ class Host:
     def _flush(self, steps: list[tuple[Group, Ready]], stores: Stores, later: list[Group], now: float) -> None:
         for group, store in stores:
             group.stored(store, now)
+            if self._events.wanted and store.staged.append:
+                self._events.tell(Synced(len(store.staged.append), store.last_index))
         for _, ready in steps:
-            self._transport.send(ready.after_sync)
+            self._send(ready.after_sync)
         for group in later:
             self._apply(group, now)
 

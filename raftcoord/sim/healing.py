@@ -75,7 +75,7 @@ class Healing:
 
     def _is_new(self, name: str) -> bool:
         consensus = self._world.machines[name].consensus
-        return name in self._invariants.wiped or consensus is None or not consensus.replica.raft.admitted
+        return name in self._invariants.wiped or consensus is None or not consensus.group.raft.admitted
 
     def _unsettled(self) -> str:
         """What is not settled yet, or ""."""

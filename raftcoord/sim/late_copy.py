@@ -119,7 +119,7 @@ class LateCopy:
 
     def _replica(self, name: str) -> Group | None:
         machine = self._world.machines[name]
-        return machine.consensus.replica if machine.runs and machine.consensus is not None else None
+        return machine.consensus.group if machine.runs and machine.consensus is not None else None
 
     def _others(self, name: str) -> list[str]:
         return [other for other in self._world.nodes if other != name]

@@ -11,7 +11,7 @@ from raftcoord.participants.interface import Participant
 from raftcoord.participants.worker import Worker
 from raftcoord.sim.disk import NodeDisk, SimNodeDb, SimRunner
 from raftcoord.sim.loop import Process
-from raftcoord.sim.watch import WatchedConsensus
+from raftcoord.sim.mischief import SufferingConsensus
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Machine:
     runner: SimRunner | None = None
     db: SimNodeDb | None = None
     node: Node | None = None
-    consensus: WatchedConsensus | None = None
+    consensus: SufferingConsensus | None = None
     participant: Participant | None = None
     worker: Worker | None = None
     damaged: bool = False

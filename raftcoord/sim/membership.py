@@ -44,7 +44,7 @@ def replace(world: World, name: str) -> None:
 
 async def _replace(world: World, name: str, client: AsyncClient) -> None:
     machine = world.machines[name]
-    while machine.consensus is None or not machine.consensus.replica.raft.admitted:
+    while machine.consensus is None or not machine.consensus.group.raft.admitted:
         try:
             await client.replace_node(name, timeout=_TIMEOUT_S)
             world.log(name, "is replaced")
@@ -118,7 +118,7 @@ async def start(world: World, machine: Machine) -> None:
     node, db, consensus = machine.node, machine.db, machine.consensus
     if node is None or db is None or consensus is None:
         return
-    wrong = machine.names is not None and consensus.replica.members is not None
+    wrong = machine.names is not None and consensus.group.members is not None
     before, began = db.load() if wrong else None, asyncio.get_running_loop().time()
     late = asyncio.get_running_loop().call_later(
         driver.ASK_MEMBERS_S + _SOON_S,

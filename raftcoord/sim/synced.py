@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from raftcoord.consensus import engine
+from raftcoord.consensus.consensus import Consensus
 from raftcoord.consensus.members_in_log import members_in
 from raftcoord.core.machine import Ledger
 from raftcoord.core.tables.decisions import Complete, Decide
@@ -18,7 +19,6 @@ from raftcoord.core.tables.table import Command
 from raftcoord.sim.conduct import Conduct
 from raftcoord.sim.disk import SimNodeDb
 from raftcoord.sim.models import LedgerModel, decisions, horizon, replayed
-from raftcoord.sim.watch import WatchedConsensus
 from raftcoord.storage.node_db import Stored, Write
 from raftcoord.types import TxId
 
@@ -143,7 +143,7 @@ class Synced:
         self.disks_lost += 1
         self.wiped.add(name)
 
-    def on_born(self, name: str, db: SimNodeDb, consensus: WatchedConsensus) -> None:
+    def on_born(self, name: str, db: SimNodeDb, consensus: Consensus) -> None:
         """A node has been opened: everything that it synced in its life before must be there."""
         disk, stored = self._disks[name], db.load()
         self._identity[name], self._introduced[name] = stored.node_uuid.hex(), dict(stored.peers)
@@ -163,7 +163,7 @@ class Synced:
             f"{name} had synced (term, vote) {disk.hard} and finds {(stored.term, stored.vote)} after a crash",
         )
         self._adopt(name, stored)
-        raft = consensus.replica.raft
+        raft = consensus.group.raft
         begins = (raft.term, raft.vote, raft.log.last_index)
         has = (*disk.hard, disk.last)
         self.must(

@@ -1,4 +1,4 @@
-"""The real rooms with a window: the same code, and after each step somebody looks.
+"""Windows into the real rooms: what a node and a participant do, for somebody who looks after each step.
 
 ``point(label)`` marks a moment at which a process may be killed:
 
@@ -9,20 +9,29 @@
 
 from __future__ import annotations
 
-import random
+import asyncio
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from raftcoord.consensus.consensus import Consensus
 from raftcoord.consensus.group import Group
-from raftcoord.consensus.proposals import Done
 from raftcoord.core.tables.table import Command
 from raftcoord.errors import StorageError
+from raftcoord.events import (
+    Applied,
+    Applying,
+    Copied,
+    Heard,
+    Linked,
+    Proposed,
+    Sending,
+    Submitting,
+    Turned,
+    Turning,
+)
 from raftcoord.node.node import Node
-from raftcoord.node.transactions import Asked
 from raftcoord.participants.interface import Participant, Prepare, Reply, Request
-from raftcoord.types import NodeName, Payload, TxId, Vote
+from raftcoord.types import Payload, TxId, Vote
 
 Point = Callable[[str], None]
 
@@ -52,121 +61,50 @@ class ConsensusWatcher(Protocol):
         """A copy of the ledger has taken the place of what that node had applied."""
 
 
-@dataclass
-class Mischief:
-    """What a link or a disk does to whole messages. Rates from 0 to 1.
+class NodeWindow:
+    """An observer of a node that shows what it does to ``watcher``, and where it passes to ``point``.
 
-    ``repeat_rate``: a message between nodes is heard twice, which Raft must bear. ``flip_rate``: a chunk of a ledger copy has a
-    flipped bit when it is written.
+    ``broken``: receives an error of the watcher's own, which would be lost among the observers.
     """
 
-    rng: random.Random
-    repeat_rate: float = 0.0
-    flip_rate: float = 0.0
-    repeated: int = 0
-    flipped: int = 0
+    def __init__(
+        self, node: Node, consensus: Consensus, point: Point, watcher: ConsensusWatcher, broken: Callable[[str], None]
+    ) -> None:
+        name, now = node.config.name, asyncio.get_running_loop().time
+        self._broken = broken
 
-    def flip(self, params: list[Any]) -> list[Any]:
-        """The parameters of a chunk, perhaps damaged."""
-        if not self.flip_rate or self.rng.random() >= self.flip_rate or len(params) != 2 or not params[1]:
-            return params
-        self.flipped += 1
-        at = self.rng.randrange(len(params[1]))
-        chunk = bytearray(params[1])
-        chunk[at] ^= 1 << self.rng.randrange(8)
-        return [params[0], bytes(chunk)]
+        def look() -> None:
+            watcher.on_step(name, consensus.group, now())
 
-
-class WatchedConsensus(Consensus):
-    """Consensus that shows what it does. ``watch`` is called once, right after it was made."""
-
-    _point: Point
-    _watcher: ConsensusWatcher
-
-    _mischief: Mischief
-
-    def watch(self, point: Point, watcher: ConsensusWatcher, mischief: Mischief) -> None:
-        """Be looked at from now on."""
-        self._point, self._watcher, self._mischief = point, watcher, mischief
-        send = self._peers.send
-
-        def sending(messages: list[tuple[int, dict[str, Any]]]) -> None:
-            if messages:
-                watcher.on_messages(self._name, self._group, messages)
-                send(messages)
-
-        self._peers.send = sending  # type: ignore[method-assign]
-        installing, host = self._installing, self._host
-        installed = installing._on_installed
-
-        def installing_done() -> None:
-            installed()
-            watcher.on_copied(self._name, self._group)
-
-        installing._on_installed = installing_done
-        turn, apply = host._turn, host._apply
-
-        def turning() -> None:
-            point("before-stage")
-            turn()
-            self._look()
-
-        def applying(group: Group, now: float) -> None:
-            point("before-apply")
-            apply(group, now)
-            self._look()
+        def applied() -> None:
+            look()
             point("after-apply")
 
-        host._turn, host._apply = turning, applying  # type: ignore[method-assign]
+        def begun(txid: TxId) -> None:
+            known = txid in node.transactions.running or consensus.ledger.decision(txid) is not None
+            watcher.on_begun(name, txid, known)
 
-    @property
-    def replica(self) -> Group:
-        """What is looked at."""
-        return self._group
+        self._shown: dict[type, Callable[[Any], None]] = {
+            Turning: lambda event: point("before-stage"),
+            Turned: lambda event: look(),
+            Applying: lambda event: point("before-apply"),
+            Applied: lambda event: applied(),
+            Sending: lambda event: watcher.on_messages(name, consensus.group, event.messages),
+            Heard: lambda event: watcher.on_heard(name, event.sender, event.message),
+            Linked: lambda event: watcher.on_link(name, event.peer, event.up),
+            Proposed: lambda event: watcher.on_proposed(name, event.command),
+            Copied: lambda event: watcher.on_copied(name, consensus.group),
+            Submitting: lambda event: begun(event.txid),
+        }
 
-    def introduce_to(self, node: NodeName) -> dict[str, Any]:
-        """What this node would say of itself in a hello to ``node``."""
-        return self._peers.introduce(node)
-
-    def propose(self, command: Command, deadline: float, done: Done) -> None:
-        """As Consensus'."""
-        self._watcher.on_proposed(self._name, command)
-        super().propose(command, deadline, done)
-
-    def on_message(self, node: int, message: dict[str, Any]) -> None:
-        """As Consensus'; some messages are heard twice."""
-        self._watcher.on_heard(self._name, node, message)
-        super().on_message(node, message)
-        mischief = self._mischief
-        if mischief.repeat_rate and mischief.rng.random() < mischief.repeat_rate:
-            mischief.repeated += 1
-            super().on_message(node, message)
-
-    def on_copy(self, node: int, step: str, params: list[Any], reply: Callable[[Any], None]) -> None:
-        """As Consensus'; some chunks are damaged."""
-        super().on_copy(node, step, self._mischief.flip(params) if step == "copy_chunk" else params, reply)
-
-    def on_link(self, node: int, up: bool) -> None:
-        """As Consensus'."""
-        self._watcher.on_link(self._name, node, up)
-        super().on_link(node, up)
-
-    def _look(self) -> None:
-        if self._host.running:
-            self._watcher.on_step(self._name, self._group, self._loop.time())
-
-
-def watch_transactions(name: str, node: Node, watcher: ConsensusWatcher) -> None:
-    """Show which transactions that node begins to coordinate."""
-    transactions = node.transactions
-    submit = transactions.submit
-
-    def submitting(asked: Asked) -> None:
-        known = asked.txid in transactions.running or node.consensus.ledger.decision(asked.txid) is not None
-        submit(asked)
-        watcher.on_begun(name, asked.txid, known)
-
-    transactions.submit = submitting  # type: ignore[method-assign]
+    def __call__(self, event: object) -> None:
+        """An event of the node."""
+        show = self._shown.get(type(event))
+        if show is not None:
+            try:
+                show(event)
+            except Exception as error:
+                self._broken(f"whoever watches failed on {event!r:.200}: {error!r}")
 
 
 class ParticipantWatcher(Protocol):

@@ -18,6 +18,7 @@ from raftcoord import limits
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.client.link import NodeAddress
 from raftcoord.config import Address, Config, NodeConfig, Timing
+from raftcoord.consensus.consensus import Consensus
 from raftcoord.env import Env
 from raftcoord.errors import CorruptionError, RaftcoordError, StorageError
 from raftcoord.node.node import Node
@@ -27,15 +28,9 @@ from raftcoord.sim import membership
 from raftcoord.sim.disk import NodeDisk, SimNodeDb, SimRunner, image_of_participant
 from raftcoord.sim.loop import Killed, Process, SimLoop
 from raftcoord.sim.machines import Machine, Points, serving
+from raftcoord.sim.mischief import Mischief, SufferingConsensus
 from raftcoord.sim.network import End, Network
-from raftcoord.sim.watch import (
-    ConsensusWatcher,
-    Mischief,
-    ParticipantWatcher,
-    WatchedConsensus,
-    WatchedParticipant,
-    watch_transactions,
-)
+from raftcoord.sim.watch import ConsensusWatcher, NodeWindow, ParticipantWatcher, WatchedParticipant
 from raftcoord.types import NodeName
 
 EPOCH_MS: Final = 1_700_000_000_000
@@ -55,7 +50,7 @@ MakeParticipant = Callable[[Path, Env], Participant]
 class Watcher(ConsensusWatcher, ParticipantWatcher, Protocol):
     """Who looks at everything."""
 
-    def on_born(self, name: str, db: SimNodeDb, consensus: WatchedConsensus) -> None:
+    def on_born(self, name: str, db: SimNodeDb, consensus: Consensus) -> None:
         """A node has been opened from its disk and is about to start."""
 
     def on_stored(self, name: str, write: Any) -> None:
@@ -190,10 +185,10 @@ class World:
         runner = SimRunner(self.loop, process, self.rng(f"{name} {machine.lives} disk"), self.sync_s, point)
         machine.runner = runner
         config = self._config_of(directory, machine.names)
-        machine.consensus = WatchedConsensus(config, name, db, env, on_halt=halt, runner=runner)
-        machine.consensus.watch(point, self.watcher, self.mischief)
+        machine.consensus = SufferingConsensus(config, name, db, env, on_halt=halt, runner=runner)
+        machine.consensus.mischief = self.mischief
         machine.node = Node(config, name, machine.consensus, db, env, on_halt=halt)
-        watch_transactions(name, machine.node, self.watcher)
+        machine.node.events.attach(NodeWindow(machine.node, machine.consensus, point, self.watcher, self.broken))
         self.watcher.on_born(name, db, machine.consensus)
         process.spawn(membership.start(self, machine), "start")
 

@@ -24,6 +24,7 @@ from raftcoord.consensus.group import Group, Start
 from raftcoord.consensus.host import Errand, Host, Stores
 from raftcoord.core.machine import Ledger
 from raftcoord.core.tables.decisions import Standing
+from raftcoord.events import Observers
 from raftcoord.types import State
 
 ROOM = Path(__file__).parents[2] / "raftcoord" / "consensus"
@@ -125,7 +126,9 @@ class Surroundings:
 def with_two_groups(test: Callable[[Host, Surroundings, HeldRunner], Any]) -> None:
     async def run() -> None:
         around, runner, now = Surroundings(), HeldRunner(), asyncio.get_running_loop().time()
-        host = Host([a_group_alone(now), a_group_alone(now)], around, around, around, runner, beat_s=0.01)
+        host = Host(
+            [a_group_alone(now), a_group_alone(now)], around, around, around, runner, 0.01, Observers(lambda: 0.0)
+        )
         host.start()
         await test(host, around, runner)
         host.stop()
