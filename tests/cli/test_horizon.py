@@ -15,7 +15,7 @@ import pytest
 
 from raftcoord import limits
 from raftcoord.config import Config
-from raftcoord.core.tables.table import NO_CHANGES
+from raftcoord.core.tables.table import Change
 from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 from raftcoord.storage.node_db import NodeDb, Write
 
@@ -32,7 +32,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
     try:
         raftcoord(config, "up", "-d")
         raftcoord(config, "down")
-        ahead = NO_CHANGES._replace(retire_before_ms=now_ms() + 2 * DAY_MS)  # the same for all, as it is replicated
+        ahead = {
+            "horizon": Change(fields={"horizon_ms": now_ms() + 2 * DAY_MS})
+        }  # the same for all, as it is replicated
         for node in config.nodes:
             with closing(NodeDb.open(node.data_dir, cluster_name=config.cluster, node=node.name)) as db:
                 db.write(Write(None, [], None, ahead, None, None))
