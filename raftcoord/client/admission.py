@@ -11,7 +11,8 @@ from typing import Final
 
 from raftcoord import limits
 from raftcoord.api.operations import NODE
-from raftcoord.client.link import ClusterIdentity, Link
+from raftcoord.client.link import Link
+from raftcoord.client.nodes import Nodes
 from raftcoord.errors import ForgottenTxid, FutureTxid, RaftcoordError, Unavailable
 from raftcoord.rpc.codes import RpcError
 from raftcoord.types import TxId
@@ -22,85 +23,77 @@ REACH_S: Final = 2.0
 _PAUSE_S: Final = 0.1
 
 
-class Admission:
-    """The part of AsyncClient that asks before work is done."""
+def admitted(nodes: Nodes, txid: TxId, now: float) -> str:
+    """The cluster's id if the node in use serves as far as is known, and finds ``txid`` fit; else ""."""
+    if nodes.links and not nodes.failing:
+        link = nodes.in_use
+        if link.ready is not None and not link.silent and link.finds_fit(txid, now):
+            return nodes.cluster.id
+    return ""
 
-    _cluster: ClusterIdentity
-    _links: list[Link]
-    _sticky: Link
-    _failing: bool
 
-    def _bind(self, loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
-        raise NotImplementedError
+async def admit(nodes: Nodes, txid: TxId, timeout: float) -> str:
+    """The cluster's id. Raises Unavailable, FutureTxid or ForgottenTxid if nothing must begin under ``txid`` now."""
+    loop = asyncio.get_running_loop()
+    if known := admitted(nodes, txid, loop.time()):
+        return known
+    deadline = loop.time() + min(timeout, REACH_S)
+    while True:
+        refusals = await _look(nodes, txid, deadline)
+        if not refusals:
+            return nodes.cluster.id
+        wrong = next((each for each in refusals if not isinstance(each, Unavailable)), None)
+        if wrong is not None:
+            raise wrong
+        if loop.time() + _PAUSE_S >= deadline:
+            raise _nobody(refusals)
+        await asyncio.sleep(_PAUSE_S)
 
-    def _admitted(self, txid: TxId, now: float) -> str:
-        """The cluster's id if the node in use serves as far as is known, and finds ``txid`` fit; else ""."""
-        if self._links and not self._failing:
-            link = self._sticky
-            if link.ready is not None and not link.silent and link.finds_fit(txid, now):
-                return self._cluster.id
-        return ""
 
-    async def admit(self, txid: TxId, timeout: float) -> str:
-        """The cluster's id. Raises Unavailable, FutureTxid or ForgottenTxid if nothing must begin under ``txid`` now."""
-        loop = self._bind(asyncio.get_running_loop())
-        if known := self._admitted(txid, loop.time()):
-            return known
-        deadline = loop.time() + min(timeout, REACH_S)
-        while True:
-            refusals = await self._look(txid, deadline)
-            if not refusals:
-                return self._cluster.id
-            wrong = next((each for each in refusals if not isinstance(each, Unavailable)), None)
-            if wrong is not None:
-                raise wrong
-            if loop.time() + _PAUSE_S >= deadline:
-                raise _nobody(refusals)
-            await asyncio.sleep(_PAUSE_S)
+async def _look(nodes: Nodes, txid: TxId, deadline: float) -> list[RaftcoordError]:
+    """Ask all nodes at once; the first that serves is the one in use. Why none does; nothing: one does."""
+    loop = asyncio.get_running_loop()
+    refusals: list[RaftcoordError] = []
+    asked = [loop.create_task(_look_at(link, txid, deadline)) for link in nodes.links]
+    try:
+        for answered in asyncio.as_completed(asked):
+            found = await answered
+            if isinstance(found, Link):
+                nodes.use(found)
+                return []
+            refusals.append(found)
+    finally:
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+    return refusals
 
-    async def _look(self, txid: TxId, deadline: float) -> list[RaftcoordError]:
-        """Ask all nodes at once; the first that serves is the one in use. Why none does; nothing: one does."""
-        loop = asyncio.get_running_loop()
-        refusals: list[RaftcoordError] = []
-        asked = [loop.create_task(self._look_at(link, txid, deadline)) for link in self._links]
-        try:
-            for answered in asyncio.as_completed(asked):
-                found = await answered
-                if isinstance(found, Link):
-                    self._sticky, self._failing = found, False
-                    return []
-                refusals.append(found)
-        finally:
-            for task in asked:
-                task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
-        return refusals
 
-    async def _look_at(self, link: Link, txid: TxId, deadline: float) -> Link | RaftcoordError:
-        """The link, if its node could get that transaction decided."""
-        try:
-            conn = await link.open(deadline)
-        except RaftcoordError as error:
-            return Unavailable(f"{link}: {error}")
-        info = await link.ask(conn, NODE.method, (), deadline)
-        if not isinstance(info, dict):
-            return Unavailable(f"{link}: {info.message if isinstance(info, RpcError) else 'it does not say how it is'}")
-        link.learn_clock(info)
-        if not info.get("leader"):
-            return Unavailable(f"{link}: it sees no leader")
-        wall_ms, horizon_ms = info.get("wall_ms"), info.get("horizon_ms")
-        if type(wall_ms) is int and txid.ms > wall_ms + limits.FUTURE_MS_MAX:
-            return FutureTxid(
-                f"the clock of this machine is {(txid.ms - wall_ms) // 1000} s ahead of that of node {link}, and at most "
-                f"{limits.FUTURE_MS_MAX // 1000} s are allowed; nothing was begun: correct the clock that is wrong (raftcoord "
-                "doctor)"
-            )
-        if type(horizon_ms) is int and txid.ms < horizon_ms:
-            return ForgottenTxid(
-                f"the txid {txid} is older than the horizon of node {link}, so nothing can be decided under it; nothing was "
-                "begun: correct the clock that is wrong (raftcoord doctor)"
-            )
-        return link
+async def _look_at(link: Link, txid: TxId, deadline: float) -> Link | RaftcoordError:
+    """The link, if its node could get that transaction decided."""
+    try:
+        conn = await link.open(deadline)
+    except RaftcoordError as error:
+        return Unavailable(f"{link}: {error}")
+    info = await link.ask(conn, NODE.method, (), deadline)
+    if not isinstance(info, dict):
+        return Unavailable(f"{link}: {info.message if isinstance(info, RpcError) else 'it does not say how it is'}")
+    link.learn_clock(info)
+    if not info.get("leader"):
+        return Unavailable(f"{link}: it sees no leader")
+    wall_ms, horizon_ms = info.get("wall_ms"), info.get("horizon_ms")
+    if type(wall_ms) is int and txid.ms > wall_ms + limits.FUTURE_MS_MAX:
+        return FutureTxid(
+            f"the clock of this machine is {(txid.ms - wall_ms) // 1000} s ahead of that of node {link}, and at most "
+            f"{limits.FUTURE_MS_MAX // 1000} s are allowed; nothing was begun: correct the clock that is wrong (raftcoord "
+            "doctor)"
+        )
+    if type(horizon_ms) is int and txid.ms < horizon_ms:
+        return ForgottenTxid(
+            f"the txid {txid} is older than the horizon of node {link}, so nothing can be decided under it; nothing was "
+            "begun: correct the clock that is wrong (raftcoord doctor)"
+        )
+    return link
 
 
 def _nobody(refusals: list[RaftcoordError]) -> Unavailable:

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from raftcoord import limits
 from raftcoord.api import fields, operations
 from raftcoord.api.answers import DamageRow, Damages, NodeStatus, Page, ParticipantRow, Row
 from raftcoord.api.leading import leader_among
 from raftcoord.api.operations import A, Operation, R
-from raftcoord.client.admission import Admission
-from raftcoord.client.async_transaction import TransactionRequests
+from raftcoord.client import admission
+from raftcoord.client.async_transaction import AsyncTransaction
 from raftcoord.client.completing import Completing
 from raftcoord.client.deadlines import GRACE_S, TIMEOUT_S, Deadlines
 from raftcoord.client.link import ClusterIdentity, Link, NodeAddress
+from raftcoord.client.nodes import Nodes
 from raftcoord.client.retry import PATIENCE_S, Call, FateUnknown, Tries, share_of
 from raftcoord.core.asking import Known
 from raftcoord.env import Env
@@ -40,8 +42,11 @@ from raftcoord.types import Answer, Outcome, Payload, State, TxId, Verdict
 if TYPE_CHECKING:
     from raftcoord.config import Config
 
+_FOUNDED: Final = replace(operations.NODE, any_cluster=False)
+"""Asked again until a node knows the cluster's id."""
 
-class AsyncClient(Admission, TransactionRequests):
+
+class AsyncClient:
     """A client of one cluster. Make it with ``from_config`` or ``from_addresses``, and use it in one event loop.
 
     ``async with`` closes it; otherwise ``await client.close()``. A txid may be given as a TxId or as 32 hex digits. Every
@@ -70,7 +75,6 @@ class AsyncClient(Admission, TransactionRequests):
         if not endpoints:
             raise ConfigError("a client without an address; give at least one node's host:port")
         self._endpoints = tuple(endpoints)
-        self._cluster = ClusterIdentity(cluster_name, cluster_id, source)
         self._name = name
         self.resources = frozenset(resources)
         self.grace = fields.grace(grace)
@@ -81,11 +85,9 @@ class AsyncClient(Admission, TransactionRequests):
         self._rng = env.rng
         self._wall_ms = env.wall_ms
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._links: list[Link] = []
+        self._nodes = Nodes(ClusterIdentity(cluster_name, cluster_id, source), self._rng)
         self._deadlines: Deadlines
-        self._sticky: Link
-        self._failing = False
-        """Whether the last request that was tried at several nodes found none."""
+        self._completing: Completing
         self._closed = False
 
     @classmethod
@@ -137,7 +139,7 @@ class AsyncClient(Admission, TransactionRequests):
         if self._loop is None:
             return
         self._loop = None
-        for link in self._links:
+        for link in self._nodes.links:
             await link.close()
         self._deadlines.close()
         await asyncio.sleep(0)  # the sockets are closed in the loop's next pass
@@ -229,6 +231,31 @@ class AsyncClient(Admission, TransactionRequests):
         """
         await self.ask(operations.COMPLETE, txid, branches, timeout=timeout)
 
+    def transaction(self, *, timeout: float = TIMEOUT_S) -> AsyncTransaction:
+        """A transaction over database connections that the caller has: enlist them, work on them, leave the block.
+
+        ``timeout``: seconds (0.001 to 600) from here until it is aborted if nothing was decided. What may be decided by then is
+        asked for, and what is decided is carried out, for the client's ``grace`` after that.
+        """
+        return AsyncTransaction(self, timeout)
+
+    async def admit(self, txid: TxId, timeout: float) -> str:
+        """The cluster's id. Raises Unavailable, FutureTxid or ForgottenTxid if nothing must begin under ``txid`` now."""
+        self._bind(asyncio.get_running_loop())
+        return await admission.admit(self._nodes, txid, timeout)
+
+    async def cluster_id(self, *, timeout: float = TIMEOUT_S) -> str:
+        """The cluster's id, which every gid bears: 16 hex digits. Raises Unavailable if no node tells it within ``timeout`` s."""
+        if not self._nodes.cluster.id:
+            await self.ask(_FOUNDED, timeout=timeout)
+        if not self._nodes.cluster.id:
+            raise Unavailable("no node has told the cluster's id; try again when a majority of the nodes runs")
+        return self._nodes.cluster.id
+
+    def _complete_later(self, txid: TxId, branches: tuple[str, ...]) -> None:
+        """Report ``branches`` complete while the caller goes on."""
+        self._completing.add(txid, branches)
+
     # -- looking --------------------------------------------------------------------------------------------------
 
     async def transactions(
@@ -265,11 +292,11 @@ class AsyncClient(Admission, TransactionRequests):
         seconds = fields.seconds(timeout)
         loop = self._bind(asyncio.get_running_loop())
         deadline = loop.time() + seconds
-        if self._link_to(node_name) is None:
+        if self._nodes.named(node_name) is None:
             await self.nodes(timeout=seconds)  # names are learned from hellos
-        link = self._link_to(node_name)
+        link = self._nodes.named(node_name)
         if link is None:
-            known = ", ".join(sorted(link.node or str(link) for link in self._links))
+            known = ", ".join(sorted(link.node or str(link) for link in self._nodes.links))
             raise LocalProtocolError(f"no node that answers is called {node_name!r}; the nodes are {known}")
         return await self._ask_at(link, deadline, operations.NODE)
 
@@ -285,8 +312,8 @@ class AsyncClient(Admission, TransactionRequests):
             except RaftcoordError as error:
                 return error
 
-        found = await asyncio.gather(*map(ask, self._links))
-        return {link.node or str(link): each for link, each in zip(self._links, found, strict=True)}
+        found = await asyncio.gather(*map(ask, self._nodes.links))
+        return {link.node or str(link): each for link, each in zip(self._nodes.links, found, strict=True)}
 
     # -- operating ------------------------------------------------------------------------------------------------
 
@@ -325,7 +352,7 @@ class AsyncClient(Admission, TransactionRequests):
         given = operations.LOWER_HORIZON.given(who, after_ms)
         deadline = asyncio.get_running_loop().time() + fields.seconds(timeout)
         leader = leader_among(await self.nodes(timeout=min(timeout, 2.0)))
-        link = None if leader is None else self._link_to(leader.name)
+        link = None if leader is None else self._nodes.named(leader.name)
         if link is None:
             raise Unavailable("there is no leader, so the horizon was not lowered; start the nodes that do not run")
         return await self._ask_at(link, deadline, operations.LOWER_HORIZON, *given)
@@ -414,9 +441,6 @@ class AsyncClient(Admission, TransactionRequests):
         """
         return await self.ask(operations.CLOSE, branches, who, why, timeout=timeout)
 
-    def _link_to(self, node_name: str) -> Link | None:
-        return next((link for link in self._links if link.node == node_name), None)
-
     # -- asking ---------------------------------------------------------------------------------------------------
 
     async def ask(self, operation: Operation[R, A], *given: Any, timeout: float = TIMEOUT_S) -> A:
@@ -443,16 +467,16 @@ class AsyncClient(Admission, TransactionRequests):
         """The answer to ``request``. The common case runs here: a good connection, an answer, and nothing in between."""
         loop = self._bind(asyncio.get_running_loop())
         call = Call(operation, request)
-        link = self._sticky
+        link = self._nodes.in_use
         conn = link.ready
         if conn is None:
-            return call.read(await self._persist(Tries(call, self._order(None), deadline, self._rng, grace)))
+            return call.read(await self._persist(Tries(call, self._nodes.in_order(None), deadline, self._rng, grace)))
         now = loop.time()
-        share = share_of(call, deadline - now, len(self._links))
+        share = share_of(call, deadline - now, len(self._nodes.links))
         reply = await link.ask(conn, operation.method, call.params(share), now + share + PATIENCE_S)
         if type(reply) is not RpcError:
             return call.read(reply)
-        tries = Tries(call, self._order(link), deadline, self._rng, grace)
+        tries = Tries(call, self._nodes.in_order(link), deadline, self._rng, grace)
         tries.judge(link, reply)
         return call.read(await self._persist(tries))
 
@@ -460,10 +484,9 @@ class AsyncClient(Admission, TransactionRequests):
         try:
             link, result = await tries.run()
         except (Unavailable, InDoubt):
-            self._failing = True
+            self._nodes.failing = True
             raise
-        self._failing = False
-        self._sticky = link
+        self._nodes.use(link)
         if tries.fate_unknown:
             tries.check_known(result)
         return result
@@ -471,7 +494,7 @@ class AsyncClient(Admission, TransactionRequests):
     async def _settle(self, txid: TxId, lost: FateUnknown, deadline: float) -> Outcome:
         """The outcome of a submit whose fate is unknown: ask the others first."""
         call = Call(operations.RESOLVE, operations.ToResolve(txid, limits.TIMEOUT_MS_MAX))
-        tries = Tries(call, self._order(lost.link), deadline, self._rng)
+        tries = Tries(call, self._nodes.in_order(lost.link), deadline, self._rng)
         tries.touched(lost.link, str(lost))
         known = call.read(await self._persist(tries))
         if known.state is State.FORGOTTEN:
@@ -481,16 +504,6 @@ class AsyncClient(Admission, TransactionRequests):
             return found
         why = f"resolved after {lost.link} was lost ({lost}): {found.reason}"
         return Outcome(txid, False, why[: limits.REASON_LENGTH_MAX], found.term, found.index, found.branch)
-
-    def _order(self, last: Link | None) -> list[Link]:
-        """The links in the order of trying: the one in use first, the silent ones late, ``last`` at the end."""
-        now = asyncio.get_running_loop().time()
-        links = list(self._links)
-        self._rng.shuffle(links)
-        links.sort(
-            key=lambda link: (link is last, link.suspect_until > now, link is not self._sticky, link.ready is None)
-        )
-        return links
 
     def _bind(self, loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
         """Belong to ``loop`` from the first use on."""
@@ -503,8 +516,8 @@ class AsyncClient(Admission, TransactionRequests):
         self._loop = loop
         self._deadlines = Deadlines(loop)
         self._completing = Completing(loop, self.complete)
-        self._links = [Link(endpoint, self._cluster, self._deadlines, self._name) for endpoint in self._endpoints]
-        self._sticky = self._rng.choice(self._links)
+        cluster = self._nodes.cluster
+        self._nodes.begin([Link(each, cluster, self._deadlines, self._name) for each in self._endpoints])
         return loop
 
     def _time(self) -> float:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from raftcoord.api.answers import DamageRow, Damages, NodeStatus, ParticipantRow, Row
 from raftcoord.api.operations import A, Operation, R
+from raftcoord.client import admission
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.client.deadlines import GRACE_S, TIMEOUT_S
 from raftcoord.client.transaction import Transaction
@@ -121,8 +122,8 @@ class Client:
         return self._client.events
 
     def admit(self, txid: TxId, timeout: float) -> str:
-        """See Admission."""
-        known = self._client._admitted(txid, self._loop.time())
+        """See AsyncClient.admit."""
+        known = admission.admitted(self._client._nodes, txid, self._loop.time())
         if known:  # the way to the thread and back costs as much as a query
             self._check_usable()
             return known

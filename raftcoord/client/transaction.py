@@ -18,8 +18,8 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol, Self, TypeVar
 
 from raftcoord.api import fields
-from raftcoord.client import blocks
 from raftcoord.client.committing import Committing
+from raftcoord.client.enlistment import TransactionBlock, bounded, is_known_fit, remember_fit
 from raftcoord.client.moves import Clean, Close, Complete, Decide, Enter, Move, Moves, Run
 from raftcoord.databases import drivers
 from raftcoord.databases.driving import Driven
@@ -37,18 +37,18 @@ class Decides(Protocol):
 
     @property
     def resources(self) -> frozenset[str]:
-        """See AsyncClient."""
+        """The names that branches may have; none: any."""
 
     @property
     def grace(self) -> float:
-        """See AsyncClient."""
+        """Seconds after the timeout for what is decided by then."""
 
     @property
     def events(self) -> Observers:
-        """See AsyncClient."""
+        """Who observes its transactions."""
 
     def admit(self, txid: TxId, timeout: float) -> str:
-        """See Admission."""
+        """The cluster's id. Raises what AsyncClient.admit does."""
 
     def decide(
         self, txid: TxId, verdict: Verdict, branches: tuple[str, ...], reason: str, *, timeout: float
@@ -56,7 +56,7 @@ class Decides(Protocol):
         """See AsyncClient.decide."""
 
 
-class Transaction:
+class Transaction(TransactionBlock):
     """One transaction over synchronous connections; ``Client.transaction()`` makes it. Use it with ``with``, in one thread.
 
     Left without an exception it is committed everywhere, or raises Aborted (nothing stands), or InDoubt (``resolve`` its
@@ -67,28 +67,13 @@ class Transaction:
     def __init__(
         self, client: Decides, timeout: float, complete_later: Callable[[TxId, tuple[str, ...]], None]
     ) -> None:
+        seconds = fields.seconds(timeout)
+        super().__init__(Committing(TxId.new(), seconds, time.monotonic, client.resources, client.grace, client.events))
         self._client = client
         self._complete_later = complete_later
-        self._committing = Committing(
-            TxId.new(), fields.seconds(timeout), time.monotonic, client.resources, client.grace, client.events
-        )
-        self._entered = False
-
-    @property
-    def txid(self) -> TxId | None:
-        """The transaction's id. Once it was read, the transaction is decided by the nodes, over one resource or ten, so that
-        ``client.resolve`` of it is true, whatever crashes. None: it was not read before one resource alone had committed.
-        """
-        return self._committing.txid
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """What stands in the ledger."""
-        return self._committing.outcome
 
     def __enter__(self) -> Self:
-        blocks.enter_once(self._entered)
-        self._entered = True
+        self._enter()
         return self
 
     def enlist(self, connection: _T, branch: str) -> _T:
@@ -98,8 +83,7 @@ class Transaction:
         open, not in autocommit, and in no transaction; commit and rollback are the block's. Raises LocalProtocolError,
         ConfigError (the database is not set up for it) or Unavailable; nothing was changed then.
         """
-        blocks.check_entered(self._entered)
-        name = self._committing.check_enlistment(connection, branch)
+        name = self._check_enlistment(connection, branch)
         session = drivers.session(connection, name)
         self._begin(session)
         given: _T = session.given
@@ -107,17 +91,15 @@ class Transaction:
 
     def enlist_session(self, session: Session) -> None:
         """Begin a branch on a session that an integration has made over a connection of its own kind; see ``enlist``."""
-        blocks.check_entered(self._entered)
-        self._committing.check_enlistment(session.connection, session.branch)
+        self._check_enlistment(session.connection, session.branch)
         self._begin(session)
 
     def _begin(self, session: Session) -> None:
         with self._patiently(session):  # one driver asks the server whether it is there
             session.check_fit()
         cluster = self._client.admit(self._committing.minted, self._committing.left())
-        is_fit = blocks.is_fit(session.connection, cluster, session.branch)
-        if self._drive(self._committing.enlist(session, cluster, is_fit)):
-            blocks.remember(session.connection, cluster, session.branch)
+        if self._drive(self._committing.enlist(session, cluster, is_known_fit(session, cluster))):
+            remember_fit(session, cluster)
 
     def aborted(self, reason: str, branch: str) -> Aborted:
         """What an integration raises after it has rolled the block back because of ``branch``."""
@@ -149,7 +131,7 @@ class Transaction:
             case Close(session):
                 session.close()
             case Decide(txid, verdict, branches, reason, seconds):
-                return self._client.decide(txid, verdict, branches, reason, timeout=blocks.bounded(seconds))
+                return self._client.decide(txid, verdict, branches, reason, timeout=bounded(seconds))
             case Complete(txid, branches):
                 self._complete_later(txid, branches)
         return None

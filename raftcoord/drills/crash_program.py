@@ -16,7 +16,6 @@ import os
 import sys
 from typing import Any, Final, NamedTuple
 
-from raftcoord.client.async_transaction import TransactionRequests
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.client.synchronous import Client
 from raftcoord.drills.points import Point, PointedAsyncTransaction, PointedTransaction, PointReporter
@@ -75,7 +74,6 @@ def pay(config: str, job: Job) -> None:
 
 async def pay_async(config: str, job: Job) -> None:
     async with AsyncClient.from_config(config) as client:
-        assert isinstance(client, TransactionRequests)
         connections = [
             await finished(DRIVERS[name].connect(url)) for name, url in zip(job.drivers, job.urls, strict=True)
         ]

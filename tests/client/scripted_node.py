@@ -118,7 +118,7 @@ async def client_of(nodes: Sequence[ScriptedNode], first: ScriptedNode | None = 
     before = asyncio.all_tasks()
     async with AsyncClient.from_addresses([node.address for node in nodes], grace=GRACE_S) as client:
         if first is not None:
-            client._sticky = client._links[nodes.index(first)]
+            client._nodes.in_use = client._nodes.links[nodes.index(first)]
         yield client
     assert asyncio.all_tasks() == before, "the client left a task"
 

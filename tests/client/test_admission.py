@@ -88,7 +88,7 @@ def test_a_node_whose_clock_is_half_an_hour_behind_does_not_stop_a_program() -> 
     async def script(nodes: list[Clocked], client: AsyncClient) -> None:
         nodes[0].ahead_ms = -HOUR_MS // 2
         assert await client.admit(TxId.new(), 5)
-        assert client._sticky is not client._links[0]
+        assert client._nodes.in_use is not client._nodes.links[0]
 
     on_nodes(script)
 
@@ -114,7 +114,7 @@ def test_nothing_begins_while_no_node_could_decide_it(how: str) -> None:
             elif how == "down":
                 await node.stop()
         began = time.monotonic()
-        client._failing = True
+        client._nodes.failing = True
         with pytest.raises(Unavailable, match="nothing was begun"):
             await client.admit(TxId.new(), 5)
         assert time.monotonic() - began < 0.4 + 1.0
@@ -145,12 +145,12 @@ def test_a_leader_that_is_elected_meanwhile_is_waited_for() -> None:
     async def script(nodes: list[Clocked], client: AsyncClient) -> None:
         for node in nodes:
             node.leader = None
-        client._failing = True
+        client._nodes.failing = True
         admitted = asyncio.ensure_future(client.admit(TxId.new(), 5))
         await until(lambda: all("node" in node.methods for node in nodes))
         nodes[2].leader = "n2"
         assert await admitted
-        assert client._sticky is client._links[2]
+        assert client._nodes.in_use is client._nodes.links[2]
 
     on_nodes(script)
 

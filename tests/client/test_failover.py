@@ -295,7 +295,7 @@ def test_a_node_that_comes_back_is_found_again() -> None:
         async with client_of(nodes) as client:
             await client.decide(TxId.new(), COMMIT)
             await n1.stop()
-            await until(lambda: client._links[0].conn is None, "the client's notice that its node is gone")
+            await until(lambda: client._nodes.links[0].conn is None, "the client's notice that its node is gone")
             assert isinstance(await caught(client.decide(TxId.new(), COMMIT, timeout=0.5)), Unavailable)
             await n1.start()
             assert (await client.decide(TxId.new(), COMMIT)).committed
