@@ -41,7 +41,6 @@ def acknowledge_all(who: str, branch: str | None, yes: bool, config: Config, out
 
 
 def damage_json(damage: DamageRow) -> dict[str, Any]:
-    """As JSON values."""
     return {**damage._asdict(), "txid": str(damage.txid)}
 
 

@@ -49,7 +49,6 @@ class View:
         return leader_among(self.told)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
         leader = self.leader
         nodes = []
         for name, said in self.told.items():

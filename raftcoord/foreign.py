@@ -58,7 +58,6 @@ class Rationed:
         self._kinds: dict[str, _Ration] = {}
 
     def info(self, line: str, *args: Any) -> None:
-        """As ``warning``."""
         self._write(logging.INFO, line, args)
 
     def warning(self, line: str, *args: Any) -> None:
@@ -66,11 +65,9 @@ class Rationed:
         self._write(logging.WARNING, line, args)
 
     def error(self, line: str, *args: Any) -> None:
-        """As ``warning``."""
         self._write(logging.ERROR, line, args)
 
     def critical(self, line: str, *args: Any) -> None:
-        """As ``warning``."""
         self._write(logging.CRITICAL, line, args)
 
     def _write(self, level: int, line: str, args: tuple[Any, ...]) -> None:

@@ -108,7 +108,6 @@ class Follow:
         return [line.decode(errors="replace") for line in lines]
 
     def close(self) -> None:
-        """Close it."""
         if self._file is not None:
             self._file.close()
 

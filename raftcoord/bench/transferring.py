@@ -75,7 +75,6 @@ class Side:
             self._execute(sql.format(txid))
 
     def commit(self, txid: TxId) -> None:
-        """Commit it."""
         if self._plain.outside:
             self.connection.autocommit = True
         self._execute(self._plain.commit.format(txid))

@@ -47,17 +47,14 @@ class Marked(abc.ABC):
         return Effect.COMMITTED if found.rows else Effect.ABSENT
 
     def marked(self, gids: Sequence[Gid]) -> Steps[frozenset[str]]:
-        """See Dialect."""
         found = yield from self._found(f"SELECT gid FROM {self.marks} WHERE gid IN ({owners.quoted(gids)})")
         return frozenset() if found is None else frozenset(str(gid) for (gid,) in found.rows)
 
     def owners(self) -> Steps[frozenset[Owner] | None]:
-        """See Dialect."""
         found = yield from self._found(f"SELECT gid FROM {self.marks} WHERE {NAMING}")
         return None if found is None else owners.read(found.rows)
 
     def covers(self, gid: Gid) -> Steps[bool]:
-        """See Dialect."""
         older = f"gid >= '{_head(gid.cluster)}' AND gid < '{gid}'"
         made = f"(gid = '{owners.SINCE}' OR {NAMING}) AND {self.marked_ms} < {gid.txid.ms + 1}"
         found = yield Statement(
@@ -68,7 +65,6 @@ class Marked(abc.ABC):
         return bool(found.rows[0][0])
 
     def forget_marks(self, cluster: str, before: TxId) -> Steps[int]:
-        """See Dialect."""
         head = _head(cluster)
         gone = yield Statement(
             f"DELETE FROM {self.marks} WHERE gid >= '{head}' AND gid < '{head}{first_txid_of(before.ms).hex()}'",

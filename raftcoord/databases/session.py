@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import contextlib
 from functools import cached_property
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 
 from raftcoord.databases.database import Database
 from raftcoord.databases.driving import Driven
@@ -85,11 +85,6 @@ class Session(Base):
         """The connection's socket. Of a file -1: its own timeout bounds how long a lock is waited for."""
         return int(self.connection.fileno())
 
-    @classmethod
-    def connect(cls, url: str) -> Self:
-        """A session over a new connection in autocommit. Raises ConfigError, ConnectionLost."""
-        raise NotImplementedError
-
     @abc.abstractmethod
     def execute(self, statement: Statement) -> Result:
         """Carry out one statement; with those ahead of it, if ``at_once``. Raises SqlError or ConnectionLost."""
@@ -141,7 +136,6 @@ class AsyncSession(Base):
         """Close the connection, whatever state it is in."""
 
     async def run(self, steps: Steps[_T]) -> _T:
-        """As Session.run."""
         return await Driven(steps, SqlError, ConnectionLost).run_async(self._carry_out)
 
     async def _carry_out(self, statement: Statement) -> Result:

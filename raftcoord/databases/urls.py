@@ -64,11 +64,9 @@ class ServerPlace(Place):
 
     @property
     def example(self) -> str:
-        """See Place."""
         return f"{self.beginning}USER:${{PASSWORD}}@HOST:{self.port}/DATABASE"
 
     def read(self, url: str, directory: Path) -> tuple[str, str]:
-        """See Place."""
         try:
             read = urlsplit(url)
             port, host = read.port, read.hostname
@@ -108,11 +106,9 @@ class FilePlace(Place):
 
     @property
     def example(self) -> str:
-        """See Place."""
         return f"{self.beginning}FILE"
 
     def read(self, url: str, directory: Path) -> tuple[str, str]:
-        """See Place."""
         rest = url.partition("://")[2]
         path = unquote(rest[1:])
         if not rest.startswith("/") or not path or path == ":memory:" or "\0" in path:
@@ -124,7 +120,6 @@ class FilePlace(Place):
         return f"{self.schemes[0]} {self.file(url)}"
 
     def file(self, url: str) -> Path:
-        """See Place."""
         return Path(unquote(url.partition(":///")[2]))
 
 

@@ -30,7 +30,6 @@ class Row(NamedTuple):
     mend: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
         return {**self._asdict(), "verdict": self.verdict.name.lower(), "mend": self.mend or None}
 
 

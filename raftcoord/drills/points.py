@@ -67,8 +67,6 @@ class PointedTransaction(Transaction):
 
 
 class PointedAsyncTransaction(AsyncTransaction):
-    """As PointedTransaction."""
-
     points: PointReporter
 
     async def _carry_out(self, move: Move) -> Any:

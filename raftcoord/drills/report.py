@@ -42,7 +42,6 @@ class FaultRecord:
     first_commit_s: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
         return {
             "what": self.what,
             "at_s": round(self.at_s, 3),

@@ -7,6 +7,7 @@ greenlet, so that one text serves both kinds.
 
 from __future__ import annotations
 
+import abc
 from typing import Any, Final
 
 from sqlalchemy.engine import Connection
@@ -60,8 +61,9 @@ class _PooledBase(Session):
         self._clean()
         self._info.pop(_OPEN, None)
 
+    @abc.abstractmethod
     def _clean(self) -> None:
-        raise NotImplementedError
+        """Let the driver's session clean the connection."""
 
     def is_closed(self) -> bool:
         """Also when SQLAlchemy has given it up."""
@@ -103,7 +105,6 @@ class _Pooled(_PooledBase):
     _inner: Session
 
     def fileno(self) -> int:
-        """See Session."""
         return self._inner.fileno()
 
     def enter(self) -> None:

@@ -119,7 +119,6 @@ class DataManager:
         """Nothing: done in the vote."""
 
     def tpc_abort(self, current: Any) -> None:
-        """As abort."""
         self.abort(current)
 
     def abort(self, current: Any) -> None:

@@ -48,29 +48,23 @@ class RpcEndpoint:
 
     @property
     def gone(self) -> bool:
-        """See Endpoint."""
         return self._conn.closed
 
     @property
     def busy(self) -> bool:
-        """See Endpoint."""
         return self._conn.open_calls >= limits.PREPARES_OPEN_MAX
 
     @property
     def waiting(self) -> int:
-        """See Endpoint."""
         return self._conn.open_calls
 
     def ask(self, txid: TxId, payload: Payload, timeout_ms: int, voted: OnVote) -> None:
-        """See Endpoint."""
         self._conn.call("prepare", [txid, payload, timeout_ms], partial(_voted, voted))
 
     def tell(self, txid: TxId, verdict: Verdict, told: OnTold) -> None:
-        """See Endpoint."""
         self._conn.call(_METHOD[verdict], [txid], partial(_told, told))
 
     def close(self, reason: str) -> None:
-        """See Endpoint."""
         self._conn.close(reason)
 
 

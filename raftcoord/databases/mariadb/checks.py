@@ -24,8 +24,6 @@ _SETTINGS: Final = (
 
 
 class MariaDbChecks(Checks):
-    """See Checks."""
-
     version = "SELECT VERSION()"
     runs = "server"
 

@@ -167,7 +167,6 @@ class MariaDb(Marked):
         )
 
     def add_owner(self, owner: Owner) -> Steps[None]:
-        """See Dialect."""
         yield Statement(f"INSERT IGNORE INTO raftcoord_marks (gid) VALUES ('{owner}')", outside=True)
 
 

@@ -6,6 +6,7 @@ transaction when autocommit is off; ``clean`` ends it.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 from typing import Any, Final, Self
 
@@ -44,9 +45,9 @@ class _Base(Base):
         """The session's, as the server said."""
         return bool(self.connection.get_autocommit())
 
-    def _cursor_class(self) -> Any:
-        """Of plain rows."""
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _cursor(self) -> Any:
+        """A cursor of plain rows."""
 
 
 class _SyncSession(_Base, Session):
@@ -55,9 +56,6 @@ class _SyncSession(_Base, Session):
     def is_closed(self) -> bool:
         """The driver's own knowledge."""
         return not self.connection.open
-
-    def _cursor(self) -> Any:
-        return self.connection.cursor(self._cursor_class())
 
     def _code(self, error: Exception) -> object:
         return _code(error)
@@ -84,8 +82,6 @@ class _SyncSession(_Base, Session):
 
 
 class PyMySqlSession(_SyncSession):
-    """PyMySQL."""
-
     @classmethod
     def connect(cls, url: str) -> Self:
         """By TCP, or by ?unix_socket=."""
@@ -96,13 +92,12 @@ class PyMySqlSession(_SyncSession):
         return cls(made)
 
     def fileno(self) -> int:
-        """See Session."""
         return int(self.connection._sock.fileno())
 
-    def _cursor_class(self) -> Any:
+    def _cursor(self) -> Any:
         from pymysql.cursors import Cursor
 
-        return Cursor
+        return self.connection.cursor(Cursor)
 
 
 class MySqlClientSession(_SyncSession):
@@ -115,10 +110,10 @@ class MySqlClientSession(_SyncSession):
 
         return cls(_connected(MySQLdb.connect, url))
 
-    def _cursor_class(self) -> Any:
+    def _cursor(self) -> Any:
         from MySQLdb.cursors import Cursor
 
-        return Cursor
+        return self.connection.cursor(Cursor)
 
 
 class MariaDbSession(_SyncSession):
@@ -143,7 +138,6 @@ class MariaDbSession(_SyncSession):
             return True
 
     def fileno(self) -> int:
-        """See Session."""
         return int(self.connection._get_socket())
 
     def _cursor(self) -> Any:
@@ -157,14 +151,13 @@ class _AsyncSession(_Base, AsyncSession):
     """What the asynchronous drivers share."""
 
     def hang_up(self) -> None:
-        """See AsyncSession."""
         self.connection.close()
 
     async def execute(self, statement: Statement) -> Result:
         """On a cursor of plain rows."""
         self._looked = self._looked or statement.outside
         try:
-            async with self.connection.cursor(self._cursor_class()) as cursor:
+            async with self._cursor() as cursor:
                 await cursor.execute(statement.sql)
                 rows = [tuple(row) for row in await cursor.fetchall()] if cursor.description else []
                 return Result(rows, None, len(rows) if cursor.description else cursor.rowcount)
@@ -184,29 +177,25 @@ class _AsyncSession(_Base, AsyncSession):
 
 
 class AsyncmySession(_AsyncSession):
-    """asyncmy."""
-
     def is_closed(self) -> bool:
         """The driver's own knowledge."""
         return not self.connection.connected
 
-    def _cursor_class(self) -> Any:
+    def _cursor(self) -> Any:
         from asyncmy.cursors import Cursor
 
-        return Cursor
+        return self.connection.cursor(Cursor)
 
 
 class AiomysqlSession(_AsyncSession):
-    """aiomysql."""
-
     def is_closed(self) -> bool:
         """The driver's own knowledge."""
         return bool(self.connection.closed)
 
-    def _cursor_class(self) -> Any:
+    def _cursor(self) -> Any:
         from aiomysql import Cursor
 
-        return Cursor
+        return self.connection.cursor(Cursor)
 
 
 def _connected(connect: Any, url: str, **more: Any) -> Any:

@@ -50,14 +50,12 @@ class MariaDbRecipe:
         }
 
     def prepare(self, run: Callable[..., str]) -> None:
-        """See Recipe."""
         run(
             self.install, "--no-defaults", f"--datadir={self._directory / 'data'}", "--skip-test-db",
             "--auth-root-authentication-method=normal", "--innodb-log-file-size=8M", *self._as_user(),
         )  # fmt: skip
 
     def command(self) -> list[str]:
-        """See Recipe."""
         settings = [f"--{name}={value}" for name, value in self._settings.items()]
         data = f"--datadir={self._directory / 'data'}"
         return [
@@ -68,11 +66,9 @@ class MariaDbRecipe:
         return [f"--user={self.user}"] if self.user else []
 
     def answers(self) -> bool:
-        """See Recipe."""
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), timeout=1) as probe:
             return bool(probe.recv(1))
         return False
 
     def url(self, database: str = "") -> str:
-        """See Recipe."""
         return f"mariadb://root@127.0.0.1:{self._port}/{database}"

@@ -28,8 +28,6 @@ _RIGHTS: Final = f"""SELECT has_schema_privilege('raftcoord', 'USAGE'), has_tabl
 
 
 class PostgreSqlChecks(Checks):
-    """See Checks."""
-
     version = "SELECT current_setting('server_version')"
     runs = "PostgreSQL"
 
@@ -80,7 +78,6 @@ class PostgreSqlChecks(Checks):
         return str(shown.rows[0][0])
 
     def preparers(self) -> Steps[dict[str, str]]:
-        """See Checks."""
         shown = yield Statement("SELECT gid::text, owner::text FROM pg_prepared_xacts", reads=True, outside=True)
         return {str(gid): str(owner) for gid, owner in shown.rows}
 

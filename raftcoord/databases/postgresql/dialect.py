@@ -177,7 +177,6 @@ class PostgreSql(Marked):
         return None if named is None else _owners_in(named)
 
     def add_owner(self, owner: Owner) -> Steps[None]:
-        """See Dialect."""
         yield Statement(f"INSERT INTO raftcoord.marks (gid) VALUES ('{owner}') ON CONFLICT DO NOTHING", outside=True)
 
 

@@ -140,7 +140,6 @@ class AsyncPsycopgSession(_Psycopg, AsyncSession):
     """psycopg 3's AsyncConnection."""
 
     def hang_up(self) -> None:
-        """See AsyncSession."""
         shut_down(self.connection.fileno())
 
     async def execute(self, statement: Statement) -> Result:
@@ -263,7 +262,6 @@ class Pg8000Session(_SyncSession):
         return self.connection._transaction_status not in (b"I", None)
 
     def fileno(self) -> int:
-        """See Session."""
         return int(self.connection._usock.fileno())
 
     def execute(self, statement: Statement) -> Result:
@@ -312,7 +310,6 @@ class AsyncpgSession(AsyncSession):
         return bool(self.connection.is_in_transaction())
 
     def hang_up(self) -> None:
-        """See AsyncSession."""
         self.connection.terminate()
 
     async def enter(self) -> None:

@@ -65,7 +65,6 @@ class PostgreSqlRecipe:
         }
 
     def prepare(self, run: Callable[..., str]) -> None:
-        """See Recipe."""
         if self.user:
             shutil.chown(self._directory, self.user)
         version = self._version(run)
@@ -95,17 +94,14 @@ class PostgreSqlRecipe:
         return int(found[0]) if found else 0
 
     def command(self) -> list[str]:
-        """See Recipe."""
         settings = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
         return [str(self.bin / "postgres"), "-D", str(self._directory / "data"), *settings]
 
     def answers(self) -> bool:
-        """See Recipe."""
         ready = [str(self.bin / "pg_isready"), "-q", "-U", "postgres", "-h", "127.0.0.1", "-p", str(self._port)]
         return subprocess.run(ready, check=False).returncode == 0
 
     def url(self, database: str = "") -> str:
-        """See Recipe."""
         return f"postgresql://postgres@127.0.0.1:{self._port}/{database or 'postgres'}"
 
 

@@ -69,7 +69,6 @@ class Seen:
         self.next_s = other.next_s
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
         counts = ("committed", "rolled_back", "completed", "prepared", "foreign")
         return {
             **{name: getattr(self, name) for name in counts},

@@ -8,8 +8,6 @@ from raftcoord.databases.steps import Finding, NotPossible, Steps
 
 
 class SqliteChecks(Checks):
-    """See Checks."""
-
     version = "SELECT sqlite_version()"
     runs = "SQLite"
 

@@ -186,7 +186,6 @@ class Sqlite(Marked):
             raise
 
     def add_owner(self, owner: Owner) -> Steps[None]:
-        """See Dialect."""
         yield Statement(
             f"INSERT OR IGNORE INTO raftcoord_marks (gid, at) VALUES (?, {_NOW})", (str(owner),), outside=True
         )

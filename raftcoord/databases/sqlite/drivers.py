@@ -58,7 +58,6 @@ class SqliteSession(Session):
         return False
 
     def fileno(self) -> int:
-        """See Session."""
         return -1
 
     def is_autocommit(self) -> bool:

@@ -67,11 +67,9 @@ class Recorder:
         return RecorderCursor(self, self._open().cursor())
 
     def execute(self, sql: str, parameters: Any = ()) -> RecorderCursor:
-        """As sqlite3.Connection.execute."""
         return self.cursor().execute(sql, parameters)
 
     def executemany(self, sql: str, parameters: Iterable[Any]) -> RecorderCursor:
-        """As sqlite3.Connection.executemany."""
         return self.cursor().executemany(sql, parameters)
 
     @property
@@ -81,7 +79,6 @@ class Recorder:
 
     @property
     def total_changes(self) -> int:
-        """As sqlite3.Connection.total_changes."""
         return self._connection.total_changes
 
     def __getattr__(self, name: str) -> Any:
@@ -180,7 +177,6 @@ class RecorderCursor:
 
     @property
     def description(self) -> Any:
-        """As sqlite3.Cursor.description."""
         return self._real.description
 
     @property
@@ -190,18 +186,15 @@ class RecorderCursor:
 
     @property
     def rowcount(self) -> int:
-        """As sqlite3.Cursor.rowcount."""
         return self._real.rowcount if self._many < 0 else self._many
 
     def execute(self, sql: str, parameters: Any = (), /) -> Self:
-        """As sqlite3.Cursor.execute."""
         self._many = -1
         rows = self._recorder._carry_out(self._real, sql, parameters)
         self._rows = self._real if rows is None else iter(rows)
         return self
 
     def executemany(self, sql: str, seq_of_parameters: Iterable[Any], /) -> Self:
-        """As sqlite3.Cursor.executemany."""
         if not _is_change(sql):
             raise sqlite3.ProgrammingError("executemany() can only execute DML statements.")
         count = 0
@@ -231,7 +224,6 @@ class RecorderCursor:
         return next(self._rows)
 
     def close(self) -> None:
-        """As sqlite3.Cursor.close."""
         self._real.close()
 
     def executescript(self, sql_script: str, /) -> Self:
