@@ -37,14 +37,14 @@ def doctor(config: Config, output: Output) -> int:
                6  a branch is damaged, and nobody has acknowledged it
     """
     from raftcoord.doctor.examine import examine
-    from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Verdict
+    from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Severity
 
     def tell(text: str) -> None:
         if not output.as_json:
             click.echo(text, err=True)
 
     report = examine(config, tell)
-    counted = {verdict.name.lower(): report.count(verdict) for verdict in Verdict}
+    counted = {verdict.name.lower(): report.count(verdict) for verdict in Severity}
     rows = [row.to_json() for rows in report.by_subject().values() for row in rows]
     output.result({"cluster": config.cluster, "rows": rows, "counted": counted}, lambda: _shown(report))
     if report.fails(DAMAGE):
@@ -58,13 +58,13 @@ def _shown(report: Report) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    from raftcoord.doctor.findings import Verdict
+    from raftcoord.doctor.findings import Severity
     from raftcoord.errors import check
 
     parts: list[Text | Table] = []
     for subject, rows in report.by_subject().items():
         parts += [Text(subject, style="bold"), _table(rows)]
-    counted = {verdict.name: report.count(verdict) for verdict in Verdict}
+    counted = {verdict.name: report.count(verdict) for verdict in Severity}
     check(sum(counted.values()) == len(report.rows), f"{len(report.rows)} checks are not {counted}")
     last = (
         f"{len(report.rows)} checks: {', '.join(f'{count} {_counted(name, count)}' for name, count in counted.items())}"

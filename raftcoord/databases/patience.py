@@ -97,7 +97,7 @@ class Speaking(Protocol):
         """Its socket, or -1."""
 
 
-class Alarm(Protocol):
+class RunningTimer(Protocol):
     """What an event loop's call_later returns."""
 
     def cancel(self) -> object:
@@ -139,7 +139,7 @@ class _Watched:
 
 @contextlib.contextmanager
 def within_loop(
-    call_later: Callable[[float, Callable[[], None]], Alarm], hang_up: Callable[[], object], seconds: float
+    call_later: Callable[[float, Callable[[], None]], RunningTimer], hang_up: Callable[[], object], seconds: float
 ) -> Iterator[None]:
     """The same for what is awaited, by the clock of its event loop. ``hang_up``: makes it fail."""
     wait = _Wait(hang_up)

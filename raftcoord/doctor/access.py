@@ -10,7 +10,7 @@ from pathlib import Path
 
 from raftcoord import private
 from raftcoord.config import Config
-from raftcoord.doctor.findings import Row, Verdict
+from raftcoord.doctor.findings import Row, Severity
 from raftcoord.node.main import OPEN_TO_ALL
 
 
@@ -19,11 +19,11 @@ def judge_files(subject: str, directory: Path, beside: Iterable[Path]) -> Row:
     here = [directory, *private.files_of(directory)] if directory.is_dir() else []
     opened = [path for path in (*here, *beside) if path.exists() and private.opened_to(path)]
     if not opened:
-        return Row(subject, "access", Verdict.OK, "its files are their owner's alone")
+        return Row(subject, "access", Severity.OK, "its files are their owner's alone")
     named = ", ".join(str(path) for path in opened[:3]) + (f" and {len(opened) - 3} more" if len(opened) > 3 else "")
     what = f"other users of this machine can use {named}: a user who can read them can stop the node with a lock"
     shown = " ".join(str(path) for path in opened)
-    return Row(subject, "access", Verdict.ERROR, what, f"chmod go-rwx {shown}; the node's next start does it as well")
+    return Row(subject, "access", Severity.ERROR, what, f"chmod go-rwx {shown}; the node's next start does it as well")
 
 
 def judge_ports(config: Config) -> Iterator[Row]:
@@ -33,4 +33,4 @@ def judge_ports(config: Config) -> Iterator[Row]:
         if opened:
             what = f"{' and '.join(map(str, opened))} can be reached from other machines (allow_remote): {OPEN_TO_ALL}"
             mend = "a firewall that lets nobody but the nodes, clients and participants through; 127.0.0.1 if they are all here"
-            yield Row(f"node {node.name}", "ports", Verdict.WARNING, what, mend)
+            yield Row(f"node {node.name}", "ports", Severity.WARNING, what, mend)

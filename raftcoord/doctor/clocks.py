@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from raftcoord import limits
-from raftcoord.doctor.findings import Row, Verdict
+from raftcoord.doctor.findings import Row, Severity
 
 APART_MS: Final = 1_000
 """How far a clock may be off before it is worth a warning (ms): NTP keeps machines within tens of milliseconds."""
@@ -48,12 +48,12 @@ def _node(name: str, clock: Clock, middle: Clock) -> Row:
         what = (
             f"{_span(abs(clock.ahead_ms))} {_side(clock.ahead_ms)} this machine's, give or take {_span(clock.error_ms)}"
         )
-        return Row(subject, CHECK, Verdict.OK, what)
+        return Row(subject, CHECK, Severity.OK, what)
     what = f"{_span(abs(apart))} {_side(apart)} those of the other nodes"
     if certain > limits.CLOCK_SPREAD_MS_MAX:
         what += f": more than {limits.CLOCK_SPREAD_MS_MAX // 1000} s, so that it cannot agree on what may be forgotten"
-        return Row(subject, CHECK, Verdict.ERROR, what, _NTP)
-    return Row(subject, CHECK, Verdict.WARNING, what, _NTP)
+        return Row(subject, CHECK, Severity.ERROR, what, _NTP)
+    return Row(subject, CHECK, Severity.WARNING, what, _NTP)
 
 
 def _here(ahead_ms: float, error_ms: float, retention_ms: int) -> Row:
@@ -61,11 +61,11 @@ def _here(ahead_ms: float, error_ms: float, retention_ms: int) -> Row:
     what = f"{_span(abs(ahead_ms))} {_side(ahead_ms)} those of the nodes"
     if ahead_ms > 0 and certain > limits.FUTURE_MS_MAX:
         return Row(
-            HERE, CHECK, Verdict.ERROR, f"{what}: they refuse the txids made here, which lie in the future", _NTP
+            HERE, CHECK, Severity.ERROR, f"{what}: they refuse the txids made here, which lie in the future", _NTP
         )
     if ahead_ms < 0 and certain > retention_ms:
-        return Row(HERE, CHECK, Verdict.ERROR, f"{what}: txids made here are older than what they remember", _NTP)
-    verdict = Verdict.WARNING if certain > APART_MS else Verdict.OK
+        return Row(HERE, CHECK, Severity.ERROR, f"{what}: txids made here are older than what they remember", _NTP)
+    verdict = Severity.WARNING if certain > APART_MS else Severity.OK
     return Row(HERE, CHECK, verdict, what, _NTP if verdict else "")
 
 

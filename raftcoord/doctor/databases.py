@@ -17,8 +17,8 @@ from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.databases.session import Session
 from raftcoord.databases.steps import INIT, ConnectionLost, LoginRefused, PreparedHere, SqlError, Statement
 from raftcoord.doctor import disks, prepared
-from raftcoord.doctor.findings import REACHABLE, Row, Verdict
-from raftcoord.doctor.prepared import Found
+from raftcoord.doctor.findings import REACHABLE, Row, Severity
+from raftcoord.doctor.prepared import PreparedFound
 from raftcoord.errors import ConfigError
 
 LOGIN: Final = "login"
@@ -26,69 +26,69 @@ SECOND_LOOK_S: Final = 1.0
 """Pause before a branch without an age is looked for again (s): a live program commits within milliseconds."""
 
 
-class Looked(NamedTuple):
+class DatabaseLook(NamedTuple):
     """The rows, and what is prepared there, for whoever knows the ledger; None if that could not be seen."""
 
     rows: list[Row]
-    found: Found | None
+    found: PreparedFound | None
 
 
-def look(resource: ResourceConfig, now_ms: Callable[[], int]) -> Looked:
+def look(resource: ResourceConfig, now_ms: Callable[[], int]) -> DatabaseLook:
     """Everything about ``resource``. ``now_ms``: the wall clock."""
     subject = f"resource {resource.name}"
     try:
         where, url = resource.shown(), resource.url()
     except ConfigError as error:
         mend = "export the variable that it names, or correct the resource in cluster.yaml"
-        return Looked([Row(subject, "url", Verdict.ERROR, str(error), mend)], None)
+        return DatabaseLook([Row(subject, "url", Severity.ERROR, str(error), mend)], None)
     try:
         session = connect(url)
     except ConfigError as error:
         mend = "install the driver, or correct the resource in cluster.yaml, as it says"
-        return Looked([Row(subject, "url", Verdict.ERROR, resource.scrub(str(error)), mend)], None)
+        return DatabaseLook([Row(subject, "url", Severity.ERROR, resource.scrub(str(error)), mend)], None)
     except LoginRefused as error:
         what = f"{where}: {resource.scrub(str(error))}"
         mend = "correct user, password and database of the url in cluster.yaml, or the variable that it names"
-        return Looked([Row(subject, LOGIN, Verdict.ERROR, what, mend)], None)
+        return DatabaseLook([Row(subject, LOGIN, Severity.ERROR, what, mend)], None)
     except ConnectionLost as error:
-        return Looked([unreachable(resource.name, f"{where}: {resource.scrub(str(error))}")], None)
+        return DatabaseLook([unreachable(resource.name, f"{where}: {resource.scrub(str(error))}")], None)
     rows: list[Row] = []
     try:
-        return Looked(rows, _look(session, resource.name, where, url, now_ms, rows))
+        return DatabaseLook(rows, _look(session, resource.name, where, url, now_ms, rows))
     except ConnectionLost as error:
         rows.append(unreachable(resource.name, f"{where}: {resource.scrub(str(error))}"))
     except SqlError as error:
         what = f"{where} refuses to be looked at: {resource.scrub(session.database.explained(error))}"
         mend = "give the user of the url that right; the resolver needs it as well"
-        rows.append(Row(subject, "rights", Verdict.ERROR, what, mend))
+        rows.append(Row(subject, "rights", Severity.ERROR, what, mend))
     finally:
         session.close()
-    return Looked(rows, None)
+    return DatabaseLook(rows, None)
 
 
 def unreachable(name: str, why: str) -> Row:
     """The row of a resource that does not answer."""
     mend = "start the database, or correct the url in cluster.yaml"
-    return Row(f"resource {name}", REACHABLE, Verdict.ERROR, why, mend)
+    return Row(f"resource {name}", REACHABLE, Severity.ERROR, why, mend)
 
 
 def _look(
     session: Session, name: str, where: str, url: str, now_ms: Callable[[], int], rows: list[Row]
-) -> Found | None:
+) -> PreparedFound | None:
     subject, database = f"resource {name}", session.database
     checks = database.checks
     ((version,),) = session.execute(Statement(checks.version, reads=True, outside=True)).rows
-    rows.append(Row(subject, REACHABLE, Verdict.OK, f"{where}, {checks.runs} {version}"))
+    rows.append(Row(subject, REACHABLE, Severity.OK, f"{where}, {checks.runs} {version}"))
     if (path := database.place.file(url)) is not None:
         rows += _file(subject, path)
     findings = session.run(checks.check())
     for finding in findings:
-        verdict = Verdict.ERROR if finding.fatal else Verdict.WARNING
+        verdict = Severity.ERROR if finding.fatal else Severity.WARNING
         mend = f"{INIT} {name}" if finding.mend == INIT else finding.mend
         rows.append(Row(subject, "set-up", verdict, finding.what, mend))
     if not findings:
-        rows.append(Row(subject, "set-up", Verdict.OK, "settings, rights and marks are as they should be"))
-    return Found(
+        rows.append(Row(subject, "set-up", Severity.OK, "settings, rights and marks are as they should be"))
+    return PreparedFound(
         _aged(session, now_ms),
         session.run(checks.others()),
         session.run(checks.limited_user()),
@@ -119,5 +119,5 @@ def _file(subject: str, path: Path) -> list[Row]:
     rows = disks.look(subject, path.parent)
     if not os.access(path, os.W_OK):
         mend = f"chown or chmod it for the user that runs the resolver: {path}"
-        rows.append(Row(subject, "rights", Verdict.ERROR, f"{path} cannot be written by this user", mend))
+        rows.append(Row(subject, "rights", Severity.ERROR, f"{path} cannot be written by this user", mend))
     return rows

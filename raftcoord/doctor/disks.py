@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from raftcoord.doctor.findings import Row, Verdict
+from raftcoord.doctor.findings import Row, Severity
 
 FREE_BYTES_ERROR: Final = 128 << 20
 """Room below which a node may halt within minutes: its log alone keeps up to 64 MiB, and a write-ahead log of 15 MiB."""
@@ -57,14 +57,16 @@ def look(subject: str, directory: Path, *, measure: bool = True) -> list[Row]:
     """The rows of ``directory``, which may hang with its file system. ``measure``: also its fsync."""
     if not directory.is_dir():
         what = f"{directory} is not there"
-        return [Row(subject, "directory", Verdict.ERROR, what, "mount its volume, or correct data_dir in cluster.yaml")]
+        return [
+            Row(subject, "directory", Severity.ERROR, what, "mount its volume, or correct data_dir in cluster.yaml")
+        ]
     if not os.access(directory, os.W_OK | os.X_OK):
         what = f"{directory} cannot be written by this user; its fsync was not measured"
         return [
-            Row(subject, "directory", Verdict.WARNING, what, "run this as the user that the node runs as, to be sure"),
+            Row(subject, "directory", Severity.WARNING, what, "run this as the user that the node runs as, to be sure"),
             *_place(subject, directory),
         ]
-    rows = [Row(subject, "directory", Verdict.OK, f"{directory} can be written"), *_place(subject, directory)]
+    rows = [Row(subject, "directory", Severity.OK, f"{directory} can be written"), *_place(subject, directory)]
     if measure:
         try:
             rows.append(judge_speed(subject, speed(directory)))
@@ -73,7 +75,7 @@ def look(subject: str, directory: Path, *, measure: bool = True) -> list[Row]:
             mend = (
                 "make room on it" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "look at dmesg, and at the mount"
             )
-            rows.append(Row(subject, "fsync", Verdict.ERROR, what, mend))
+            rows.append(Row(subject, "fsync", Severity.ERROR, what, mend))
     return rows
 
 
@@ -85,27 +87,27 @@ def judge_kind(subject: str, directory: Path, kind: str) -> Row:
     """The row for a file system of ``kind``, as mount(8) names it; "" if it is not known."""
     check, mend = "file system", "move the directory to a local disk (docs/operations.md, The data directory)"
     if kind in _IN_MEMORY:
-        return Row(subject, check, Verdict.ERROR, f"{directory} is in memory ({kind}): lost at reboot", mend)
+        return Row(subject, check, Severity.ERROR, f"{directory} is in memory ({kind}): lost at reboot", mend)
     if kind in _NETWORK:
         what = f"{directory} is on a network file system ({kind}): whether a sync reaches a disk is up to its server"
-        return Row(subject, check, Verdict.WARNING, what, mend)
+        return Row(subject, check, Severity.WARNING, what, mend)
     if kind in _OVERLAY:
         what = f"{directory} is in a container's own layer ({kind}): it goes with the container"
-        return Row(subject, check, Verdict.WARNING, what, "mount a volume there")
+        return Row(subject, check, Severity.WARNING, what, "mount a volume there")
     if not kind:
-        return Row(subject, check, Verdict.NOTE, "what it is on is not known on this system: see mount")
-    return Row(subject, check, Verdict.OK, kind)
+        return Row(subject, check, Severity.NOTE, "what it is on is not known on this system: see mount")
+    return Row(subject, check, Severity.OK, kind)
 
 
 def judge_room(subject: str, free_bytes: int) -> Row:
     """The row for so much room."""
     what, mend = f"{free_bytes / (1 << 30):.1f} GiB free", "make room; the node halts when a write is refused"
     if free_bytes < FREE_BYTES_ERROR:
-        return Row(subject, "room", Verdict.ERROR, f"{free_bytes >> 20} MiB free", mend)
+        return Row(subject, "room", Severity.ERROR, f"{free_bytes >> 20} MiB free", mend)
     return (
-        Row(subject, "room", Verdict.WARNING, what, mend)
+        Row(subject, "room", Severity.WARNING, what, mend)
         if free_bytes < FREE_BYTES_WARNING
-        else Row(subject, "room", Verdict.OK, what)
+        else Row(subject, "room", Severity.OK, what)
     )
 
 
@@ -117,12 +119,12 @@ def judge_speed(subject: str, found: Speed) -> Row:
             f"{figure}: no disk is that quick, so it does not wait for one, and a power cut loses what was acknowledged"
         )
         mend = "no tmpfs, no eatmydata, no barrier=0 or nobarrier mount, no cache=unsafe below a virtual machine"
-        return Row(subject, "fsync", Verdict.WARNING, what, mend)
+        return Row(subject, "fsync", Severity.WARNING, what, mend)
     if found.median_s > SLOW_S:
         what = f"{figure}: each decision waits for one on a majority of the nodes"
-        return Row(subject, "fsync", Verdict.WARNING, what, "use a quicker disk, or one with a protected write cache")
+        return Row(subject, "fsync", Severity.WARNING, what, "use a quicker disk, or one with a protected write cache")
     unknown = "it waits for something; that the disk, its controller or the hypervisor keep it in a power cut cannot be measured"
-    return Row(subject, "fsync", Verdict.OK, f"{figure}; {unknown}")
+    return Row(subject, "fsync", Severity.OK, f"{figure}; {unknown}")
 
 
 def speed(directory: Path, clock: Callable[[], float] = time.perf_counter) -> Speed:
@@ -165,7 +167,7 @@ def judge_process(subject: str, pid: int) -> list[Row]:
     for name in _SWALLOWERS:
         if name in maps:
             what = f"{name} is loaded into it (pid {pid}): its fsync does nothing, and a power cut loses what it acknowledged"
-            return [Row(subject, "fsync", Verdict.ERROR, what, "start the node without LD_PRELOAD")]
+            return [Row(subject, "fsync", Severity.ERROR, what, "start the node without LD_PRELOAD")]
     return []
 
 

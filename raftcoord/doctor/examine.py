@@ -16,8 +16,8 @@ from raftcoord.config import Config
 from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.doctor import access, clocks, databases, horizon, nodes, prepared
 from raftcoord.doctor.aside import aside
-from raftcoord.doctor.databases import Looked
-from raftcoord.doctor.findings import Report, Row, Verdict
+from raftcoord.doctor.databases import DatabaseLook
+from raftcoord.doctor.findings import Report, Row, Severity
 from raftcoord.env import Env
 from raftcoord.errors import RaftcoordError, Unavailable
 from raftcoord.storage.founded import founded_in
@@ -63,7 +63,7 @@ class _Examination:
 
     # -- the nodes, and with them what they know of the databases ----------------------------------------------------
 
-    async def _nodes(self, looks: list[asyncio.Task[Looked]]) -> list[Row]:
+    async def _nodes(self, looks: list[asyncio.Task[DatabaseLook]]) -> list[Row]:
         reachable, unknown = await self._waits("the nodes' hosts", nodes.endpoints(self._config))
         rows: list[Row] = []
         found: Damages | RaftcoordError = Unavailable("no node of a founded cluster answers")
@@ -106,7 +106,7 @@ class _Examination:
         except RaftcoordError as error:
             return error
 
-    async def _states(self, client: AsyncClient, looked: list[Looked], cluster: str) -> dict[TxId, State | None]:
+    async def _states(self, client: AsyncClient, looked: list[DatabaseLook], cluster: str) -> dict[TxId, State | None]:
         """What the ledger says of each transaction that is prepared for long; None: it did not say."""
 
         async def ask(txid: TxId) -> tuple[TxId, State | None]:
@@ -120,27 +120,27 @@ class _Examination:
 
     # -- aside -----------------------------------------------------------------------------------------------------
 
-    async def _database(self, resource: ResourceConfig) -> Looked:
+    async def _database(self, resource: ResourceConfig) -> DatabaseLook:
         name = f"resource {resource.name}"
         try:
             work = aside(lambda: databases.look(resource, self._now_ms), DATABASE_S)
             return await self._waits(name, work)
         except TimeoutError:
             what = f"it did not answer within {DATABASE_S:g} s"
-            return Looked([databases.unreachable(resource.name, what)], None)
+            return DatabaseLook([databases.unreachable(resource.name, what)], None)
         except Exception as error:  # a driver's own kind, which says more than silence would
             what = f"the driver failed: {type(error).__name__}: {resource.scrub(str(error))}"
-            return Looked([databases.unreachable(resource.name, what)], None)
+            return DatabaseLook([databases.unreachable(resource.name, what)], None)
 
     async def _local(self) -> list[Row]:
         try:
             return await self._waits("the data directories", aside(self._here, DISK_S))
         except TimeoutError:
             what = f"the data directories did not answer within {DISK_S:g} s: their file system hangs"
-            return [Row(clocks.HERE, "directory", Verdict.ERROR, what, "look at dmesg, and at the mount")]
+            return [Row(clocks.HERE, "directory", Severity.ERROR, what, "look at dmesg, and at the mount")]
         except OSError as error:
             what = f"what runs on this machine cannot be seen: {error.strerror}: {error.filename}"
-            return [Row(clocks.HERE, "directory", Verdict.WARNING, what, "run this as the user that runs the nodes")]
+            return [Row(clocks.HERE, "directory", Severity.WARNING, what, "run this as the user that runs the nodes")]
 
     def _here(self) -> list[Row]:
         here = [*nodes.directories(self._config), *nodes.judge_resolver(self._config)]
@@ -164,4 +164,4 @@ class _Examination:
 
 def _read(config: Config) -> Row:
     resources = f", {len(config.resources)} resources" if config.resources else ", no resources"
-    return Row(nodes.CLUSTER, "cluster.yaml", Verdict.OK, f"{config.path}: {len(config.nodes)} nodes{resources}")
+    return Row(nodes.CLUSTER, "cluster.yaml", Severity.OK, f"{config.path}: {len(config.nodes)} nodes{resources}")

@@ -6,7 +6,7 @@ import enum
 from typing import Any, Final, NamedTuple
 
 
-class Verdict(enum.IntEnum):
+class Severity(enum.IntEnum):
     """How bad it is. OK and NOTE ask for nothing; a WARNING is a risk; an ERROR is broken now, or will be after a crash."""
 
     OK = 0
@@ -25,7 +25,7 @@ class Row(NamedTuple):
 
     subject: str
     check: str
-    verdict: Verdict
+    verdict: Severity
     what: str
     mend: str = ""
 
@@ -38,13 +38,13 @@ class Report(NamedTuple):
 
     rows: list[Row]
 
-    def count(self, verdict: Verdict) -> int:
+    def count(self, verdict: Severity) -> int:
         """How many rows have this verdict."""
         return sum(row.verdict is verdict for row in self.rows)
 
     def fails(self, *checks: str) -> bool:
         """Whether one of ``checks`` (all, if none is named) is an error somewhere."""
-        return any(row.verdict is Verdict.ERROR and (not checks or row.check in checks) for row in self.rows)
+        return any(row.verdict is Severity.ERROR and (not checks or row.check in checks) for row in self.rows)
 
     def by_subject(self) -> dict[str, list[Row]]:
         """The worst first, in each subject and among the subjects; otherwise in the order of looking."""

@@ -13,7 +13,7 @@ from typing import Final
 from raftcoord import limits
 from raftcoord.api.answers import NodeStatus
 from raftcoord.doctor.clocks import Clock
-from raftcoord.doctor.findings import Row, Verdict
+from raftcoord.doctor.findings import Row, Severity
 
 HORIZON: Final = "horizon"
 RETENTION: Final = "retention"
@@ -45,19 +45,19 @@ def judge(
 
 def _horizon(ahead_ms: float, error_ms: float, retention_ms: int, horizon_ms: int) -> Row:
     if not horizon_ms:
-        return Row(_CLUSTER, HORIZON, Verdict.OK, "nothing has been forgotten yet")
+        return Row(_CLUSTER, HORIZON, Severity.OK, "nothing has been forgotten yet")
     if ahead_ms > error_ms:
         what = (
             f"it lies {_span(ahead_ms)} in the future of the nodes' clocks: every txid that is made until then is refused, and "
             "what is finished is forgotten at once. A majority of the clocks was wrong, or an older release ran"
         )
-        return Row(_CLUSTER, HORIZON, Verdict.ERROR, what, _LOWER)
+        return Row(_CLUSTER, HORIZON, Severity.ERROR, what, _LOWER)
     early_ms = ahead_ms + retention_ms - error_ms
     if early_ms > limits.CLOCK_SPREAD_MS_MAX:
         what = f"what was finished {_span(-ahead_ms)} ago is forgotten, and the retention is {_span(retention_ms)}"
         mend = "nothing: time makes it right. Clocks were wrong, or the retention was shorter before"
-        return Row(_CLUSTER, HORIZON, Verdict.WARNING, what, mend)
-    return Row(_CLUSTER, HORIZON, Verdict.OK, f"what was finished more than {_span(-ahead_ms)} ago is forgotten")
+        return Row(_CLUSTER, HORIZON, Severity.WARNING, what, mend)
+    return Row(_CLUSTER, HORIZON, Severity.OK, f"what was finished more than {_span(-ahead_ms)} ago is forgotten")
 
 
 def _retentions(told: Mapping[str, int], here_ms: int) -> Iterator[Row]:
@@ -65,7 +65,7 @@ def _retentions(told: Mapping[str, int], here_ms: int) -> Iterator[Row]:
         if retention_ms != here_ms:
             what = f"its retention is {_span(retention_ms)}, and this cluster.yaml says {_span(here_ms)}"
             mend = "write the same retention_hours into every cluster.yaml and restart the nodes, one after the other"
-            yield Row(f"node {name}", RETENTION, Verdict.WARNING, f"{what}; the leader's counts", mend)
+            yield Row(f"node {name}", RETENTION, Severity.WARNING, f"{what}; the leader's counts", mend)
 
 
 def _span(ms: float) -> str:

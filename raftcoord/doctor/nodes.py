@@ -20,7 +20,7 @@ from raftcoord.config import Config, NodeConfig
 from raftcoord.doctor import access, disks, members
 from raftcoord.doctor.aside import aside
 from raftcoord.doctor.clocks import Clock, measured
-from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Row, Verdict
+from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Row, Severity
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
 from raftcoord.processes.local_cluster import LocalCluster
 
@@ -112,21 +112,21 @@ def judge(told: Told) -> list[Row]:
 def _reachable(name: str, info: NodeStatus | RaftcoordError) -> Row:
     subject = f"node {name}"
     if isinstance(info, dict):
-        return Row(subject, REACHABLE, Verdict.OK, f"{info['role']} of term {info['term']}, release {info['version']}")
+        return Row(subject, REACHABLE, Severity.OK, f"{info['role']} of term {info['term']}, release {info['version']}")
     mend = f"raftcoord node start {name} on its machine; why it does not run: raftcoord node logs {name}"
     if isinstance(info, ConfigError):
         mend = f"correct the addresses of {name} in cluster.yaml, or stop what runs there"
-    return Row(subject, REACHABLE, Verdict.ERROR, str(info), mend)
+    return Row(subject, REACHABLE, Severity.ERROR, str(info), mend)
 
 
 def _led(leader: str | None, answering: int, nodes: int) -> Row:
     if leader is not None:
-        return Row(CLUSTER, LEADER, Verdict.OK, f"{leader} leads, {answering} of {nodes} nodes answer")
+        return Row(CLUSTER, LEADER, Severity.OK, f"{leader} leads, {answering} of {nodes} nodes answer")
     what = (
         f"there is no leader, so nothing is decided; {answering} of {nodes} nodes answer, {nodes // 2 + 1} are needed"
     )
     mend = "start the nodes that do not answer; if a majority does, see what their logs say of each other"
-    return Row(CLUSTER, LEADER, Verdict.ERROR, what, mend)
+    return Row(CLUSTER, LEADER, Severity.ERROR, what, mend)
 
 
 def _waiting(answering: Mapping[str, NodeStatus]) -> Iterator[Row]:
@@ -141,7 +141,7 @@ def _waiting(answering: Mapping[str, NodeStatus]) -> Iterator[Row]:
                 mend = (
                     f"give it its old data directory back, or, if that is lost for good: raftcoord node replace {name}"
                 )
-            yield Row(f"node {name}", "takes part", Verdict.ERROR, what, mend)
+            yield Row(f"node {name}", "takes part", Severity.ERROR, what, mend)
 
 
 def _links(answering: Mapping[str, NodeStatus]) -> Iterator[Row]:
@@ -155,7 +155,7 @@ def _links(answering: Mapping[str, NodeStatus]) -> Iterator[Row]:
                 mend = f"let {name} reach the peer port of {peer}: the firewall, and 'peer' in both cluster.yaml"
                 if link["refused"] or name in refusing.get(peer, ()):
                     mend = f"do what it says; raftcoord node logs {peer} says it too"
-                yield Row(f"node {name}", "peers", Verdict.WARNING, f"it has no link to {peer}: {link['why']}", mend)
+                yield Row(f"node {name}", "peers", Severity.WARNING, f"it has no link to {peer}: {link['why']}", mend)
 
 
 def _participants(answering: Mapping[str, NodeStatus]) -> Iterator[Row]:
@@ -171,7 +171,7 @@ def _participants(answering: Mapping[str, NodeStatus]) -> Iterator[Row]:
                 "transaction with them that it coordinates"
             )
             mend = f"restart them with a cluster.yaml that names {name} as it is now; if it does, let them reach its client port"
-            yield Row(f"node {name}", "participants", Verdict.WARNING, what, mend)
+            yield Row(f"node {name}", "participants", Severity.WARNING, what, mend)
 
 
 def _behind(answering: Mapping[str, NodeStatus], committed: int) -> Iterator[Row]:
@@ -180,7 +180,7 @@ def _behind(answering: Mapping[str, NodeStatus], committed: int) -> Iterator[Row
         if behind > BEHIND_ENTRIES:
             what = f"it is {behind:,} log entries behind the leader"
             mend = "wait until it has caught up before another node is stopped; if it does not: its disk, its network"
-            yield Row(f"node {name}", "behind", Verdict.WARNING, what, mend)
+            yield Row(f"node {name}", "behind", Severity.WARNING, what, mend)
 
 
 def _versions(answering: Mapping[str, NodeStatus]) -> Iterator[Row]:
@@ -188,7 +188,7 @@ def _versions(answering: Mapping[str, NodeStatus]) -> Iterator[Row]:
         if info["version"] != __version__:
             what = f"it runs release {info['version']}, and this is {__version__}"
             mend = "install the same release everywhere, one node after the other (docs/operations.md, Upgrades)"
-            yield Row(f"node {name}", "release", Verdict.WARNING, what, mend)
+            yield Row(f"node {name}", "release", Severity.WARNING, what, mend)
 
 
 CLUSTER: Final = "cluster"
@@ -198,13 +198,13 @@ def judge_damages(found: Damages | RaftcoordError) -> list[Row]:
     """A row for each damaged branch that nobody has acknowledged."""
     if isinstance(found, RaftcoordError):
         what = f"whether a branch is damaged could not be asked: {found}"
-        return [Row(CLUSTER, "damage list", Verdict.WARNING, what, "raftcoord txn ls --heuristic, when nodes answer")]
+        return [Row(CLUSTER, "damage list", Severity.WARNING, what, "raftcoord txn ls --heuristic, when nodes answer")]
     pending = [damage for damage in found.shown if not damage.acknowledged_by]
     rows = [
         Row(
             CLUSTER,
             DAMAGE,
-            Verdict.ERROR,
+            Severity.ERROR,
             f"transaction {each.txid}, branch {each.branch}: {each.what}",
             f"compare its branches and correct them by the ledger; then: raftcoord txn acknowledge {each.txid} {each.branch} "
             "--as NAME",
@@ -213,10 +213,10 @@ def judge_damages(found: Damages | RaftcoordError) -> list[Row]:
     ]
     if found.pending > len(pending):
         what = f"{found.pending - len(pending)} more damaged branches"
-        rows.append(Row(CLUSTER, DAMAGE, Verdict.ERROR, what, "raftcoord txn ls --heuristic"))
+        rows.append(Row(CLUSTER, DAMAGE, Severity.ERROR, what, "raftcoord txn ls --heuristic"))
     if not found.pending:
         acknowledged = f", {found.total} acknowledged" if found.total else ""
-        rows.append(Row(CLUSTER, DAMAGE, Verdict.OK, f"no branch is damaged{acknowledged}"))
+        rows.append(Row(CLUSTER, DAMAGE, Severity.OK, f"no branch is damaged{acknowledged}"))
     return rows
 
 
@@ -231,7 +231,7 @@ def directories(config: Config) -> list[Row]:
         except (OSError, ConfigError) as error:
             what = f"{node.data_dir} cannot be looked at: {getattr(error, 'strerror', None) or error}"
             rows.append(
-                Row(f"node {node.name}", "directory", Verdict.WARNING, what, "run this as the user of the node")
+                Row(f"node {node.name}", "directory", Severity.WARNING, what, "run this as the user of the node")
             )
     return rows
 
@@ -243,7 +243,7 @@ def _directory(node: NodeConfig, local: LocalCluster, measured_devices: set[int]
     there = directory.exists()
     if not there and pid is None:
         what = f"{directory} is not on this machine, or the node was never started here; it was not looked at"
-        return [Row(subject, "directory", Verdict.NOTE, what, "on the node's machine: raftcoord doctor")]
+        return [Row(subject, "directory", Severity.NOTE, what, "on the node's machine: raftcoord doctor")]
     device = directory.stat().st_dev if there else -1
     rows = disks.look(subject, directory, measure=device not in measured_devices)
     rows.append(access.judge_files(subject, directory, local.files_of(node.name)))
@@ -258,10 +258,10 @@ def judge_resolver(config: Config) -> list[Row]:
     try:
         pid = LocalCluster(config).resolver.pid
     except ConfigError as error:  # somebody else's
-        return [Row("resolver", "running", Verdict.NOTE, str(error))]
+        return [Row("resolver", "running", Severity.NOTE, str(error))]
     if pid is not None:
-        return [Row("resolver", "running", Verdict.OK, f"pid {pid}")]
+        return [Row("resolver", "running", Severity.OK, f"pid {pid}")]
     what = "none was started from here; without one, what a crashed program leaves prepared keeps its locks"
     return [
-        Row("resolver", "running", Verdict.WARNING, what, "raftcoord up, or, where it belongs: raftcoord resolver run")
+        Row("resolver", "running", Severity.WARNING, what, "raftcoord up, or, where it belongs: raftcoord resolver run")
     ]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from raftcoord.databases.steps import PreparedHere
-from raftcoord.doctor.findings import Row, Verdict
+from raftcoord.doctor.findings import Row, Severity
 from raftcoord.types import State, TxId
 
 ORPHAN_S: Final = 60.0
@@ -23,7 +23,7 @@ SHOWN_MAX: Final = 20
 CHECK: Final = "prepared"
 
 
-class Found(NamedTuple):
+class PreparedFound(NamedTuple):
     """What is prepared, as one resource lists it. ``ours``: of any cluster, with its age (s); ``others``: other programs'.
 
     ``user``: whom the resource connects as, if that one may end its own branches only; ``owners``: who has prepared each.
@@ -35,14 +35,14 @@ class Found(NamedTuple):
     owners: Mapping[str, str] = {}
 
 
-def questions(found: Found, cluster: str) -> list[TxId]:
+def questions(found: PreparedFound, cluster: str) -> list[TxId]:
     """The transactions that the ledger is to be asked for."""
     stale = [each.gid.txid for each, age_s in found.ours if each.gid.cluster == cluster and age_s >= ORPHAN_S]
     return list(dict.fromkeys(stale))[:SHOWN_MAX]
 
 
 def judge(
-    resource: str, named: frozenset[str], found: Found, cluster: str, states: Mapping[TxId, State | None]
+    resource: str, named: frozenset[str], found: PreparedFound, cluster: str, states: Mapping[TxId, State | None]
 ) -> list[Row]:
     """The rows of ``resource``. ``named``: all resources; ``cluster``: our id, "" if no node told; ``states``: the ledger's."""
     subject = f"resource {resource}"
@@ -50,14 +50,14 @@ def judge(
     if found.user:
         what = f"user {found.user} is no superuser: it can end what {found.user} has prepared, and nothing else"
         mend = f"let the programs connect as {found.user} too, or name a superuser in the url"
-        rows.append(Row(subject, "rights", Verdict.NOTE, what, mend))
+        rows.append(Row(subject, "rights", Severity.NOTE, what, mend))
     clusters = Counter(each.gid.cluster for each, _ in found.ours)
     if not cluster:
         if clusters:
             what = (
                 f"{clusters.total()} prepared, of cluster {', '.join(clusters)}; which is this one's no node could tell"
             )
-            rows.append(Row(subject, CHECK, Verdict.NOTE, what))
+            rows.append(Row(subject, CHECK, Severity.NOTE, what))
     else:
         mine = [(each, age_s) for each, age_s in found.ours if each.gid.cluster == cluster]
         rows += _ours(subject, resource, named, mine, found, states)
@@ -66,7 +66,7 @@ def judge(
         names = ", ".join(repr(name) for name in found.others[:3])
         more = f" and {len(found.others) - 3} more" if len(found.others) > 3 else ""
         what = f"{len(found.others)} prepared by other programs ({names}{more}): not raftcoord's, and not touched"
-        rows.append(Row(subject, "other programs", Verdict.NOTE, what))
+        rows.append(Row(subject, "other programs", Severity.NOTE, what))
     return rows
 
 
@@ -75,7 +75,7 @@ def _ours(
     resource: str,
     named: frozenset[str],
     mine: list[tuple[PreparedHere, float]],
-    found: Found,
+    found: PreparedFound,
     states: Mapping[TxId, State | None],
 ) -> list[Row]:
     stale = [
@@ -85,22 +85,22 @@ def _ours(
     ]
     fresh = sum(age_s < ORPHAN_S for _, age_s in mine)
     what = f"{fresh} of this cluster, for less than {ORPHAN_S:.0f} s" if fresh else "nothing of this cluster"
-    rows = [Row(subject, CHECK, Verdict.OK, what)]
+    rows = [Row(subject, CHECK, Severity.OK, what)]
     for each, age_s in stale[:SHOWN_MAX]:
         state = states.get(each.gid.txid)
         what = (
             f"{each.gid} is prepared for {_span(age_s)} and holds its locks; "
             f"{'the nodes could not be asked' if state is None else f'the ledger says {state}'}"
         )
-        rows.append(Row(subject, "orphan", Verdict.ERROR, *_advice(each, what, resource, found)))
+        rows.append(Row(subject, "orphan", Severity.ERROR, *_advice(each, what, resource, found)))
     if len(stale) > SHOWN_MAX:
         rows.append(
-            Row(subject, "orphan", Verdict.ERROR, f"{len(stale) - SHOWN_MAX} more", "raftcoord resource ls shows all")
+            Row(subject, "orphan", Severity.ERROR, f"{len(stale) - SHOWN_MAX} more", "raftcoord resource ls shows all")
         )
     return rows
 
 
-def _advice(each: PreparedHere, what: str, resource: str, found: Found) -> tuple[str, str]:
+def _advice(each: PreparedHere, what: str, resource: str, found: PreparedFound) -> tuple[str, str]:
     owner = found.owners.get(str(each.gid), "")
     if each.gid.branch != resource:
         return what, f"name its resource, {each.gid.branch!r}, in cluster.yaml, and start the resolver again"
@@ -114,10 +114,10 @@ def _advice(each: PreparedHere, what: str, resource: str, found: Found) -> tuple
     return what, "raftcoord resolver run --once, which says why if it cannot finish it"
 
 
-def _of_another(subject: str, cluster: str, number: int, found: Found) -> Row:
+def _of_another(subject: str, cluster: str, number: int, found: PreparedFound) -> Row:
     oldest = max(age_s for each, age_s in found.ours if each.gid.cluster == cluster)
     what = f"{number} of cluster {cluster}, the oldest for {_span(oldest)}: not this one's, and not touched"
-    return Row(subject, "other clusters", Verdict.NOTE, what)
+    return Row(subject, "other clusters", Severity.NOTE, what)
 
 
 def _span(seconds: float) -> str:

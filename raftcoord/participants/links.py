@@ -55,24 +55,24 @@ class Arrival:
                 conn.reply_failure(self.number, reply)
 
 
-class Owner(Protocol):
+class LinkOwner(Protocol):
     """What a link tells its worker."""
 
-    def connected(self, link: Link, conn: Connection, cluster: str, cluster_name: str) -> None:
+    def connected(self, link: WorkerLink, conn: Connection, cluster: str, cluster_name: str) -> None:
         """A hello was answered on ``conn``; ``link.admit(conn)`` or ``link.refuse(conn, why)`` must follow."""
 
-    def disconnected(self, link: Link, conn: Connection) -> None:
+    def disconnected(self, link: WorkerLink, conn: Connection) -> None:
         """The connection of a link has ended."""
 
     def arrived(self, arrival: Arrival) -> None:
         """A request. A RaftcoordError raised here is the answer."""
 
 
-class Link:
+class WorkerLink:
     """One node, dialed again and again. ``name``: the participant's; ``details``: what the hello says, asked for each."""
 
     def __init__(
-        self, address: Address, name: str, details: Callable[[], Mapping[str, str]], env: Env, owner: Owner
+        self, address: Address, name: str, details: Callable[[], Mapping[str, str]], env: Env, owner: LinkOwner
     ) -> None:
         self.address = address
         self.node = str(address)

@@ -34,7 +34,7 @@ class Refused(Exception):
     """The payload cannot be served; the message is the reason of the no vote."""
 
 
-class Operation(NamedTuple):
+class AccountOperation(NamedTuple):
     """One checked operation. ``amount`` is None for delete, and for an expect that there is no account."""
 
     op: str
@@ -43,7 +43,7 @@ class Operation(NamedTuple):
     min: int | None
 
 
-def parse(payload: Payload) -> tuple[Operation, ...]:
+def parse(payload: Payload) -> tuple[AccountOperation, ...]:
     """The operations of a payload, in order. Raises Refused and says what is wrong with which one."""
     if not isinstance(payload, (list, tuple)):
         raise Refused(f"the payload must be a list of operations such as {_EXAMPLE}, not {_short(payload)}")
@@ -57,7 +57,7 @@ def parse(payload: Payload) -> tuple[Operation, ...]:
     return tuple(_operation(number, item) for number, item in enumerate(payload, 1))
 
 
-def _operation(number: int, item: Any) -> Operation:
+def _operation(number: int, item: Any) -> AccountOperation:
     if not isinstance(item, dict):
         raise Refused(f"operation {number} must be a map such as {_EXAMPLE[1:-1]}, not {_short(item)}")
     op = item.get("op")
@@ -79,7 +79,7 @@ def _operation(number: int, item: Any) -> Operation:
     if "amount" in item and not (op == "expect" and item["amount"] is None):
         amount = _amount(number, op, "amount", item["amount"])
     least = _amount(number, op, "min", item["min"]) if "min" in item else None
-    return Operation(op, account, amount, least)
+    return AccountOperation(op, account, amount, least)
 
 
 def is_amount(value: object) -> TypeGuard[int]:
@@ -99,7 +99,7 @@ def _amount(number: int, op: str, name: str, value: object) -> int:
     raise Refused(f"operation {number} ({op}): {name} {_short(value)} {why}")
 
 
-def evaluate(operations: tuple[Operation, ...], read: Callable[[str], int | None]) -> dict[str, int | None]:
+def evaluate(operations: tuple[AccountOperation, ...], read: Callable[[str], int | None]) -> dict[str, int | None]:
     """Run the operations in order: the final amount of every key that is written; None deletes the account.
 
     ``read`` gives an account's amount, or None if there is no such account. An empty result means read-only.

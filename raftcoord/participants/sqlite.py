@@ -45,7 +45,7 @@ from raftcoord.participants.interface import (
     WrongCluster,
 )
 from raftcoord.participants.locks import Locks
-from raftcoord.participants.operations import Operation, Refused
+from raftcoord.participants.operations import AccountOperation, Refused
 from raftcoord.types import Payload, TxId, Verdict, Vote, checked_cluster_id, first_txid_of
 
 _ENDED: Final = {Verdict.COMMIT: BranchState.COMMITTED, Verdict.ABORT: BranchState.ABORTED}
@@ -56,7 +56,7 @@ class _Waiting(NamedTuple):
 
     requests: list[Prepare]
     digest: bytes
-    operations: tuple[Operation, ...]
+    operations: tuple[AccountOperation, ...]
     until_ms: int
 
 
@@ -292,7 +292,7 @@ class SqliteParticipant(Participant):
         else:
             self._reply(request, Vote.no(table.other_payload(request.txid)))
 
-    def _wait(self, request: Prepare, digest: bytes, parsed: tuple[Operation, ...], now_ms: int) -> None:
+    def _wait(self, request: Prepare, digest: bytes, parsed: tuple[AccountOperation, ...], now_ms: int) -> None:
         txid = request.txid
         if len(self._waiting) >= limits.LOCK_WAITERS_MAX:
             reason = f"{self._locked_reason(txid)}, and {len(self._waiting)} others wait already: try again later"
@@ -302,7 +302,7 @@ class SqliteParticipant(Participant):
         patience_ms = limits.LOCK_WAIT_OLDER_MS if self._locks.waits_for_younger(txid) else limits.LOCK_WAIT_MS
         self._waiting[txid] = _Waiting([request], digest, parsed, min(now_ms + patience_ms, request.deadline_ms))
 
-    def _vote(self, txid: TxId, requests: list[Prepare], digest: bytes, parsed: tuple[Operation, ...]) -> bool:
+    def _vote(self, txid: TxId, requests: list[Prepare], digest: bytes, parsed: tuple[AccountOperation, ...]) -> bool:
         """All locks are held: try the operations. Returns whether the locks stay held."""
         try:
             writes = operations.evaluate(parsed, self._amount)

@@ -45,7 +45,7 @@ from raftcoord.participants.interface import (
     Request,
     WrongCluster,
 )
-from raftcoord.participants.links import Arrival, Link
+from raftcoord.participants.links import Arrival, WorkerLink
 from raftcoord.rpc.codes import RpcError
 from raftcoord.rpc.connection import Connection
 from raftcoord.types import State, TxId, Vote, VoteKind, checked_cluster_id, checked_name
@@ -95,10 +95,10 @@ class Worker:
         self._hello = {"name": self._name, "instance": f"{env.rng.getrandbits(64):016x}"}
         if cluster_name:
             self._hello["cluster_name"] = cluster_name
-        self._links = [Link(address, self._name, lambda: self._hello, env, self) for address in addresses]
+        self._links = [WorkerLink(address, self._name, lambda: self._hello, env, self) for address in addresses]
         self._cluster_name = cluster_name
         self._cluster = ""
-        self._newcomers: list[tuple[Link, Connection, str, str]] = []
+        self._newcomers: list[tuple[WorkerLink, Connection, str, str]] = []
         self._queue: deque[Arrival] = deque()
         self._running: dict[int, Arrival] = {}  # by id of the request; the arrival keeps the request alive
         self._doubts = Doubts(env.rng)
@@ -141,12 +141,12 @@ class Worker:
 
     # -- called by the links --------------------------------------------------------------------------------------
 
-    def connected(self, link: Link, conn: Connection, cluster: str, cluster_name: str) -> None:
+    def connected(self, link: WorkerLink, conn: Connection, cluster: str, cluster_name: str) -> None:
         """A node has answered the hello."""
         self._newcomers.append((link, conn, cluster, cluster_name))
         self._wake.set()
 
-    def disconnected(self, link: Link, conn: Connection) -> None:
+    def disconnected(self, link: WorkerLink, conn: Connection) -> None:
         """A node has gone, and with it the phase one of every transaction that it coordinated."""
         self._doubts.orphan(conn, asyncio.get_running_loop().time() + ORPHANED_GRACE_S)
         self._plan_asking()
@@ -211,7 +211,7 @@ class Worker:
                 "correct the addresses in cluster.yaml"
             )
 
-    def _refuse(self, link: Link, conn: Connection, error: Exception) -> None:
+    def _refuse(self, link: WorkerLink, conn: Connection, error: Exception) -> None:
         if not link.refused:
             _log.error("node %s at %s is refused: %s", shown(link.node), link.address, shown(error))
         link.refuse(conn, str(error))

@@ -30,7 +30,7 @@ from raftcoord.databases.session import Session
 from raftcoord.databases.steps import INIT, Effect, Finding, PreparedHere, Result, SqlError, Statement
 from raftcoord.databases.urls import FilePlace
 from raftcoord.doctor import databases
-from raftcoord.doctor.findings import REACHABLE, Verdict
+from raftcoord.doctor.findings import REACHABLE, Severity
 from raftcoord.integrations.sqlalchemy import attach
 from raftcoord.types import Branch
 
@@ -154,7 +154,7 @@ def command(*arguments: str) -> dict[str, Any]:
 
 def test_resource_init_makes_its_marks_and_says_what_it_lacks(boxed: Config, client: Client) -> None:
     (resource,) = boxed.resources
-    assert [row.what for row in databases.look(resource, lambda: 0).rows if row.verdict is Verdict.ERROR] == [
+    assert [row.what for row in databases.look(resource, lambda: 0).rows if row.verdict is Severity.ERROR] == [
         "there are no cards"
     ]
     assert command("resource", "init", "letters", "-c", str(boxed.path)) == {

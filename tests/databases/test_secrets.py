@@ -19,7 +19,7 @@ from raftcoord.databases.resolver.resource import Resource
 from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.databases.steps import LoginRefused
 from raftcoord.doctor import databases
-from raftcoord.doctor.findings import Verdict
+from raftcoord.doctor.findings import Severity
 from raftcoord.types import Branch
 
 from .banks import MariaDbBank, PostgreSqlBank
@@ -154,7 +154,7 @@ def test_a_wrong_password_is_called_that_and_a_right_one_connects_whatever_it_ho
     with pytest.raises(LoginRefused):
         drivers.connect(made.url())
     (row,) = databases.look(made, lambda: 0).rows
-    assert (row.check, row.verdict) == (databases.LOGIN, Verdict.ERROR)
+    assert (row.check, row.verdict) == (databases.LOGIN, Severity.ERROR)
     assert "refuses the login" in row.what
     assert "correct user, password and database" in row.mend
     with pytest.raises(ConfigError, match="refuses the login"):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from raftcoord.databases.steps import Result, SqlError, Steps
-from raftcoord.doctor.findings import Row, Verdict
+from raftcoord.doctor.findings import Row, Severity
 
 _T = TypeVar("_T")
 
@@ -27,7 +27,7 @@ def lacking(rows: Iterable[Row], *parts: str) -> None:
 
 def troubles(rows: Iterable[Row]) -> list[Row]:
     """What is worse than a note."""
-    return [row for row in rows if row.verdict > Verdict.NOTE]
+    return [row for row in rows if row.verdict > Severity.NOTE]
 
 
 def run(steps: Steps[_T], replies: dict[str, list[tuple[Any, ...]] | SqlError]) -> _T:

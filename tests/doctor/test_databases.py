@@ -21,8 +21,8 @@ from raftcoord.databases.gid import Gid
 from raftcoord.databases.registry import named
 from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.doctor import databases, prepared
-from raftcoord.doctor.databases import Looked
-from raftcoord.doctor.findings import REACHABLE, Row, Verdict
+from raftcoord.doctor.databases import DatabaseLook
+from raftcoord.doctor.findings import REACHABLE, Row, Severity
 from raftcoord.processes.database_servers import DatabaseServer
 from raftcoord.processes.local_cluster import write_local_config
 from raftcoord.types import Branch, State
@@ -39,7 +39,7 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
-def look(url: str) -> Looked:
+def look(url: str) -> DatabaseLook:
     return databases.look(ResourceConfig(Branch(NAME), url), now_ms)
 
 
@@ -113,7 +113,7 @@ def unprepared(postgresql: DatabaseServer) -> Iterator[DatabaseServer]:
 def test_max_prepared_transactions_0_is_an_error(unprepared: DatabaseServer) -> None:
     rows = look(unprepared.url()).rows
     row = having(rows, "max_prepared_transactions is 0")
-    assert row.verdict is Verdict.ERROR
+    assert row.verdict is Severity.ERROR
     assert "ALTER SYSTEM SET max_prepared_transactions" in row.mend
 
 
@@ -137,7 +137,7 @@ def test_resource_init_in_a_server_that_prepares_nothing_exits_2_with_the_settin
 def test_missing_marks_are_an_error_until_they_are_made(unprepared: DatabaseServer) -> None:
     url = unprepared.make("unmarked")
     row = having(look(url).rows, "raftcoord.marks")
-    assert (row.verdict, row.mend) == (Verdict.ERROR, f"raftcoord resource init {NAME}")
+    assert (row.verdict, row.mend) == (Severity.ERROR, f"raftcoord resource init {NAME}")
     session = drivers.connect(url)
     session.run(session.dialect.create_marks())
     session.close()
@@ -146,7 +146,7 @@ def test_missing_marks_are_an_error_until_they_are_made(unprepared: DatabaseServ
 
 def test_a_server_without_fsync_is_told_and_one_with_is_not(bank: PostgreSqlBank, unprepared: DatabaseServer) -> None:
     row = having(look(bank.url).rows, "fsync is off")
-    assert row.verdict is Verdict.WARNING
+    assert row.verdict is Severity.WARNING
     lacking(look(unprepared.url()).rows, "fsync is off")
 
 
@@ -158,7 +158,7 @@ def test_a_healthy_postgresql_has_no_other_trouble(bank: PostgreSqlBank) -> None
 
 def test_a_user_without_delete_gets_the_grant_that_mends_it(bank: PostgreSqlBank, app: str) -> None:
     row = having(look(app).rows, "right to DELETE")
-    assert row.verdict is Verdict.WARNING
+    assert row.verdict is Severity.WARNING
     bank.sql(row.mend)
     lacking(look(app).rows, "right to")
 
@@ -167,7 +167,7 @@ def test_a_user_without_any_right_on_the_marks_cannot_take_part(bank: PostgreSql
     bank.sql("REVOKE ALL ON raftcoord.marks FROM PUBLIC")
     bank.sql("REVOKE ALL ON SCHEMA raftcoord FROM PUBLIC")
     row = having(look(app).rows, "right to SELECT, INSERT, DELETE")
-    assert row.verdict is Verdict.ERROR
+    assert row.verdict is Severity.ERROR
     for statement in row.mend.split("; "):
         bank.sql(statement)
     lacking(look(app).rows, "right to")
@@ -179,7 +179,7 @@ def test_a_user_who_may_only_read_is_an_error_and_looking_writes_nothing(bank: P
     bank.sql(f"ALTER ROLE {user} SET default_transaction_read_only = on")
     looked = look(app)
     row = having(looked.rows, "default_transaction_read_only")
-    assert row.verdict is Verdict.ERROR
+    assert row.verdict is Severity.ERROR
     assert looked.found is not None
     bank.sql(row.mend)
     lacking(look(app).rows, "default_transaction_read_only")
@@ -189,7 +189,7 @@ def test_lazy_commits_of_a_user_are_told(bank: PostgreSqlBank, app: str) -> None
     user = app.partition("//")[2].partition("@")[0]
     bank.sql(f"ALTER ROLE {user} SET synchronous_commit = off")
     row = having(look(app).rows, "synchronous_commit")
-    assert row.verdict is Verdict.WARNING
+    assert row.verdict is Severity.WARNING
     bank.sql(row.mend)
     lacking(look(app).rows, "synchronous_commit")
 
@@ -205,7 +205,7 @@ def test_an_old_branch_of_ours_is_an_orphan_with_its_age_and_what_the_ledger_say
     assert found is not None
     assert prepared.questions(found, OURS) == [gid.txid]
     row = having(judged(bank.url, {gid.txid: State.COMMITTED}), "orphan", str(gid), "the ledger says COMMITTED")
-    assert row.verdict is Verdict.ERROR
+    assert row.verdict is Severity.ERROR
     assert row.mend.startswith("raftcoord resolver run --once")
     assert having(judged(bank.url), "orphan", "could not be asked")
 
@@ -217,7 +217,7 @@ def test_a_branch_that_this_user_may_not_end_names_whoever_may(
     leave_prepared(bank, new_gid())
     row = having(judged(app), "orphan", "user postgres has prepared it")
     assert "postgres" in row.mend
-    assert having(judged(app), "no superuser").verdict is Verdict.NOTE
+    assert having(judged(app), "no superuser").verdict is Severity.NOTE
     lacking(judged(bank.url), "no superuser", "has prepared it")
 
 
@@ -249,14 +249,14 @@ def test_other_clusters_and_other_programs_are_counted_and_are_no_trouble(
     rows = judged(bank.url)
     try:
         row = having(rows, f"2 of cluster {OTHER}")
-        assert row.verdict is Verdict.NOTE
+        assert row.verdict is Severity.NOTE
         if kind == "maria":
             assert "the oldest for 5 min" in row.what
         row = having(rows, "other programs", "1 prepared", "somebody")
-        assert row.verdict is Verdict.NOTE
+        assert row.verdict is Severity.NOTE
         assert not troubles(rows)
         unknown = having(judged(bank.url, cluster=""), f"2 prepared, of cluster {OTHER}")
-        assert unknown.verdict is Verdict.NOTE
+        assert unknown.verdict is Severity.NOTE
     finally:
         bank.sql({"bank": "ROLLBACK PREPARED 'somebody'", "maria": "XA ROLLBACK 'somebody'"}[kind])
 
@@ -286,7 +286,7 @@ def test_a_healthy_mariadb_has_no_trouble_but_the_flush_of_this_server(maria: Ma
     rows = look(maria.url).rows
     row = having(rows, "innodb_flush_log_at_trx_commit is 2")
     assert troubles(rows) == [row]
-    assert row.verdict is Verdict.WARNING
+    assert row.verdict is Severity.WARNING
     maria.sql(row.mend.partition(",")[0])
     try:
         assert not troubles(look(maria.url).rows)
@@ -297,13 +297,13 @@ def test_a_healthy_mariadb_has_no_trouble_but_the_flush_of_this_server(maria: Ma
 def test_mariadb_without_marks_cannot_take_part(maria: MariaDbBank) -> None:
     maria.sql("DROP TABLE raftcoord_marks")
     row = having(look(maria.url).rows, "no table raftcoord_marks")
-    assert (row.verdict, row.mend) == (Verdict.ERROR, f"raftcoord resource init {NAME}")
+    assert (row.verdict, row.mend) == (Severity.ERROR, f"raftcoord resource init {NAME}")
 
 
 def test_marks_outside_innodb_prove_nothing(maria: MariaDbBank) -> None:
     maria.sql("ALTER TABLE raftcoord_marks ENGINE = MyISAM")
     row = having(look(maria.url).rows, "raftcoord_marks is a table of MyISAM")
-    assert row.verdict is Verdict.ERROR
+    assert row.verdict is Severity.ERROR
     maria.sql(row.mend)
     lacking(look(maria.url).rows, "MyISAM")
 
@@ -311,12 +311,12 @@ def test_marks_outside_innodb_prove_nothing(maria: MariaDbBank) -> None:
 @pytest.mark.parametrize(
     ("granted", "part", "verdict"),
     [
-        ("SELECT, INSERT", "DELETE command denied", Verdict.WARNING),
-        ("SELECT, DELETE", "INSERT command denied", Verdict.ERROR),
-        ("INSERT, DELETE", "raftcoord_marks cannot be read", Verdict.ERROR),
+        ("SELECT, INSERT", "DELETE command denied", Severity.WARNING),
+        ("SELECT, DELETE", "INSERT command denied", Severity.ERROR),
+        ("INSERT, DELETE", "raftcoord_marks cannot be read", Severity.ERROR),
     ],
 )
-def test_each_right_on_the_marks_is_missed(maria: MariaDbBank, granted: str, part: str, verdict: Verdict) -> None:
+def test_each_right_on_the_marks_is_missed(maria: MariaDbBank, granted: str, part: str, verdict: Severity) -> None:
     maria.sql("CREATE USER 'poor'@'%'")
     maria.sql(f"GRANT {granted} ON {maria.database}.raftcoord_marks TO 'poor'@'%'")
     url = maria.url.replace("root@", "poor@")
@@ -334,7 +334,7 @@ def test_a_read_only_server_cannot_take_part(maria: MariaDbBank) -> None:
     maria.sql("SET GLOBAL read_only = 1")
     try:
         row = having(look(maria.url).rows, "read_only")
-        assert row.verdict is Verdict.ERROR
+        assert row.verdict is Severity.ERROR
     finally:
         maria.sql("SET GLOBAL read_only = 0")
 
@@ -344,9 +344,9 @@ def test_an_old_branch_in_mariadb_is_an_orphan_by_the_age_of_its_transaction(mar
     leave_prepared(maria, old)
     leave_prepared(maria, fresh)
     rows = judged(maria.url, {old.txid: State.UNDECIDED})
-    assert having(rows, "orphan", str(old), "UNDECIDED").verdict is Verdict.ERROR
+    assert having(rows, "orphan", str(old), "UNDECIDED").verdict is Severity.ERROR
     lacking(rows, str(fresh))
-    assert having(rows, "1 of this cluster, for less than").verdict is Verdict.OK
+    assert having(rows, "1 of this cluster, for less than").verdict is Severity.OK
 
 
 def test_a_branch_that_a_slow_program_is_just_committing_is_no_orphan(
@@ -376,16 +376,16 @@ def test_an_orphan_in_sqlite_freezes_the_file(tmp_path: Path, monkeypatch: pytes
     bank = SqliteBank(tmp_path / "bank.db")
     gid = new_gid()
     leave_prepared(bank, gid)
-    assert having(judged(bank.url), "orphan", str(gid)).verdict is Verdict.ERROR
+    assert having(judged(bank.url), "orphan", str(gid)).verdict is Severity.ERROR
     bank.close()
 
 
 def test_a_sqlite_file_that_does_not_suit_is_an_error_with_a_way_out(tmp_path: Path) -> None:
     bank = SqliteBank(tmp_path / "bank.db")
-    assert having(look(bank.url).rows, "set-up").verdict is Verdict.OK
+    assert having(look(bank.url).rows, "set-up").verdict is Severity.OK
     bank.sql("CREATE VIRTUAL TABLE words USING fts5(text)")
     row = having(look(bank.url).rows, "is virtual")
-    assert row.verdict is Verdict.ERROR
+    assert row.verdict is Severity.ERROR
     assert row.mend == "keep it in another file"
     assert having(look(bank.url).rows, "file system")
     bank.close()
@@ -397,7 +397,7 @@ def test_a_sqlite_file_that_does_not_suit_is_an_error_with_a_way_out(tmp_path: P
 def test_what_cannot_be_reached_is_said_without_the_password(url: str) -> None:
     looked = look(url)
     row = having(looked.rows, REACHABLE)
-    assert row.verdict is Verdict.ERROR
+    assert row.verdict is Severity.ERROR
     assert row.mend
     assert looked.found is None
     assert "geheim" not in str(looked)
@@ -416,7 +416,7 @@ def test_a_refused_password_is_not_shown(maria: MariaDbBank) -> None:
 def test_a_variable_that_is_not_set_is_named() -> None:
     looked = look("postgresql://u:${NOT_SET_ANYWHERE}@127.0.0.1:1/x")
     row = having(looked.rows, "NOT_SET_ANYWHERE")
-    assert row.verdict is Verdict.ERROR
+    assert row.verdict is Severity.ERROR
     assert "export" in row.mend
 
 
@@ -424,5 +424,5 @@ def test_a_missing_driver_is_an_error_with_its_package(monkeypatch: pytest.Monke
     absent = dataclasses.replace(named("postgresql"), drivers=())
     monkeypatch.setattr(registry, "DATABASES", (absent,))
     row = having(look("postgresql://u@127.0.0.1:1/x").rows, "no driver for postgresql")
-    assert row.verdict is Verdict.ERROR
+    assert row.verdict is Severity.ERROR
     assert "pip install" in row.what

@@ -26,7 +26,7 @@ from raftcoord.config import Config
 from raftcoord.databases import drivers
 from raftcoord.databases import gid as gids
 from raftcoord.doctor import aside, clocks, databases, examine, nodes, prepared
-from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Verdict
+from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Severity
 from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 from raftcoord.types import State
 
@@ -197,8 +197,8 @@ def test_a_driver_and_a_file_system_that_hang_for_ever_are_rows(
     monkeypatch.setattr(nodes, "directories", lambda *_: never.wait())
     report = examine.examine(with_resources(cluster.config, tmp_path, audit="sqlite:///audit.db"))
     never.set()
-    assert having(report.rows, "resource audit", REACHABLE, "did not answer within 0.2 s").verdict is Verdict.ERROR
-    assert having(report.rows, "their file system hangs").verdict is Verdict.ERROR
+    assert having(report.rows, "resource audit", REACHABLE, "did not answer within 0.2 s").verdict is Severity.ERROR
+    assert having(report.rows, "their file system hangs").verdict is Severity.ERROR
     assert having(report.rows, "3 of 3 nodes answer")
 
 
@@ -208,7 +208,7 @@ def test_a_pid_file_that_may_not_be_read_is_a_row(cluster: LocalCluster, monkeyp
 
     monkeypatch.setattr(nodes, "judge_resolver", denied)
     row = having(examine.examine(cluster.config).rows, "Permission denied: resolver.1.pid")
-    assert row.verdict is Verdict.WARNING
+    assert row.verdict is Severity.WARNING
 
 
 def test_a_driver_that_fails_in_its_own_way_is_a_row_without_the_password(
@@ -220,7 +220,7 @@ def test_a_driver_that_fails_in_its_own_way_is_a_row_without_the_password(
     monkeypatch.setattr(databases, "look", failing)
     config = with_resources(cluster.config, tmp_path, ledger="postgresql://u:geheim@127.0.0.1/x")
     row = having(examine.examine(config).rows, "resource ledger", "LookupError: *** is not right")
-    assert row.verdict is Verdict.ERROR
+    assert row.verdict is Severity.ERROR
 
 
 def test_hosts_that_no_name_server_tells_are_rows(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,8 +288,8 @@ def test_an_orphan_bears_what_the_ledger_says_and_looking_decides_nothing(
         session.run(bank.dialect.prepare(gid, marks=True))
         connection.close()
         report = examine.examine(config)
-        assert having(report.rows, "resource audit", "orphan", str(gid), "UNDECIDED").verdict is Verdict.ERROR
-        assert having(report.rows, "resolver", "none was started").verdict is Verdict.WARNING
+        assert having(report.rows, "resource audit", "orphan", str(gid), "UNDECIDED").verdict is Severity.ERROR
+        assert having(report.rows, "resolver", "none was started").verdict is Severity.WARNING
         assert client.status(gid.txid).state is State.UNDECIDED
         assert bank.prepared() == [gid.txid]
         client.resolve(gid.txid)

@@ -21,8 +21,8 @@ from raftcoord.databases.steps import Finding, PreparedHere, SqlError
 from raftcoord.doctor import access, clocks, disks, horizon, nodes, prepared
 from raftcoord.doctor.clocks import Clock
 from raftcoord.doctor.disks import Speed
-from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Report, Row, Verdict
-from raftcoord.doctor.prepared import Found
+from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Report, Row, Severity
+from raftcoord.doctor.prepared import PreparedFound
 from raftcoord.errors import ConfigError, Unavailable
 from raftcoord.processes.local_cluster import write_local_config
 from raftcoord.types import NodeName
@@ -80,35 +80,35 @@ def test_clocks_that_agree_are_fine() -> None:
 @pytest.mark.parametrize(
     ("apart_ms", "verdict"),
     [
-        (clocks.APART_MS + 20, Verdict.OK),
-        (clocks.APART_MS + 21, Verdict.WARNING),
-        (limits.CLOCK_SPREAD_MS_MAX + 20, Verdict.WARNING),
-        (limits.CLOCK_SPREAD_MS_MAX + 21, Verdict.ERROR),
+        (clocks.APART_MS + 20, Severity.OK),
+        (clocks.APART_MS + 21, Severity.WARNING),
+        (limits.CLOCK_SPREAD_MS_MAX + 20, Severity.WARNING),
+        (limits.CLOCK_SPREAD_MS_MAX + 21, Severity.ERROR),
     ],
 )
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_node_apart_from_the_others_is_the_one_that_is_blamed(apart_ms: int, verdict: Verdict, sign: int) -> None:
+def test_a_node_apart_from_the_others_is_the_one_that_is_blamed(apart_ms: int, verdict: Severity, sign: int) -> None:
     rows = judged(n1=0, n2=sign * apart_ms, n3=0)
     row = of(rows, "node n2")
     assert row.verdict is verdict
-    assert bool(row.mend) is (verdict is not Verdict.OK)
-    assert of(rows, "node n1").verdict is of(rows, clocks.HERE).verdict is Verdict.OK
+    assert bool(row.mend) is (verdict is not Severity.OK)
+    assert of(rows, "node n1").verdict is of(rows, clocks.HERE).verdict is Severity.OK
 
 
 @pytest.mark.parametrize(
     ("ahead_ms", "verdict"),
     [
-        (clocks.APART_MS + 11, Verdict.WARNING),
-        (limits.FUTURE_MS_MAX + 10, Verdict.WARNING),
-        (limits.FUTURE_MS_MAX + 11, Verdict.ERROR),
-        (-limits.FUTURE_MS_MAX - 11, Verdict.WARNING),
-        (-HOUR_MS - 11, Verdict.ERROR),
+        (clocks.APART_MS + 11, Severity.WARNING),
+        (limits.FUTURE_MS_MAX + 10, Severity.WARNING),
+        (limits.FUTURE_MS_MAX + 11, Severity.ERROR),
+        (-limits.FUTURE_MS_MAX - 11, Severity.WARNING),
+        (-HOUR_MS - 11, Severity.ERROR),
     ],
 )
-def test_when_all_nodes_agree_it_is_this_machine_that_is_wrong(ahead_ms: int, verdict: Verdict) -> None:
+def test_when_all_nodes_agree_it_is_this_machine_that_is_wrong(ahead_ms: int, verdict: Severity) -> None:
     rows = judged(n1=-ahead_ms, n2=-ahead_ms, n3=-ahead_ms)
     assert of(rows, clocks.HERE).verdict is verdict
-    assert all(row.verdict is Verdict.OK for row in rows if row.subject != clocks.HERE)
+    assert all(row.verdict is Severity.OK for row in rows if row.subject != clocks.HERE)
 
 
 def test_without_an_answer_nothing_is_said_of_clocks() -> None:
@@ -134,31 +134,31 @@ def of_horizon(ahead_ms: int, retentions: tuple[int, ...] = (HOUR_MS, HOUR_MS, H
 @pytest.mark.parametrize(
     ("ahead_ms", "verdict"),
     [
-        (48 * HOUR_MS, Verdict.ERROR),
-        (11, Verdict.ERROR),
-        (10, Verdict.WARNING),
-        (-HOUR_MS + limits.CLOCK_SPREAD_MS_MAX + 11, Verdict.WARNING),
-        (-HOUR_MS + limits.CLOCK_SPREAD_MS_MAX + 10, Verdict.OK),
-        (-HOUR_MS, Verdict.OK),
-        (-48 * HOUR_MS, Verdict.OK),
-        (-NOW_MS, Verdict.OK),
+        (48 * HOUR_MS, Severity.ERROR),
+        (11, Severity.ERROR),
+        (10, Severity.WARNING),
+        (-HOUR_MS + limits.CLOCK_SPREAD_MS_MAX + 11, Severity.WARNING),
+        (-HOUR_MS + limits.CLOCK_SPREAD_MS_MAX + 10, Severity.OK),
+        (-HOUR_MS, Severity.OK),
+        (-48 * HOUR_MS, Severity.OK),
+        (-NOW_MS, Severity.OK),
     ],
 )
-def test_the_horizon_is_compared_with_the_clocks_and_the_retention(ahead_ms: int, verdict: Verdict) -> None:
+def test_the_horizon_is_compared_with_the_clocks_and_the_retention(ahead_ms: int, verdict: Severity) -> None:
     (row,) = of_horizon(ahead_ms)
     assert row.verdict is verdict
-    assert bool(row.mend) is (verdict is not Verdict.OK)
+    assert bool(row.mend) is (verdict is not Severity.OK)
 
 
 def test_a_horizon_in_the_future_is_found_though_the_clock_that_moved_it_is_still_wrong() -> None:
-    assert of_horizon(24 * HOUR_MS, n1=48 * HOUR_MS)[-1].verdict is Verdict.ERROR
+    assert of_horizon(24 * HOUR_MS, n1=48 * HOUR_MS)[-1].verdict is Severity.ERROR
     assert "raftcoord horizon lower" in of_horizon(24 * HOUR_MS)[-1].mend
 
 
 def test_nodes_with_different_retentions_are_told() -> None:
     rows = of_horizon(-HOUR_MS, retentions=(HOUR_MS, HOUR_MS, 2 * HOUR_MS))
     row = of(rows, "node n3")
-    assert (row.verdict, row.check) == (Verdict.WARNING, horizon.RETENTION)
+    assert (row.verdict, row.check) == (Severity.WARNING, horizon.RETENTION)
     assert "2.0 h" in row.what
     assert not troubles([each for each in rows if each.subject != "node n3"])
 
@@ -184,7 +184,7 @@ def test_a_healthy_cluster_is_fine() -> None:
 def test_a_node_that_does_not_answer_is_an_error_with_its_start() -> None:
     rows = nodes.judge({"n1": told("leader"), "n2": told(), "n3": Unavailable("refused")})
     row = having(rows, "node n3", REACHABLE)
-    assert row.verdict is Verdict.ERROR
+    assert row.verdict is Severity.ERROR
     assert "raftcoord node start n3" in row.mend
     assert troubles(rows) == [row]
 
@@ -192,7 +192,7 @@ def test_a_node_that_does_not_answer_is_an_error_with_its_start() -> None:
 def test_without_a_leader_it_says_how_many_nodes_are_needed() -> None:
     rows = nodes.judge({"n1": told("candidate"), "n2": Unavailable("gone"), "n3": Unavailable("gone")})
     row = having(rows, LEADER, "1 of 3 nodes answer, 2 are needed")
-    assert row.verdict is Verdict.ERROR
+    assert row.verdict is Severity.ERROR
     assert Report(rows).fails(LEADER)
 
 
@@ -207,7 +207,7 @@ def test_a_node_far_behind_is_told(behind: int, verdict: str | None) -> None:
 def test_a_node_that_waits_to_meet_others_is_told_whom_to_start() -> None:
     waiting = told("waiting", peers={"n1": link(up=False, awaited=True), "n2": link()})
     row = having(nodes.judge({"n1": Unavailable("x"), "n2": told(), "n3": waiting}), "node n3", "takes part")
-    assert (row.verdict, row.mend) == (Verdict.ERROR, "start n1")
+    assert (row.verdict, row.mend) == (Severity.ERROR, "start n1")
 
 
 def test_a_wiped_node_that_others_refuse_is_to_be_replaced() -> None:
@@ -218,14 +218,14 @@ def test_a_wiped_node_that_others_refuse_is_to_be_replaced() -> None:
         "n3": waiting,
     }
     row = having(nodes.judge(at), "node n3", "takes part")
-    assert row.verdict is Verdict.ERROR
+    assert row.verdict is Severity.ERROR
     assert row.mend.endswith("raftcoord node replace n3")
 
 
 def test_nodes_that_do_not_reach_each_other_although_both_answer_are_told() -> None:
     at = {"n1": told("leader", peers={"n2": link(up=False, why="refused")}), "n2": told(), "n3": told()}
     row = having(nodes.judge(at), "node n1", "no link to n2: refused")
-    assert row.verdict is Verdict.WARNING
+    assert row.verdict is Severity.WARNING
     assert "firewall" in row.mend
 
 
@@ -251,7 +251,7 @@ def test_an_address_of_another_cluster_is_to_be_corrected() -> None:
 def test_a_participant_that_only_some_nodes_see_is_told() -> None:
     at = {"n1": told("leader", participants=["bank-a", "bank-b"]), "n2": told(participants=["bank-b"])}
     row = having(nodes.judge(at), "node n2", "not to this one: bank-a;")
-    assert row.verdict is Verdict.WARNING
+    assert row.verdict is Severity.WARNING
     assert "restart" in row.mend
     assert troubles(nodes.judge(at)) == [row]
     for about in ({"uptime_s": nodes.SETTLED_S - 0.1}, {"role": "removed"}, {"participants": ["bank-a", "bank-b"]}):
@@ -260,7 +260,7 @@ def test_a_participant_that_only_some_nodes_see_is_told() -> None:
 
 def test_another_release_is_told() -> None:
     row = having(nodes.judge({"n1": told("leader", version="0.0.1")}), "release 0.0.1, and this is")
-    assert row.verdict is Verdict.WARNING
+    assert row.verdict is Severity.WARNING
 
 
 def test_damage_that_nobody_acknowledged_is_an_error_with_the_command() -> None:
@@ -268,16 +268,16 @@ def test_damage_that_nobody_acknowledged_is_an_error_with_the_command() -> None:
     pending, seen = DamageRow(txid, "bank", "rolled back by hand", 1, ""), DamageRow(txid, "other", "seen", 1, "ann")
     rows = nodes.judge_damages(Damages([pending, seen], 3, 4))
     row = having(rows, DAMAGE, "rolled back by hand")
-    assert row.verdict is Verdict.ERROR
+    assert row.verdict is Severity.ERROR
     assert f"raftcoord txn acknowledge {txid} bank --as NAME" in row.mend
-    assert having(rows, "2 more damaged").verdict is Verdict.ERROR
+    assert having(rows, "2 more damaged").verdict is Severity.ERROR
     lacking(rows, "other")
 
 
 def test_acknowledged_damage_is_no_trouble_and_an_unknown_one_is_not_called_none() -> None:
-    assert having(nodes.judge_damages(Damages([], 0, 4)), "4 acknowledged").verdict is Verdict.OK
+    assert having(nodes.judge_damages(Damages([], 0, 4)), "4 acknowledged").verdict is Severity.OK
     row = having(nodes.judge_damages(Unavailable("nobody")), "could not be asked")
-    assert row.verdict is Verdict.WARNING
+    assert row.verdict is Severity.WARNING
     assert not Report([row]).fails(DAMAGE)
 
 
@@ -287,42 +287,42 @@ def test_acknowledged_damage_is_no_trouble_and_an_unknown_one_is_not_called_none
 @pytest.mark.parametrize(
     ("kind", "verdict"),
     [
-        ("ext4", Verdict.OK),
-        ("tmpfs", Verdict.ERROR),
-        ("nfs4", Verdict.WARNING),
-        ("overlay", Verdict.WARNING),
-        ("", Verdict.NOTE),
+        ("ext4", Severity.OK),
+        ("tmpfs", Severity.ERROR),
+        ("nfs4", Severity.WARNING),
+        ("overlay", Severity.WARNING),
+        ("", Severity.NOTE),
     ],
 )
-def test_the_kind_of_file_system_matters(kind: str, verdict: Verdict) -> None:
+def test_the_kind_of_file_system_matters(kind: str, verdict: Severity) -> None:
     row = disks.judge_kind("node n1", Path("/data"), kind)
     assert row.verdict is verdict
-    assert bool(row.mend) is (verdict > Verdict.NOTE)
+    assert bool(row.mend) is (verdict > Severity.NOTE)
 
 
 @pytest.mark.parametrize(
     ("free", "verdict"),
     [
-        (disks.FREE_BYTES_WARNING, Verdict.OK),
-        (disks.FREE_BYTES_WARNING - 1, Verdict.WARNING),
-        (disks.FREE_BYTES_ERROR, Verdict.WARNING),
-        (disks.FREE_BYTES_ERROR - 1, Verdict.ERROR),
+        (disks.FREE_BYTES_WARNING, Severity.OK),
+        (disks.FREE_BYTES_WARNING - 1, Severity.WARNING),
+        (disks.FREE_BYTES_ERROR, Severity.WARNING),
+        (disks.FREE_BYTES_ERROR - 1, Severity.ERROR),
     ],
 )
-def test_room_is_judged_at_its_bounds(free: int, verdict: Verdict) -> None:
+def test_room_is_judged_at_its_bounds(free: int, verdict: Severity) -> None:
     assert disks.judge_room("node n1", free).verdict is verdict
 
 
 @pytest.mark.parametrize(
     ("median_s", "part", "verdict"),
     [
-        (disks.HONEST_S * 0.99, "no disk is that quick", Verdict.WARNING),
-        (disks.HONEST_S, "cannot be measured", Verdict.OK),
-        (disks.SLOW_S, "cannot be measured", Verdict.OK),
-        (disks.SLOW_S * 1.01, "each decision waits", Verdict.WARNING),
+        (disks.HONEST_S * 0.99, "no disk is that quick", Severity.WARNING),
+        (disks.HONEST_S, "cannot be measured", Severity.OK),
+        (disks.SLOW_S, "cannot be measured", Severity.OK),
+        (disks.SLOW_S * 1.01, "each decision waits", Severity.WARNING),
     ],
 )
-def test_an_fdatasync_quicker_than_any_disk_is_not_believed(median_s: float, part: str, verdict: Verdict) -> None:
+def test_an_fdatasync_quicker_than_any_disk_is_not_believed(median_s: float, part: str, verdict: Severity) -> None:
     row = disks.judge_speed("node n1", Speed(median_s, 0.1, 50))
     assert row.verdict is verdict
     assert part in row.what
@@ -345,13 +345,13 @@ def test_a_directory_is_looked_at_and_nothing_stays_in_it(tmp_path: Path) -> Non
 
 
 def test_a_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    assert having(disks.look("node n1", tmp_path / "gone"), "is not there").verdict is Verdict.ERROR
+    assert having(disks.look("node n1", tmp_path / "gone"), "is not there").verdict is Severity.ERROR
 
 
 def test_a_directory_of_another_user_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
     rows = disks.look("node n1", tmp_path)
-    assert having(rows, "cannot be written").verdict is Verdict.WARNING
+    assert having(rows, "cannot be written").verdict is Severity.WARNING
     lacking(rows, "fdatasync of")
 
 
@@ -361,7 +361,7 @@ def test_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(disks, "speed", full)
     row = having(disks.look("node n1", tmp_path), "No space left")
-    assert (row.verdict, row.mend) == (Verdict.ERROR, "make room on it")
+    assert (row.verdict, row.mend) == (Severity.ERROR, "make room on it")
 
 
 def test_the_longest_mount_point_is_that_of_the_directory(tmp_path: Path) -> None:
@@ -385,7 +385,7 @@ def test_tmpfs_is_found_out_by_its_speed_as_well() -> None:
     if disks.kind_of(memory) != "tmpfs":
         pytest.skip("there is no tmpfs here")
     rows = disks.look("node n1", memory)
-    assert having(rows, "file system", "in memory").verdict is Verdict.ERROR
+    assert having(rows, "file system", "in memory").verdict is Severity.ERROR
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
@@ -401,7 +401,7 @@ def test_a_library_that_swallows_fsync_is_found_in_the_process(tmp_path: Path) -
         assert child.stdout is not None
         child.stdout.readline()
         (row,) = disks.judge_process("node n1", child.pid)
-        assert row.verdict is Verdict.ERROR
+        assert row.verdict is Severity.ERROR
         assert "LD_PRELOAD" in row.mend
         assert disks.judge_process("node n1", os.getpid()) == []
     finally:
@@ -417,7 +417,7 @@ def test_one_device_is_measured_once_and_a_node_elsewhere_is_left_to_its_machine
     rows = nodes.directories(config)
     assert [row.subject for row in rows if row.check == "fsync"] == ["node n1"]
     assert having(rows, "node n2", "can be written")
-    assert having(rows, "node n3").verdict is Verdict.NOTE
+    assert having(rows, "node n3").verdict is Severity.NOTE
 
 
 def test_a_directory_that_may_not_be_entered_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,7 +429,7 @@ def test_a_directory_that_may_not_be_entered_is_a_row(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Path, "exists", denied)
     rows = nodes.directories(config)
     assert {row.subject for row in rows} == {"node n1", "node n2", "node n3"}
-    assert all(row.verdict is Verdict.WARNING and "Permission denied" in row.what for row in rows)
+    assert all(row.verdict is Severity.WARNING and "Permission denied" in row.what for row in rows)
 
 
 def test_resources_without_a_resolver_are_a_warning(tmp_path: Path) -> None:
@@ -439,7 +439,7 @@ def test_resources_without_a_resolver_are_a_warning(tmp_path: Path) -> None:
     with config.path.open("a") as file:
         file.write("resources: [{name: audit, url: 'sqlite:///a.db'}]\n")
     (row,) = nodes.judge_resolver(Config.load(config.path))
-    assert row.verdict is Verdict.WARNING
+    assert row.verdict is Severity.WARNING
     assert "raftcoord resolver run" in row.mend
 
 
@@ -564,7 +564,7 @@ def test_mysql_that_does_not_list_prepared_branches_to_this_user_is_fatal_with_t
 def test_many_orphans_are_shown_up_to_a_bound() -> None:
     number = prepared.SHOWN_MAX + 5
     each = [PreparedHere(gids.make("a" * 16, TxId.new(), "bank"), 90.0, "db", True) for _ in range(number)]
-    found = Found([(one, 90.0) for one in each], [])
+    found = PreparedFound([(one, 90.0) for one in each], [])
     rows = prepared.judge("bank", frozenset({"bank"}), found, "a" * 16, {})
     assert sum(row.check == "orphan" for row in rows) == prepared.SHOWN_MAX + 1
     assert "5 more" in having(rows, "5 more").what
@@ -574,13 +574,13 @@ def test_many_orphans_are_shown_up_to_a_bound() -> None:
 @pytest.mark.parametrize(("age_s", "orphans"), [(prepared.ORPHAN_S, 1), (prepared.ORPHAN_S - 0.1, 0)])
 def test_a_branch_is_an_orphan_from_its_bound_on(age_s: float, orphans: int) -> None:
     each = PreparedHere(gids.make("a" * 16, TxId.new(), "bank"), age_s, "db", True)
-    rows = prepared.judge("bank", frozenset({"bank"}), Found([(each, age_s)], []), "a" * 16, {})
+    rows = prepared.judge("bank", frozenset({"bank"}), PreparedFound([(each, age_s)], []), "a" * 16, {})
     assert sum(row.check == "orphan" for row in rows) == orphans
 
 
 def test_a_branch_of_another_resource_on_the_same_server_is_told_there_alone() -> None:
     each = PreparedHere(gids.make("a" * 16, TxId.new(), "other"), 90.0, "db", True)
-    found = Found([(each, 90.0)], [])
+    found = PreparedFound([(each, 90.0)], [])
     assert not troubles(prepared.judge("bank", frozenset({"bank", "other"}), found, "a" * 16, {}))
     assert troubles(prepared.judge("other", frozenset({"bank", "other"}), found, "a" * 16, {}))
 
@@ -590,17 +590,17 @@ def test_a_branch_of_another_resource_on_the_same_server_is_told_there_alone() -
 
 def test_the_worst_comes_first_and_subjects_stay_together() -> None:
     rows = [
-        Row("a", "x", Verdict.OK, ""),
-        Row("b", "x", Verdict.WARNING, ""),
-        Row("a", "y", Verdict.OK, ""),
-        Row("b", "y", Verdict.ERROR, ""),
+        Row("a", "x", Severity.OK, ""),
+        Row("b", "x", Severity.WARNING, ""),
+        Row("a", "y", Severity.OK, ""),
+        Row("b", "y", Severity.ERROR, ""),
     ]
     report = Report(rows)
     assert [(subject, [row.check for row in each]) for subject, each in report.by_subject().items()] == [
         ("b", ["y", "x"]),
         ("a", ["x", "y"]),
     ]
-    assert report.count(Verdict.OK) == 2
+    assert report.count(Severity.OK) == 2
     assert report.fails()
     assert not report.fails(DAMAGE)
 
@@ -611,11 +611,11 @@ def test_files_that_others_can_use_are_an_error_with_the_command(tmp_path: Path)
     for path in (log, directory / "node.db"):
         path.write_text("")
         path.chmod(0o600)
-    assert access.judge_files("node n1", directory, [log]).verdict is Verdict.OK
+    assert access.judge_files("node n1", directory, [log]).verdict is Severity.OK
     (directory / "node.db").chmod(0o640)
     log.chmod(0o604)
     row = access.judge_files("node n1", directory, [log, tmp_path / "n1.pid"])
-    assert row.verdict is Verdict.ERROR
+    assert row.verdict is Severity.ERROR
     assert row.mend.startswith(f"chmod go-rwx {directory / 'node.db'} {log};")
 
 
@@ -627,6 +627,6 @@ def test_ports_that_are_open_to_other_machines_are_a_warning() -> None:
     config = Config("demo", tuple(ports), allow_remote=True)
     rows = list(access.judge_ports(config))
     assert [row.subject for row in rows] == ["node n1", "node n2", "node n3"]
-    assert rows[0].verdict is Verdict.WARNING
+    assert rows[0].verdict is Severity.WARNING
     assert rows[0].what.startswith("10.0.0.1:1 can be reached from other machines (allow_remote): without TLS")
     assert not any(row.what.count("127.0.0.1") for row in rows)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from raftcoord.doctor.findings import Verdict
+from raftcoord.doctor.findings import Severity
 from raftcoord.doctor.members import judge
 
 
@@ -18,7 +18,7 @@ def said(*names: str, learner: str = "") -> dict[str, dict[str, Any]]:
 
 def test_members_that_are_those_of_the_file_are_fine() -> None:
     (row,) = judge(said("n1", "n2", "n3"), ("n3", "n1", "n2"), "n1")
-    assert (row.verdict, row.what) == (Verdict.OK, "epoch 4: n1, n2, n3")
+    assert (row.verdict, row.what) == (Severity.OK, "epoch 4: n1, n2, n3")
 
 
 def test_without_a_leader_nothing_is_said_of_members() -> None:
@@ -41,6 +41,6 @@ def test_without_a_leader_nothing_is_said_of_members() -> None:
 )
 def test_what_differs_is_a_warning_with_the_way_out(info: Any, file: tuple[str, ...], what: str, way: str) -> None:
     (row,) = judge(info, file, "n1")
-    assert row.verdict is Verdict.WARNING
+    assert row.verdict is Severity.WARNING
     assert what in row.what
     assert way in row.mend

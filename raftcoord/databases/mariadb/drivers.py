@@ -35,7 +35,7 @@ def _code(error: BaseException) -> object:
     return error.args[0] if error.args else None
 
 
-class _Base(Base):
+class _MariaDbBase(Base):
     """What the sessions of all drivers share."""
 
     database = DATABASE
@@ -50,7 +50,7 @@ class _Base(Base):
         """A cursor of plain rows."""
 
 
-class _SyncSession(_Base, Session):
+class _MariaDbSyncSession(_MariaDbBase, Session):
     """What the synchronous drivers share."""
 
     def is_closed(self) -> bool:
@@ -81,7 +81,7 @@ class _SyncSession(_Base, Session):
             self.connection.rollback()
 
 
-class PyMySqlSession(_SyncSession):
+class PyMySqlSession(_MariaDbSyncSession):
     @classmethod
     def connect(cls, url: str) -> Self:
         """By TCP, or by ?unix_socket=."""
@@ -100,7 +100,7 @@ class PyMySqlSession(_SyncSession):
         return self.connection.cursor(Cursor)
 
 
-class MySqlClientSession(_SyncSession):
+class MySqlClientSession(_MariaDbSyncSession):
     """mysqlclient (MySQLdb)."""
 
     @classmethod
@@ -116,7 +116,7 @@ class MySqlClientSession(_SyncSession):
         return self.connection.cursor(Cursor)
 
 
-class MariaDbSession(_SyncSession):
+class MariaDbSession(_MariaDbSyncSession):
     """MariaDB Connector/Python."""
 
     @classmethod
@@ -147,7 +147,7 @@ class MariaDbSession(_SyncSession):
         return getattr(error, "errno", None)
 
 
-class _AsyncSession(_Base, AsyncSession):
+class _AsyncSession(_MariaDbBase, AsyncSession):
     """What the asynchronous drivers share."""
 
     def hang_up(self) -> None:

@@ -44,7 +44,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-class _Base(Base):
+class _PostgreSqlBase(Base):
     """What the sessions of all drivers but asyncpg's share."""
 
     database = DATABASE
@@ -63,7 +63,7 @@ class _Base(Base):
         return statement.outside and not statement.ahead and not self.connection.autocommit
 
 
-class _SyncSession(_Base, Session):
+class _PostgreSqlSyncSession(_PostgreSqlBase, Session):
     """What the synchronous drivers share."""
 
     def clean(self) -> None:
@@ -78,7 +78,7 @@ class _SyncSession(_Base, Session):
             self.connection.autocommit = self._switched = True
 
 
-class _Psycopg(_Base):
+class _Psycopg(_PostgreSqlBase):
     """What libpq knows of a connection of psycopg 3."""
 
     at_once = True
@@ -97,7 +97,7 @@ class _Psycopg(_Base):
         return TransactionStatus(self.connection.info.transaction_status).name
 
 
-class PsycopgSession(_Psycopg, _SyncSession):
+class PsycopgSession(_Psycopg, _PostgreSqlSyncSession):
     """psycopg 3."""
 
     @classmethod
@@ -178,7 +178,7 @@ class AsyncPsycopgSession(_Psycopg, AsyncSession):
             await self.connection.close()
 
 
-class Psycopg2Session(_SyncSession):
+class Psycopg2Session(_PostgreSqlSyncSession):
     """psycopg2. It does not see that PREPARE TRANSACTION has ended the transaction, and until ``clean`` begins no other."""
 
     @classmethod
@@ -225,7 +225,7 @@ class Psycopg2Session(_SyncSession):
             raise _judged(error, error.pgcode) from None
 
 
-class Pg8000Session(_SyncSession):
+class Pg8000Session(_PostgreSqlSyncSession):
     """pg8000's DB-API connection. It shows no command tag."""
 
     @classmethod

@@ -19,7 +19,7 @@ from raftcoord.databases.steps import ConnectionLost, Finding, LoginRefused, Pre
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
 
 
-class Branch(NamedTuple):
+class ListedBranch(NamedTuple):
     """A prepared branch. ``whose``: ours, another cluster's id, or "" if no node could be asked for the id of ours.
 
     ``state``: what the ledger says of its transaction; "" if it is not ours, or no node could be asked.
@@ -50,7 +50,7 @@ class Listed(NamedTuple):
 
     name: str
     where: str
-    branches: list[Branch]
+    branches: list[ListedBranch]
     trouble: str
 
 
@@ -132,13 +132,13 @@ def _listed(resource: ResourceConfig, cluster: str, client: Client) -> Listed:
     return Listed(resource.name, where, [_branch(each, cluster, client) for each in found], "")
 
 
-def _branch(each: PreparedHere, cluster: str, client: Client) -> Branch:
+def _branch(each: PreparedHere, cluster: str, client: Client) -> ListedBranch:
     if each.gid.cluster != cluster:
-        return Branch(each, f"cluster {each.gid.cluster}" if cluster else "", "")
+        return ListedBranch(each, f"cluster {each.gid.cluster}" if cluster else "", "")
     try:
-        return Branch(each, OURS, str(client.status(each.gid.txid).state))
+        return ListedBranch(each, OURS, str(client.status(each.gid.txid).state))
     except RaftcoordError:
-        return Branch(each, OURS, "")
+        return ListedBranch(each, OURS, "")
 
 
 def _connected(resource: ResourceConfig) -> Session:

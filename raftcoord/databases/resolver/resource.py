@@ -21,8 +21,8 @@ from raftcoord.databases import drivers
 from raftcoord.databases.owners import Owner
 from raftcoord.databases.resolver.claiming import claim
 from raftcoord.databases.resolver.rules import Paces
-from raftcoord.databases.resolver.seen import Left, Seen, by_reason
-from raftcoord.databases.resolver.sweep import Ledger, Sweep
+from raftcoord.databases.resolver.seen import BranchLeft, Seen, by_reason
+from raftcoord.databases.resolver.sweep import ResolverLedger, Sweep
 from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.databases.session import Session
 from raftcoord.databases.steps import ConnectionLost, LoginRefused, SqlError
@@ -34,7 +34,7 @@ log: Final = logging.getLogger("raftcoord.resolver")
 _CHANCE: Final = random.SystemRandom().random
 
 
-class Nodes(Ledger, Protocol):
+class ResolverNodes(ResolverLedger, Protocol):
     """The ledger, and what a node says of itself: ``client.synchronous.Client`` keeps it."""
 
     def node_info(self) -> NodeStatus:
@@ -55,7 +55,7 @@ class Resource:
         self,
         config: ResourceConfig,
         named: frozenset[str],
-        nodes: Nodes,
+        nodes: ResolverNodes,
         *,
         safety_s: float,
         elsewhere: frozenset[str] = frozenset(),
@@ -83,7 +83,7 @@ class Resource:
         self._session: Session | None = None
         self._sweep: Sweep | None = None
         self._failures = 0
-        self._told: dict[Left, bool] = {}
+        self._told: dict[BranchLeft, bool] = {}
         self._forget_at = now() + limits.RESOLVER_FORGET_MS / 1000
 
     def run(self, stop: threading.Event) -> None:

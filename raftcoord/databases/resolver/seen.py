@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 from raftcoord.databases.gid import Gid
 
 
-class Left(NamedTuple):
+class BranchLeft(NamedTuple):
     """A branch that was left alone, or that is damaged, and why."""
 
     gid: Gid
     why: str
 
 
-def by_reason(left: Iterable[Left]) -> list[str]:
+def by_reason(left: Iterable[BranchLeft]) -> list[str]:
     """A line for each reason, with the first branch that it is true of and how many more: a hundred of one reason are one."""
-    found: dict[str, list[Left]] = {}
+    found: dict[str, list[BranchLeft]] = {}
     for each in left:
         found.setdefault(each.why, []).append(each)
     return [
@@ -40,8 +40,8 @@ class Seen:
     committed: int = 0
     rolled_back: int = 0
     completed: int = 0
-    damaged: list[Left] = field(default_factory=list)
-    left: list[Left] = field(default_factory=list)
+    damaged: list[BranchLeft] = field(default_factory=list)
+    left: list[BranchLeft] = field(default_factory=list)
     next_s: float = 1.0
 
     @property
@@ -78,6 +78,6 @@ class Seen:
         }
 
 
-def _json(left: Left) -> dict[str, str]:
+def _json(left: BranchLeft) -> dict[str, str]:
     gid, why = left
     return {"txid": str(gid.txid), "branch": gid.branch, "gid": str(gid), "why": why}

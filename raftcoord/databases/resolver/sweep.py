@@ -20,7 +20,7 @@ from raftcoord.api.answers import Damages, Row
 from raftcoord.databases import gid as gids
 from raftcoord.databases.gid import Gid
 from raftcoord.databases.resolver.rules import ON_ANSWER, ON_EFFECT, ON_OPEN, Act, Pace, Paces
-from raftcoord.databases.resolver.seen import Left, Seen
+from raftcoord.databases.resolver.seen import BranchLeft, Seen
 from raftcoord.databases.session import Session
 from raftcoord.databases.steps import ConnectionLost, Dialect, Effect, PreparedHere, SqlError
 from raftcoord.errors import InDoubt, Overloaded, RaftcoordError, Unavailable
@@ -48,7 +48,7 @@ _YOUNG_MARKS: Final = (
 )
 
 
-class Ledger(Protocol):
+class ResolverLedger(Protocol):
     """What is asked of the nodes: ``client.synchronous.Client`` keeps it."""
 
     def status(self, txid: TxId, /) -> Answer:
@@ -83,7 +83,7 @@ class Sweep:
         named: frozenset[str],
         where: str,
         session: Session,
-        ledger: Ledger,
+        ledger: ResolverLedger,
         cluster: str,
         paces: Paces,
         *,
@@ -171,17 +171,19 @@ class Sweep:
             return True
         if gid.branch == self._name:
             seen.left.append(
-                Left(gid, f"it is prepared in database {each.database!r}, and the url names another one; correct it")
+                BranchLeft(
+                    gid, f"it is prepared in database {each.database!r}, and the url names another one; correct it"
+                )
             )
         elif gid.branch not in self._named:
             seen.left.append(
-                Left(gid, "cluster.yaml names no resource of that name; add it, and start the resolver again")
+                BranchLeft(gid, "cluster.yaml names no resource of that name; add it, and start the resolver again")
             )
         elif (
             each.here and self._paces.of(gid, self._now()).age(self._now(), None) > limits.RESOLVER_ELSEWHERE_MS / 1000
         ):
             why = f"it is prepared here for long, and is of resource {gid.branch!r}: check that its url names this database"
-            seen.left.append(Left(gid, why))
+            seen.left.append(BranchLeft(gid, why))
         return False
 
     def _prepared(self, each: PreparedHere, seen: Seen) -> None:
@@ -247,7 +249,7 @@ class Sweep:
     def _rest(self, gid: Gid, pace: Pace, seconds: float, seen: Seen) -> None:
         """Not now. What was left alone stays reported."""
         if pace.why:
-            seen.left.append(Left(gid, pace.why))
+            seen.left.append(BranchLeft(gid, pace.why))
         else:
             self._wait(gid, seconds, seen)
 
@@ -258,7 +260,7 @@ class Sweep:
     def _leave(self, gid: Gid, pace: Pace, why: str, seen: Seen) -> None:
         pace.why = why
         pace.again(self._now(), self._chance())
-        seen.left.append(Left(gid, why))
+        seen.left.append(BranchLeft(gid, why))
 
     # -- what the ledger waits for --------------------------------------------------------------------------------
 
@@ -349,7 +351,7 @@ class Sweep:
             return
         self._ledger.report_damage(gid.txid, gid.branch, what)
         pace.recorded = True
-        seen.damaged.append(Left(gid, what))
+        seen.damaged.append(BranchLeft(gid, what))
         log.critical("DAMAGE: transaction %s, branch %s: %s (raftcoord txn ls --heuristic)", gid.txid, gid.branch, what)
 
     def _gid(self, txid: Any) -> Gid:

@@ -109,7 +109,7 @@ class Work(NamedTuple):
             raise SqlError(REPLAY_FAILED, f"the prepared branch cannot be read: {error}") from None
 
 
-class Left(NamedTuple):
+class RowsLeft(NamedTuple):
     """One table as the branch left it. ``more``: how many rows it has made more than it has taken away, by the triggers."""
 
     table: Table
@@ -121,7 +121,7 @@ class Left(NamedTuple):
 class Touched(NamedTuple):
     """What the branch has touched, as it left it; to be compared with what was there before."""
 
-    tables: list[Left]
+    tables: list[RowsLeft]
     sequence: dict[str, list[Any]] | None
 
 
@@ -142,7 +142,7 @@ def touched() -> Steps[Touched]:
             reads=True,
         )
         _check(table, counted.rows[0][0] == len(rows))
-        tables.append(Left(table, keys, rows, more))
+        tables.append(RowsLeft(table, keys, rows, more))
     return Touched(tables, (yield from _sequence()))
 
 
