@@ -46,7 +46,13 @@ def squeezed(text: str) -> str:
 
 
 def transactions() -> Listing:
-    row = {"state": State.ABORTED, "at_ms": 1_700_000_000_000, "branches": ["bank-a", "bank-b"], "outstanding": []}
+    row = {
+        "state": State.ABORTED,
+        "at_ms": 1_700_000_000_000,
+        "branches": ["bank-a", "bank-b"],
+        "outstanding": [],
+        "branch": "",
+    }
     rows = [
         {**row, "txid": TxId.new(), "reason": reason}
         for reason in ("", "participant 'bank-z' is not connected to this node: start it, or correct the name")

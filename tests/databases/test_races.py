@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from raftcoord.drills.crashes_drivers import DRIVERS, execute_async, finished
 
 from raftcoord import COMMIT, Aborted, AsyncClient, Client, TxId, limits
 from raftcoord.config import Config
@@ -30,6 +29,7 @@ from raftcoord.databases.resolver.seen import Seen
 from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.databases.session import Session
 from raftcoord.databases.steps import Effect, Result, SqlError, Statement
+from raftcoord.drills.program_drivers import DRIVERS, execute_async, finished
 from raftcoord.processes.database_servers import DatabaseServer
 from raftcoord.types import Branch
 
