@@ -196,9 +196,9 @@ class Observers:
         self._clock = clock
         self._observed: tuple[_Observed, ...] = ()
 
-    def attach(self, observer: Observer) -> None:
-        """Give ``observer`` every event from now on."""
-        self._observed = (*self._observed, _Observed(observer))
+    def attach(self, observer: Observer, *, holds: bool = False) -> None:
+        """Give ``observer`` every event from now on. ``holds``: it may take long, on purpose, and is never left out."""
+        self._observed = (*self._observed, _Observed(observer, holds))
         self.wanted = True
 
     def detach(self, observer: Observer) -> None:
@@ -221,10 +221,11 @@ class Observers:
 class _Observed:
     """One observer, and what is held against it."""
 
-    __slots__ = ("_failed", "_was_slow", "observer", "rests_until")
+    __slots__ = ("_failed", "_holds", "_was_slow", "observer", "rests_until")
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: Observer, holds: bool) -> None:
         self.observer = observer
+        self._holds = holds
         self.rests_until = float("-inf")
         self._failed = False
         self._was_slow = False
@@ -241,6 +242,8 @@ class _Observed:
 
     def rest(self, event: object, now: float, took_s: float) -> None:
         """It took too long: it may cost one part in limits.OBSERVER_REST of the time."""
+        if self._holds:
+            return
         self.rests_until = now + took_s * limits.OBSERVER_REST
         if not self._was_slow:
             self._was_slow = True

@@ -90,3 +90,17 @@ def test_what_ends_the_process_goes_on() -> None:
     observers.attach(interrupted)
     with pytest.raises(KeyboardInterrupt):
         observers.tell(ASKING)
+
+
+def test_an_observer_that_holds_things_up_on_purpose_is_never_left_out() -> None:
+    clock = Clock()
+    observers, seen = Observers(clock), []
+
+    def hold(event: Any) -> None:
+        seen.append(event)
+        clock.now += 60
+
+    observers.attach(hold, holds=True)
+    for _ in range(3):
+        observers.tell(ASKING)
+    assert len(seen) == 3

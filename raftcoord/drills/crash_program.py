@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.client.synchronous import Client
-from raftcoord.drills.points import Point, PointedAsyncTransaction, PointedTransaction, PointReporter
+from raftcoord.drills.points import Point, PointReporter
 from raftcoord.drills.program_drivers import DRIVERS, execute, execute_async, finished
 from raftcoord.errors import Aborted, InDoubt
 from raftcoord.types import TxId
@@ -50,11 +50,10 @@ def payment(bank: str, cents: int) -> str:
     return f"UPDATE accounts SET cents = cents + ({cents}) WHERE bank = '{bank}' AND account = '{ACCOUNT}'"
 
 
-def _stops(stop: str, txid: TxId | None) -> PointReporter:
+def _stops(stop: str) -> PointReporter:
     """Stops at the point ``stop`` until it is told to go on."""
-    assert txid is not None  # it was read before the end of the block
 
-    def reached(point: Point) -> None:
+    def reached(point: Point, txid: TxId) -> None:
         if point == stop:
             _say({"at": point, "pid": os.getpid(), "txid": txid.hex()})
             if not _line():
@@ -66,8 +65,9 @@ def _stops(stop: str, txid: TxId | None) -> PointReporter:
 def pay(config: str, job: Job) -> None:
     with Client.from_config(config) as client:
         connections = [DRIVERS[name].connect(url) for name, url in zip(job.drivers, job.urls, strict=True)]
-        with PointedTransaction(client, 10.0, client._complete_later) as tx:
-            tx.points = _stops(job.stop, tx.txid)
+        client.events.attach(_stops(job.stop), holds=True)
+        with client.transaction(timeout=10.0) as tx:
+            assert tx.txid is not None  # it is read, and so decided by the nodes
             for connection, branch, cents in zip(connections, job.branches, (-CENTS, CENTS), strict=True):
                 execute(tx.enlist(connection, branch), payment(job.bank, cents))
 
@@ -77,8 +77,9 @@ async def pay_async(config: str, job: Job) -> None:
         connections = [
             await finished(DRIVERS[name].connect(url)) for name, url in zip(job.drivers, job.urls, strict=True)
         ]
-        async with PointedAsyncTransaction(client, 10.0) as tx:
-            tx.points = _stops(job.stop, tx.txid)
+        client.events.attach(_stops(job.stop), holds=True)
+        async with client.transaction(timeout=10.0) as tx:
+            assert tx.txid is not None
             for connection, branch, cents in zip(connections, job.branches, (-CENTS, CENTS), strict=True):
                 await execute_async(await tx.enlist(connection, branch), payment(job.bank, cents))
 

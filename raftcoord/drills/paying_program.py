@@ -23,13 +23,12 @@ from raftcoord import lifeline
 from raftcoord.client.synchronous import Client
 from raftcoord.config import Config
 from raftcoord.databases import drivers
-from raftcoord.databases.steps import ConnectionLost
 from raftcoord.drills import orders as order_files
 from raftcoord.drills.client_history import Told
 from raftcoord.drills.database_banks import DatabaseBanks, OrderRefused, pay
 from raftcoord.drills.journal import Begun, HeldInCommit, Journal, JournalReader, LeftToResolver
 from raftcoord.drills.orders import Order
-from raftcoord.drills.points import Point, PointedTransaction, PointReporter
+from raftcoord.drills.points import Point, PointReporter
 from raftcoord.errors import Aborted, InDoubt, Overloaded, RaftcoordError, Unavailable
 from raftcoord.types import Branch, State, TxId
 
@@ -85,6 +84,8 @@ class Payer:
         self._stop = stop
         self._left = left
         self._connections: tuple[Any, ...] = ()
+        self._is_left = False
+        node.events.attach(PointReporter(self._reached), holds=True)
 
     def pay(self, order: Order, begun: TxId | None) -> None:
         """Pay ``order``, however long it takes. ``begun``: an earlier attempt whose outcome is not known."""
@@ -104,11 +105,10 @@ class Payer:
         """None if a database is away, so that nothing was begun."""
         if not self._is_connected():
             return None
-        tx = PointedTransaction(self._node, ATTEMPT_S, self._node._complete_later)
+        tx = self._node.transaction(timeout=ATTEMPT_S)
         txid = tx.txid
         assert txid is not None  # it is read before the block
-        is_left = random.random() < self._left
-        tx.points = PointReporter(lambda point: self._reached(point, txid, is_left))
+        self._is_left = random.random() < self._left
         self._journal.write(Begun(txid, order.order_id))
         called_s = time.monotonic()
         told = Told(txid, self._client, "submit", called_s, called_s, "not attempted", None)
@@ -135,17 +135,16 @@ class Payer:
             self._disconnect()
         return told._replace(returned_s=time.monotonic())
 
-    def _reached(self, point: Point, txid: TxId, is_left: bool) -> None:
-        if not point.decided:
+    def _reached(self, point: Point, txid: TxId) -> None:
+        if point is not Point.AFTER_DECISION:
             return
-        if point is Point.AFTER_DECISION and self._stop.exists():
+        if self._stop.exists():
             self._journal.write(HeldInCommit(txid))
             while True:
                 signal.pause()
-        if is_left:
-            if point is Point.AFTER_DECISION:
-                self._journal.write(LeftToResolver(txid))
-            raise ConnectionLost("it is left to the resolver")
+        if self._is_left:
+            self._journal.write(LeftToResolver(txid))
+            self._disconnect()
 
     def _resolve(self, txid: TxId) -> Told:
         called_s = time.monotonic()

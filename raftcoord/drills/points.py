@@ -1,19 +1,15 @@
-"""The points of a transaction block, and blocks that report each one before it is passed: a program is stopped or killed there.
+"""The points of a transaction block, each reported before it is passed: a program is stopped or killed there.
 
-Never: a stop outside the moves of the transaction. What is tested is the product's own path.
+Never: another path than the product's own. The block's own events say where it is.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import Any
 
-from raftcoord.client.async_transaction import AsyncTransaction
-from raftcoord.client.moves import Close, Decide, Move, Run
-from raftcoord.client.transaction import Transaction
-from raftcoord.databases.steps import ConnectionLost
-from raftcoord.types import Verdict
+from raftcoord.events import Asking, Deciding, Delivering
+from raftcoord.types import TxId, Verdict
 
 
 class Point(enum.StrEnum):
@@ -32,43 +28,20 @@ class Point(enum.StrEnum):
 
 
 class PointReporter:
-    """Calls ``reached`` with each point, before the move that comes after it."""
+    """An observer of a client that calls ``reached`` with each point of each transaction, before what comes after it."""
 
-    def __init__(self, reached: Callable[[Point], None]) -> None:
+    def __init__(self, reached: Callable[[Point, TxId], None]) -> None:
         self._reached = reached
-        self._prepares = 0
-        self._commits = 0
+        self._asked: TxId | None = None
+        self._delivered: TxId | None = None
 
-    def before(self, move: Move) -> None:
-        match move:
-            case Run(_, steps) if getattr(steps, "__name__", "") == "prepare":
-                self._prepares += 1
-                self._reached(Point.BEFORE_PREPARE if self._prepares == 1 else Point.BETWEEN_PREPARES)
-            case Run(_, steps) if getattr(steps, "__name__", "") == "commit_prepared_here":
-                self._commits += 1
-                self._reached(Point.AFTER_DECISION if self._commits == 1 else Point.BETWEEN_COMMITS)
-            case Decide(verdict=Verdict.COMMIT):
-                self._reached(Point.BEFORE_DECISION)
-
-
-class PointedTransaction(Transaction):
-    """Set ``points`` before the block. If ``reached`` raises ConnectionLost, the connection is closed and the move not made."""
-
-    points: PointReporter
-
-    def _carry_out(self, move: Move) -> Any:
-        try:
-            self.points.before(move)
-        except ConnectionLost:
-            assert isinstance(move, Run)
-            super()._carry_out(Close(move.session))
-            raise
-        return super()._carry_out(move)
-
-
-class PointedAsyncTransaction(AsyncTransaction):
-    points: PointReporter
-
-    async def _carry_out(self, move: Move) -> Any:
-        self.points.before(move)
-        return await super()._carry_out(move)
+    def __call__(self, event: object) -> None:
+        match event:
+            case Asking(txid):
+                is_first, self._asked = txid != self._asked, txid
+                self._reached(Point.BEFORE_PREPARE if is_first else Point.BETWEEN_PREPARES, txid)
+            case Deciding(txid, Verdict.COMMIT):
+                self._reached(Point.BEFORE_DECISION, txid)
+            case Delivering(txid):
+                is_first, self._delivered = txid != self._delivered, txid
+                self._reached(Point.AFTER_DECISION if is_first else Point.BETWEEN_COMMITS, txid)
