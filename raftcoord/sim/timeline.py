@@ -12,10 +12,9 @@ A traced run is the same run: whoever looks draws no chance and schedules nothin
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from raftcoord.consensus import engine
@@ -25,7 +24,6 @@ from raftcoord.core.tables.decisions import Complete, Decide
 from raftcoord.core.tables.founding import Found
 from raftcoord.core.tables.horizon import Retire
 from raftcoord.core.tables.table import Command
-from raftcoord.errors import RaftcoordError
 from raftcoord.participants.interface import Abort, Commit, Prepare, Reply, Request
 from raftcoord.sim.estate import Estate
 from raftcoord.sim.faults import Fault
@@ -34,7 +32,7 @@ from raftcoord.sim.nemesis import Nemesis
 from raftcoord.sim.simulation import Report, Settings, Simulation
 from raftcoord.sim.workload import Workload
 from raftcoord.sim.world import World
-from raftcoord.types import TxId, Verdict, Vote, VoteKind
+from raftcoord.types import TxId, Vote, VoteKind
 
 _OF_THIS_MACHINE: Final = re.compile(r"; [\d,]+ bytes are free on its disk(?=\.)")
 """What an error tells of the disk on which the simulation runs: each replay would be another one."""
@@ -143,7 +141,7 @@ class _Traced(Simulation):
         world.log = lambda who, what: self.add(who, what, always=True)
         self._watch_log(world, invariants)
         self._watch_participants(invariants)
-        self._watch_clients(workload)
+        workload.log = self.add
         if estate is not None:
             estate.effects.log = self.add
         try:
@@ -201,29 +199,6 @@ class _Traced(Simulation):
             on_answered(name, replies, prepared)
 
         invariants.on_answered = answered  # type: ignore[method-assign]
-
-    def _watch_clients(self, workload: Workload) -> None:
-        request = workload._request
-
-        async def requested(
-            name: str, kind: str, txid: TxId, asked: Verdict | None, send: Callable[[], Awaitable[Any]]
-        ) -> Any:
-            async def sending() -> Any:
-                self.add(name, f"asks: {kind}{f' {asked.name}' if asked is not None else ''}", txid)
-                try:
-                    answer = await send()
-                except RaftcoordError as error:
-                    self.add(name, f"is told: {type(error).__name__}: {error}", txid)
-                    raise
-                except asyncio.CancelledError:
-                    self.add(name, f"gives up: {kind}", txid)
-                    raise
-                self.add(name, f"is told: {answer.state} (term {answer.term}, index {answer.index})", txid)
-                return answer
-
-            return await request(name, kind, txid, asked, sending)
-
-        workload._request = requested  # type: ignore[method-assign]
 
 
 class _Listener(logging.Handler):
