@@ -67,7 +67,7 @@ def _json(each: Looked) -> dict[str, object]:
 
 
 def _text(each: Looked) -> str:
-    from raftcoord.databases.resolver.seen import by_reason
+    from raftcoord.databases.resolver.sweep_report import by_reason
 
     head = f"{each.name} ({each.where})"
     seen = each.seen

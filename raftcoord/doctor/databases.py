@@ -1,7 +1,7 @@
 """One resource, looked at over a session of its own.
 
-Owed: whatever is wrong becomes a row, and nothing is raised. It blocks, for as long as the database does: call it aside. Never: a
-statement that changes anything; a password in a row.
+Owed: whatever is wrong becomes a row, and nothing is raised. It blocks, for as long as the database does: call it in a thread.
+Never: a statement that changes anything; a password in a row.
 """
 
 from __future__ import annotations

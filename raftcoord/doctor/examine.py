@@ -15,9 +15,9 @@ from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.config import Config
 from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.doctor import access, clocks, databases, horizon, nodes, prepared
-from raftcoord.doctor.aside import aside
 from raftcoord.doctor.databases import DatabaseLook
 from raftcoord.doctor.findings import Report, Row, Severity
+from raftcoord.doctor.in_thread import in_thread
 from raftcoord.env import Env
 from raftcoord.errors import RaftcoordError, Unavailable
 from raftcoord.storage.founded import founded_in
@@ -118,12 +118,12 @@ class _Examination:
         txids = {txid for each in looked if each.found for txid in prepared.questions(each.found, cluster)}
         return dict(await asyncio.gather(*map(ask, txids)))
 
-    # -- aside -----------------------------------------------------------------------------------------------------
+    # -- in threads -----------------------------------------------------------------------------------------------
 
     async def _database(self, resource: ResourceConfig) -> DatabaseLook:
         name = f"resource {resource.name}"
         try:
-            work = aside(lambda: databases.look(resource, self._now_ms), DATABASE_S)
+            work = in_thread(lambda: databases.look(resource, self._now_ms), DATABASE_S)
             return await self._waits(name, work)
         except TimeoutError:
             what = f"it did not answer within {DATABASE_S:g} s"
@@ -134,7 +134,7 @@ class _Examination:
 
     async def _local(self) -> list[Row]:
         try:
-            return await self._waits("the data directories", aside(self._here, DISK_S))
+            return await self._waits("the data directories", in_thread(self._here, DISK_S))
         except TimeoutError:
             what = f"the data directories did not answer within {DISK_S:g} s: their file system hangs"
             return [Row(clocks.HERE, "directory", Severity.ERROR, what, "look at dmesg, and at the mount")]

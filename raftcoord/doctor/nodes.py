@@ -18,9 +18,9 @@ from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.client.link import NodeAddress
 from raftcoord.config import Config, NodeConfig
 from raftcoord.doctor import access, disks, members
-from raftcoord.doctor.aside import aside
 from raftcoord.doctor.clocks import Clock, measured
 from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Row, Severity
+from raftcoord.doctor.in_thread import in_thread
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
 from raftcoord.processes.local_cluster import LocalCluster
 
@@ -55,7 +55,7 @@ async def endpoints(config: Config) -> tuple[list[NodeAddress], dict[str, Raftco
     async def find(node: NodeConfig) -> NodeAddress | RaftcoordError:
         host, port = node.client.host, node.client.port
         try:
-            found = await aside(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), NAME_S)
+            found = await in_thread(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM), NAME_S)
         except TimeoutError:
             return Unavailable(f"its host {host} was not found in {NAME_S:g} s: the name server does not answer")
         except OSError as error:

@@ -36,7 +36,7 @@ from raftcoord.participants.interface import (
     Request,
     WrongCluster,
 )
-from raftcoord.participants.subject import CLUSTER, Subject, must_raise, owed
+from raftcoord.participants.participant_under_test import CLUSTER, ParticipantUnderTest, must_raise, owed
 from raftcoord.types import Payload, TxId, Vote, VoteKind
 
 OTHER_CLUSTER: Final = "00000000000000c2"
@@ -346,19 +346,19 @@ class ParticipantConformance:
         owed(vote.kind is VoteKind.NO, 5, "a tombstone was lost to kill -9")
         subject.drop()
 
-    def _after_kill(self, tmp_path: Path, steps: list[Step]) -> Subject:
+    def _after_kill(self, tmp_path: Path, steps: list[Step]) -> ParticipantUnderTest:
         if not self.importable:
             raise unittest.SkipTest("set importable to 'module:callable' for the tests with a real kill -9")
         directory = tmp_path / "killed"
         directory.mkdir()
         run_and_kill(self.importable, directory, [("join", CLUSTER.encode(), None), *steps])
-        return Subject(self, directory, crashing=False)
+        return ParticipantUnderTest(self, directory, crashing=False)
 
-    def _subjects(self, tmp_path: Path) -> Iterator[Subject]:
+    def _subjects(self, tmp_path: Path) -> Iterator[ParticipantUnderTest]:
         for crashing in (False, True):
             directory = tmp_path / ("crashing" if crashing else "plain")
             directory.mkdir()
-            subject = Subject(self, directory, crashing=crashing)
+            subject = ParticipantUnderTest(self, directory, crashing=crashing)
             try:
                 yield subject
             finally:
@@ -367,7 +367,7 @@ class ParticipantConformance:
     def _alone(self, directory: Path) -> object:
         """What a new participant shows after good_payload(1) alone."""
         directory.mkdir()
-        subject, txid = Subject(self, directory, crashing=False), TxId.new()
+        subject, txid = ParticipantUnderTest(self, directory, crashing=False), TxId.new()
         subject.must_prepare(txid, self.good_payload(1))
         subject.commit(txid)
         try:

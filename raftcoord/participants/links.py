@@ -33,7 +33,7 @@ class Arrival:
         self.number = number
 
     @property
-    def vain(self) -> bool:
+    def is_unheard(self) -> bool:
         """Whether it is a prepare whose vote nobody would hear. An outcome is worth knowing in any case."""
         return self.conn is not None and self.conn.closed and isinstance(self.request, Prepare)
 

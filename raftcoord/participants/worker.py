@@ -225,7 +225,7 @@ class Worker:
         batch: list[Request] = []
         while self._queue and len(batch) < limits.WORKER_BATCH_MAX:
             arrival = self._queue.popleft()
-            if not arrival.vain:
+            if not arrival.is_unheard:
                 self._running[id(arrival.request)] = arrival
                 batch.append(arrival.request)
         loop = asyncio.get_running_loop()

@@ -25,7 +25,7 @@ from raftcoord.databases import gid as gids
 from raftcoord.databases.mariadb.drivers import PyMySqlSession
 from raftcoord.databases.registry import named
 from raftcoord.databases.resolver.resource import Resource
-from raftcoord.databases.resolver.seen import Seen
+from raftcoord.databases.resolver.sweep_report import SweepReport
 from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.databases.session import Session
 from raftcoord.databases.steps import Effect, Result, SqlError, Statement
@@ -82,15 +82,15 @@ def my(mariadb: DatabaseServer) -> Iterator[MariaDbBank]:
 @pytest.fixture
 def look(
     nodes: Nodes, my: MariaDbBank, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[Callable[[], object]], Seen]]:
+) -> Iterator[Callable[[Callable[[], object]], SweepReport]]:
     """A resolver's looks, until something holds."""
     for name in ("SETTLE", "EVERY", "OPEN", "RETRY"):
         monkeypatch.setattr(limits, f"RESOLVER_{name}_MS{'_MAX' if name == 'RETRY' else ''}", 10)
     monkeypatch.setattr(limits, "RESOLVER_DAMAGE_MS", 100)
     resource = Resource(ResourceConfig(Branch("races"), my.url), frozenset({"races"}), nodes.client, safety_s=0.0)
-    total, waiting = Seen(), threading.Event()
+    total, waiting = SweepReport(), threading.Event()
 
-    def until(condition: Callable[[], object]) -> Seen:
+    def until(condition: Callable[[], object]) -> SweepReport:
         for _ in range(LOOKS_MAX):
             seen = resource.look(thorough=True)
             assert seen is not None, resource.trouble

@@ -24,7 +24,7 @@ from raftcoord.databases.gid import Gid
 from raftcoord.databases.owners import Owner
 from raftcoord.databases.resolver.resource import Resource
 from raftcoord.databases.resolver.rules import ON_ANSWER, ON_EFFECT, ON_OPEN, Act, Paces
-from raftcoord.databases.resolver.seen import Seen
+from raftcoord.databases.resolver.sweep_report import SweepReport
 from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.databases.session import Session
 from raftcoord.databases.steps import Effect
@@ -131,15 +131,15 @@ class Looking:
     ) -> None:
         config = ResourceConfig(Branch(name), url or bank.url)
         self.resource = Resource(config, frozenset({name, *named}), nodes, safety_s=safety_s)
-        self.total = Seen()
+        self.total = SweepReport()
 
-    def look(self) -> Seen:
+    def look(self) -> SweepReport:
         seen = self.resource.look(thorough=True)
         assert seen is not None, self.resource.trouble
         self.total.add(seen)
         return seen
 
-    def until(self, condition: Callable[[], object]) -> Seen:
+    def until(self, condition: Callable[[], object]) -> SweepReport:
         """Look until it holds, for at most 10 s."""
         deadline = time.monotonic() + 10
         while True:
@@ -176,7 +176,7 @@ def test_what_is_committed_in_the_ledger_is_committed_and_acknowledged(bank: Ban
     resolver.until(lambda: resolver.total.committed)
     assert (bank.balance(), prepared(bank, gid.branch)) == (90, [])
     assert nodes.outstanding(gid.txid) == ()
-    assert resolver.look() == Seen(foreign=resolver.total.foreign, next_s=0.02)
+    assert resolver.look() == SweepReport(foreign=resolver.total.foreign, next_s=0.02)
 
 
 def test_what_is_undecided_is_aborted_and_a_late_commit_loses(bank: Bank, nodes: Nodes, looking: Look) -> None:

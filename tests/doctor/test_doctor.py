@@ -25,7 +25,7 @@ from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.config import Config
 from raftcoord.databases import drivers
 from raftcoord.databases import gid as gids
-from raftcoord.doctor import aside, clocks, databases, examine, nodes, prepared
+from raftcoord.doctor import clocks, databases, examine, in_thread, nodes, prepared
 from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Severity
 from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 from raftcoord.types import State
@@ -242,8 +242,8 @@ def test_hosts_that_no_name_server_tells_are_rows(cluster: LocalCluster, monkeyp
 def test_a_thread_that_hangs_does_not_keep_the_process() -> None:
     program = (
         "import asyncio, threading\n"
-        "from raftcoord.doctor.aside import aside\n"
-        "try: asyncio.run(aside(threading.Event().wait, 0.05))\n"
+        "from raftcoord.doctor.in_thread import in_thread\n"
+        "try: asyncio.run(in_thread(threading.Event().wait, 0.05))\n"
         "except TimeoutError: print('given up')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=HANGS_S)
@@ -251,9 +251,9 @@ def test_a_thread_that_hangs_does_not_keep_the_process() -> None:
 
 
 def test_what_is_done_aside_returns_and_raises_as_it_is() -> None:
-    assert asyncio.run(aside.aside(lambda: 7, HANGS_S)) == 7
+    assert asyncio.run(in_thread.in_thread(lambda: 7, HANGS_S)) == 7
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(aside.aside(lambda: 1 // 0, HANGS_S))
+        asyncio.run(in_thread.in_thread(lambda: 1 // 0, HANGS_S))
 
 
 # -- clocks and the ledger ------------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from raftcoord.databases import drivers
 from raftcoord.databases.owners import Owner
 from raftcoord.databases.resolver.claiming import claim
 from raftcoord.databases.resolver.rules import Paces
-from raftcoord.databases.resolver.seen import BranchLeft, Seen, by_reason
 from raftcoord.databases.resolver.sweep import ResolverLedger, Sweep
+from raftcoord.databases.resolver.sweep_report import BranchLeft, SweepReport, by_reason
 from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.databases.session import Session
 from raftcoord.databases.steps import ConnectionLost, LoginRefused, SqlError
@@ -92,9 +92,9 @@ class Resource:
             stop.wait(self.step())
         self.close()
 
-    def once(self, deadline: float) -> Seen | None:
+    def once(self, deadline: float) -> SweepReport | None:
         """Look until nothing of what the first look met waits any more, or ``deadline``; None if it cannot be looked at."""
-        total = Seen()
+        total = SweepReport()
         first: set[Any] | None = None
         while True:
             seen = self.look(thorough=True)
@@ -116,7 +116,7 @@ class Resource:
         self._failures += 1
         return min(doubled, limits.RESOLVER_BACKOFF_MS_MAX) / 1000 * (0.5 + self._chance() / 2)
 
-    def look(self, *, thorough: bool = False) -> Seen | None:
+    def look(self, *, thorough: bool = False) -> SweepReport | None:
         """Connect if need be, and look once. None, and ``trouble`` says why, if that cannot be done."""
         try:
             seen = self._connected().look(thorough=thorough)
@@ -212,7 +212,7 @@ class Resource:
             log.warning("%s (%s): %s; it is tried again", self.name, self.where, self.trouble)
         self._trouble_kind = kind
 
-    def _well(self, seen: Seen) -> None:
+    def _well(self, seen: SweepReport) -> None:
         if self.trouble:
             log.info("%s (%s): it is looked at again", self.name, self.where)
         self.trouble = self._trouble_kind = ""

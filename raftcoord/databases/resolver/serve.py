@@ -19,7 +19,7 @@ from raftcoord.client.synchronous import Client
 from raftcoord.config import Config
 from raftcoord.databases.resolver.claiming import elsewhere
 from raftcoord.databases.resolver.resource import Resource
-from raftcoord.databases.resolver.seen import Seen
+from raftcoord.databases.resolver.sweep_report import SweepReport
 from raftcoord.errors import ConfigError
 
 log: Final = logging.getLogger("raftcoord.resolver")
@@ -35,7 +35,7 @@ class Looked(NamedTuple):
 
     name: str
     where: str
-    seen: Seen | None
+    seen: SweepReport | None
     trouble: str
 
 
@@ -77,7 +77,7 @@ def once(config: Config, *, safety_s: float | None = None) -> list[Looked]:
         resources = _resources(config, client, safety_s)
         patience_s = (limits.RESOLVER_DAMAGE_MS / 1000) + _safety_s(safety_s) + _ONCE_GRACE_S
         deadline = time.monotonic() + patience_s
-        found: dict[str, Seen | None] = {}
+        found: dict[str, SweepReport | None] = {}
 
         def look(resource: Resource) -> None:
             found[resource.name] = resource.once(deadline)

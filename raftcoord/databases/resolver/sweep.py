@@ -20,7 +20,7 @@ from raftcoord.api.answers import Damages, Row
 from raftcoord.databases import gid as gids
 from raftcoord.databases.gid import Gid
 from raftcoord.databases.resolver.rules import ON_ANSWER, ON_EFFECT, ON_OPEN, Act, Pace, Paces
-from raftcoord.databases.resolver.seen import BranchLeft, Seen
+from raftcoord.databases.resolver.sweep_report import BranchLeft, SweepReport
 from raftcoord.databases.session import Session
 from raftcoord.databases.steps import ConnectionLost, Dialect, Effect, PreparedHere, SqlError
 from raftcoord.errors import InDoubt, Overloaded, RaftcoordError, Unavailable
@@ -116,12 +116,12 @@ class Sweep:
         self._passed_ms = 0
         """The same for the last time that they were read to the end."""
 
-    def look(self, *, thorough: bool = False) -> Seen:
+    def look(self, *, thorough: bool = False) -> SweepReport:
         """Look once, and do what is due. ``thorough``: the decisions that are open too, whether it is time for that or not.
 
         Raises ConnectionLost or SqlError when the database cannot be looked at, any other RaftcoordError when the nodes cannot.
         """
-        seen = Seen(next_s=limits.RESOLVER_EVERY_MS / 1000)
+        seen = SweepReport(next_s=limits.RESOLVER_EVERY_MS / 1000)
         rows: list[Row] = []
         unseen: RaftcoordError | None = None
         try:
@@ -160,7 +160,7 @@ class Sweep:
 
     # -- what is listed as prepared -------------------------------------------------------------------------------
 
-    def _is_mine(self, each: PreparedHere, seen: Seen) -> bool:
+    def _is_mine(self, each: PreparedHere, seen: SweepReport) -> bool:
         """Whether it is this resource's to finish. What is not is counted, and reported if nobody else will."""
         gid = each.gid
         if gid.cluster != self._cluster:
@@ -186,7 +186,7 @@ class Sweep:
             seen.left.append(BranchLeft(gid, why))
         return False
 
-    def _prepared(self, each: PreparedHere, seen: Seen) -> None:
+    def _prepared(self, each: PreparedHere, seen: SweepReport) -> None:
         gid, now = each.gid, self._now()
         pace = self._paces.of(gid, now)
         age_s = pace.age(now, each.age_s)
@@ -206,7 +206,7 @@ class Sweep:
                 self._finish(gid, act, pace, seen)
 
     @contextlib.contextmanager
-    def _excused(self, gid: Gid, pace: Pace, seen: Seen) -> Iterator[None]:
+    def _excused(self, gid: Gid, pace: Pace, seen: SweepReport) -> Iterator[None]:
         """What stops this branch is reported, and stops no other."""
         try:
             yield
@@ -225,7 +225,7 @@ class Sweep:
                 return answer
         return self._ledger.resolve(gid.txid, branch=gid.branch)
 
-    def _finish(self, gid: Gid, act: Act, pace: Pace, seen: Seen) -> None:
+    def _finish(self, gid: Gid, act: Act, pace: Pace, seen: SweepReport) -> None:
         if act is Act.COMMIT:
             effect = self._session.run(self._dialect.commit_prepared(gid))
         else:
@@ -246,18 +246,18 @@ class Sweep:
                     pace.why = _STUCK.format(act.value)
                 self._rest(gid, pace, pace.next_at - self._now(), seen)
 
-    def _rest(self, gid: Gid, pace: Pace, seconds: float, seen: Seen) -> None:
+    def _rest(self, gid: Gid, pace: Pace, seconds: float, seen: SweepReport) -> None:
         """Not now. What was left alone stays reported."""
         if pace.why:
             seen.left.append(BranchLeft(gid, pace.why))
         else:
             self._wait(gid, seconds, seen)
 
-    def _wait(self, gid: Gid, seconds: float, seen: Seen) -> None:
+    def _wait(self, gid: Gid, seconds: float, seen: SweepReport) -> None:
         seen.waiting.add(gid)
         seen.next_s = min(seen.next_s, max(seconds, 0.0))
 
-    def _leave(self, gid: Gid, pace: Pace, why: str, seen: Seen) -> None:
+    def _leave(self, gid: Gid, pace: Pace, why: str, seen: SweepReport) -> None:
         pace.why = why
         pace.again(self._now(), self._chance())
         seen.left.append(BranchLeft(gid, why))
@@ -281,7 +281,7 @@ class Sweep:
                 return
             self._open_before = page[-1]["txid"]
 
-    def _not_prepared(self, row: Row, seen: Seen) -> None:
+    def _not_prepared(self, row: Row, seen: SweepReport) -> None:
         gid, now = self._gid(row["txid"]), self._now()
         pace = self._paces.of(("open", gid.txid), now)
         due_at = max(pace.next_at, pace.first + self._safety_s)
@@ -312,7 +312,7 @@ class Sweep:
 
     # -- what was committed against an abort ------------------------------------------------------------------------
 
-    def _against_abort(self, seen: Seen) -> None:
+    def _against_abort(self, seen: SweepReport) -> None:
         """A mark of an ABORTED transaction: somebody has committed its branch by hand, and nothing waits for it.
 
         The newest aborts are looked at each time, and one part of the older ones: a branch that stays prepared, because the
@@ -328,7 +328,7 @@ class Sweep:
             self._aborted_before = older[-1]["txid"] if len(older) == limits.ROWS_MAX else None
         self._aborted_next_at = self._now() + limits.RESOLVER_ABORTED_MS / 1000
 
-    def _look_for_marks(self, aborted: list[Row], seen: Seen) -> None:
+    def _look_for_marks(self, aborted: list[Row], seen: SweepReport) -> None:
         gids = [self._gid(row["txid"]) for row in aborted]
         if not gids:
             return
@@ -344,7 +344,7 @@ class Sweep:
         shown = self._ledger.damages(gid.txid).shown
         return any(damage.branch == gid.branch and damage.acknowledged_by for damage in shown)
 
-    def _damage(self, gid: Gid, pace: Pace, what: str, seen: Seen) -> None:
+    def _damage(self, gid: Gid, pace: Pace, what: str, seen: SweepReport) -> None:
         """Record it once, and go on looking: it may be put right."""
         pace.again(self._now(), self._chance())
         if pace.recorded:

@@ -27,7 +27,7 @@ def by_reason(left: Iterable[BranchLeft]) -> list[str]:
 
 
 @dataclass
-class Seen:
+class SweepReport:
     """One look. ``prepared``: branches of ours that were listed; ``foreign``: those of other clusters, which nobody touches.
 
     ``waiting``: too young, or tried in vain and to be tried again; ``damaged``: found against the ledger now, and recorded;
@@ -59,7 +59,7 @@ class Seen:
         }
         return ", ".join(f"{count} {word}" for word, count in words.items() if count)
 
-    def add(self, other: Seen) -> None:
+    def add(self, other: SweepReport) -> None:
         """Another look, which came later: what was done is summed up, what was found is replaced."""
         self.committed += other.committed
         self.rolled_back += other.rolled_back

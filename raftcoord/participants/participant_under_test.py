@@ -55,7 +55,7 @@ class Suite(Protocol):
         """The visible state."""
 
 
-class Subject:
+class ParticipantUnderTest:
     """A participant under test. ``crashing``: it is dropped and made again before every step."""
 
     def __init__(self, suite: Suite, directory: Path, *, crashing: bool) -> None:

@@ -15,7 +15,7 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 
-async def aside(work: Callable[[], _T], timeout_s: float) -> _T:
+async def in_thread(work: Callable[[], _T], timeout_s: float) -> _T:
     """What ``work()`` returns or raises, called in a thread of its own. Raises TimeoutError after ``timeout_s``.
 
     Not asyncio.to_thread: its threads are waited for when the process ends.
