@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from raftcoord.api import fields
 from raftcoord.client.committing import Committing
 from raftcoord.client.enlistment import TransactionBlock, bounded, is_known_fit, remember_fit
-from raftcoord.client.moves import Clean, Close, Complete, Decide, Enter, Move, Moves, Run
+from raftcoord.client.moves import Clean, CloseConnection, Enter, Move, Moves, ProposeOutcome, ReportComplete, Run
 from raftcoord.databases import drivers
 from raftcoord.databases.driving import Driven
 from raftcoord.databases.patience import within_loop
@@ -83,11 +83,11 @@ class AsyncTransaction(TransactionBlock):
                     await _awaited(session, session.close())
                     if not isinstance(error, Exception):  # a cancellation: it goes on
                         raise
-            case Close(session):
+            case CloseConnection(session):
                 await _awaited(session, session.close())
-            case Decide(txid, verdict, branches, reason, seconds):
+            case ProposeOutcome(txid, verdict, branches, reason, seconds):
                 return await self._client.decide(txid, verdict, branches, reason, timeout=bounded(seconds))
-            case Complete(txid, branches):
+            case ReportComplete(txid, branches):
                 self._client._complete_later(txid, branches)
         return None
 

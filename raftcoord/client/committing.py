@@ -26,7 +26,18 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from raftcoord import limits
-from raftcoord.client.moves import Clean, Close, Complete, Decide, Enter, Moves, Run, closed, one, outcome_of
+from raftcoord.client.moves import (
+    Clean,
+    CloseConnection,
+    Enter,
+    Moves,
+    ProposeOutcome,
+    ReportComplete,
+    Run,
+    closed,
+    one,
+    outcome_of,
+)
 from raftcoord.databases.gid import Gid
 from raftcoord.databases.owners import Marks
 from raftcoord.databases.session import Base
@@ -223,7 +234,7 @@ class Committing:
             self._told = f"its only branch {branch.gid.branch!r} may or may not be committed; look into that database"
             yield Run(session, session.dialect.commit_one_phase(branch.gid))
         except NeverSent as error:
-            yield from _end(branch, Close(session))
+            yield from _end(branch, CloseConnection(session))
             raise self._reason(error, branch) from None
         except ConnectionLost as error:
             raise ConnectionLost(
@@ -264,7 +275,7 @@ class Committing:
             before, self._told = self._told, "whether it is committed is not known; resolve it, which tells"
             if self._events.wanted:
                 self._events.tell(Deciding(self._txid, Verdict.COMMIT, names))
-            self.outcome = yield Decide(self._txid, Verdict.COMMIT, names, "", self.left())
+            self.outcome = yield ProposeOutcome(self._txid, Verdict.COMMIT, names, "", self.left())
         except (Unavailable, Overloaded, FutureTxid, ForgottenTxid) as error:  # definite: it was not proposed
             self._told = before
             yield from self._roll_back_all()
@@ -289,7 +300,7 @@ class Committing:
             if (yield from self._commit_one(branch)):
                 done.append(branch.gid.branch)
         if done:
-            yield Complete(self._txid, tuple(done))
+            yield ReportComplete(self._txid, tuple(done))
 
     def _commit_one(self, branch: Enlisted) -> Moves[bool]:
         """Whether it was. If not, the connection is closed, which makes it the resolver's."""
@@ -303,7 +314,7 @@ class Committing:
         is_done = effect is Effect.COMMITTED
         if is_done and self._events.wanted:
             self._events.tell(Acknowledged(self._txid, branch.gid.branch))
-        yield from _end(branch, Clean(session) if is_done else Close(session))
+        yield from _end(branch, Clean(session) if is_done else CloseConnection(session))
         return is_done
 
     def _give_up(self, failed: Enlisted | None, error: RaftcoordError) -> Moves[None]:
@@ -311,12 +322,12 @@ class Committing:
         left_over = isinstance(error, ConnectionLost) or any(branch.prepared for branch in self._branches)
         why = self._reason(error, failed)
         if failed is not None and isinstance(error, ConnectionLost):
-            yield from _end(failed, Close(failed.session))
+            yield from _end(failed, CloseConnection(failed.session))
         yield from self._roll_back_all()
         if left_over:
             reason = str(error)[: limits.REASON_LENGTH_MAX]
             with contextlib.suppress(RaftcoordError):  # undecided is as good: whoever asks makes it ABORT
-                self.outcome = yield Decide(self._txid, Verdict.ABORT, (), reason, RECORD_ABORT_S)
+                self.outcome = yield ProposeOutcome(self._txid, Verdict.ABORT, (), reason, RECORD_ABORT_S)
         raise why from None
 
     def _roll_back_all(self) -> Moves[None]:
@@ -331,7 +342,7 @@ class Committing:
         try:
             yield Run(session, dialect.rollback(branch.gid, touched=branch.touched))
         except _REFUSED:
-            yield from _end(branch, Close(session))
+            yield from _end(branch, CloseConnection(session))
         else:
             yield from _end(branch, Clean(session))
 
@@ -355,7 +366,7 @@ class Committing:
         return self.aborted(str(error), name)
 
 
-def _end(branch: Enlisted, move: Clean | Close) -> Moves[None]:
+def _end(branch: Enlisted, move: Clean | CloseConnection) -> Moves[None]:
     yield move
     branch.ended = True
 

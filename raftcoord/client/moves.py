@@ -34,13 +34,13 @@ class Clean(NamedTuple):
     session: Any
 
 
-class Close(NamedTuple):
+class CloseConnection(NamedTuple):
     """Close the connection."""
 
     session: Any
 
 
-class Decide(NamedTuple):
+class ProposeOutcome(NamedTuple):
     """Propose; the Outcome that stands."""
 
     txid: TxId
@@ -50,14 +50,14 @@ class Decide(NamedTuple):
     seconds: float
 
 
-class Complete(NamedTuple):
+class ReportComplete(NamedTuple):
     """Report what was committed, without waiting."""
 
     txid: TxId
     branches: tuple[str, ...]
 
 
-Move = Enter | Run | Clean | Close | Decide | Complete
+Move = Enter | Run | Clean | CloseConnection | ProposeOutcome | ReportComplete
 _T = TypeVar("_T")
 Moves = Generator[Move, Any, _T]
 
@@ -82,7 +82,7 @@ def closed(session: Base) -> Moves[BaseException | None]:
     """Close it, however often that is interrupted; the first interruption."""
     first = None
     for _ in range(limits.CLOSE_TRIES_MAX):
-        failed = yield from outcome_of(one(Close(session)))
+        failed = yield from outcome_of(one(CloseConnection(session)))
         if failed is None:
             break
         first = first or (None if isinstance(failed, Exception) else failed)

@@ -20,7 +20,7 @@ from typing import Any, Protocol, Self, TypeVar
 from raftcoord.api import fields
 from raftcoord.client.committing import Committing
 from raftcoord.client.enlistment import TransactionBlock, bounded, is_known_fit, remember_fit
-from raftcoord.client.moves import Clean, Close, Complete, Decide, Enter, Move, Moves, Run
+from raftcoord.client.moves import Clean, CloseConnection, Enter, Move, Moves, ProposeOutcome, ReportComplete, Run
 from raftcoord.databases import drivers
 from raftcoord.databases.driving import Driven
 from raftcoord.databases.patience import within
@@ -128,11 +128,11 @@ class Transaction(TransactionBlock):
                     session.close()
                     if not isinstance(error, Exception):  # Ctrl-C: it goes on
                         raise
-            case Close(session):
+            case CloseConnection(session):
                 session.close()
-            case Decide(txid, verdict, branches, reason, seconds):
+            case ProposeOutcome(txid, verdict, branches, reason, seconds):
                 return self._client.decide(txid, verdict, branches, reason, timeout=bounded(seconds))
-            case Complete(txid, branches):
+            case ReportComplete(txid, branches):
                 self._complete_later(txid, branches)
         return None
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from raftcoord.client.committing import Committing
-from raftcoord.client.moves import Clean, Close, Complete, Decide, Enter, Move, Moves, Run
+from raftcoord.client.moves import Clean, CloseConnection, Enter, Move, Moves, ProposeOutcome, ReportComplete, Run
 from raftcoord.databases.session import Session
 from raftcoord.databases.steps import Effect, NotPossible, Result, Statement
 from raftcoord.errors import (
@@ -96,7 +96,11 @@ class Play:
                     self.broken.append(move)
                     move = moves.throw(interrupt)
                     continue
-                if self.broken_at is not None and isinstance(move, Close) and self._closing > len(self.broken) - 1:
+                if (
+                    self.broken_at is not None
+                    and isinstance(move, CloseConnection)
+                    and self._closing > len(self.broken) - 1
+                ):
                     self.broken.append(move)
                     move = moves.throw(type(interrupt)() if len(self.broken) % 2 else OSError("the driver"))  # type: ignore[misc]
                     continue
@@ -117,7 +121,7 @@ class Play:
                 raise NotPossible("it cannot be")
             case Run(_, "commit_prepared_here"):
                 return Effect.COMMITTED
-            case Decide(txid, verdict):
+            case ProposeOutcome(txid, verdict):
                 return Outcome(txid, bool(verdict) and self._decided, "resolved", 1, 1)
         return None
 
@@ -126,7 +130,7 @@ class Play:
         return [
             type(move)
             for move in self.done
-            if isinstance(move, (Clean, Close))
+            if isinstance(move, (Clean, CloseConnection))
             and move.session is session
             and all(move is not each for each in self.broken)
         ]
@@ -165,7 +169,9 @@ def test_an_interruption_goes_on_with_a_note_and_every_connection_ends_once(
     for session in play.sessions:
         assert len(play.endings(session)) == 1
     after = play.done[at:]
-    assert all(isinstance(move, Close) for move in after), "nothing is said to a database after an interruption"
+    assert all(isinstance(move, CloseConnection) for move in after), (
+        "nothing is said to a database after an interruption"
+    )
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, asyncio.CancelledError])
@@ -196,7 +202,7 @@ def test_interrupted_while_it_is_rolled_back_all_are_closed_and_the_note_says_so
 
 def truth(play: Play) -> str:
     """What may be said, from what was done: nothing else would be true."""
-    told = [move for move in play.done if isinstance(move, Decide) and move.verdict]
+    told = [move for move in play.done if isinstance(move, ProposeOutcome) and move.verdict]
     if play.is_local:
         return "may or may not be committed"
     if not told:
@@ -213,7 +219,7 @@ def truth(play: Play) -> str:
 def test_the_courses_go_through_every_kind_of_move() -> None:
     """So that no move is forgotten above."""
     seen = {type(play.done[-1]) for play in _played()}
-    assert seen >= {Run, Clean, Decide, Complete}
+    assert seen >= {Run, Clean, ProposeOutcome, ReportComplete}
     assert Enter not in seen  # enlisting has a test on real databases
 
 
@@ -235,7 +241,7 @@ class Refusing(Play):
         self._error = error
 
     def _answer(self, move: Move) -> Any:
-        if isinstance(move, Decide) and move.verdict:
+        if isinstance(move, ProposeOutcome) and move.verdict:
             raise self._error
         return super()._answer(move)
 
@@ -254,7 +260,7 @@ def test_a_refusal_that_is_not_definite_touches_nothing() -> None:
     with pytest.raises(InDoubt):
         play.drive(play.committing.commit())
     assert not [move for move in play.done if isinstance(move, Run) and move.steps == "rollback"]
-    assert all(play.endings(session) == [Close] for session in play.sessions)
+    assert all(play.endings(session) == [CloseConnection] for session in play.sessions)
 
 
 def test_each_step_of_a_commit_is_given_to_the_observers() -> None:
