@@ -13,7 +13,7 @@ import msgpack
 import pytest
 from cluster import PATIENCE_S, Cluster, HeldRunner, config_in, until
 
-from raftcoord import limits
+from raftcoord import events, limits
 from raftcoord.consensus import copies
 from raftcoord.consensus.consensus import Consensus
 from raftcoord.core.commands import encode_command
@@ -71,6 +71,26 @@ def test_a_decision_made_anywhere_stands_everywhere(nodes: int, tmp_path: Path) 
         assert cluster.halted == []
 
     run(tmp_path, test, nodes)
+
+
+def test_an_observer_sees_the_leader_and_each_decision_on_its_way_to_the_ledger(tmp_path: Path) -> None:
+    async def test(cluster: Cluster) -> None:
+        seen: list[Any] = []
+        for node in cluster.nodes.values():
+            node.events.attach(seen.append)
+        leader = await cluster.leader()
+        await until(lambda: events.Led(NodeName(leader), cluster.nodes[leader].term) in seen, "the leader")
+        follower = (await cluster.followers())[0]
+        seen.clear()
+        await cluster.decided(follower)
+        await until(lambda: cluster.nodes[leader].applied_index == cluster.nodes[follower].applied_index, "both")
+        kinds = [type(event) for event in seen]
+        assert kinds.count(events.Proposed) == 1
+        assert events.Synced in kinds[kinds.index(events.Proposed) :]
+        assert events.Applied in kinds[kinds.index(events.Synced) :]
+        assert {events.Sending, events.Heard, events.Turning, events.Turned, events.Applying} <= set(kinds)
+
+    run(tmp_path, test)
 
 
 def test_racing_verdicts_have_one_answer_everywhere(tmp_path: Path) -> None:
