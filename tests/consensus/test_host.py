@@ -18,7 +18,7 @@ from raftcoord.consensus import copies
 from raftcoord.consensus.consensus import Consensus
 from raftcoord.core.commands import encode_command
 from raftcoord.core.tables.decisions import Complete, Decide, Standing
-from raftcoord.core.tables.founding import Found
+from raftcoord.core.tables.founding import Found, Founding
 from raftcoord.core.tables.table import Done
 from raftcoord.errors import (
     ConfigError,
@@ -582,7 +582,7 @@ def test_a_node_with_the_data_of_another_founding_is_refused(tmp_path: Path) -> 
         await cluster.stop(stranger)
         (tmp_path / stranger).rename(tmp_path / "moved-away")
         await cluster.start(stranger)
-        cluster.nodes[stranger].ledger.cluster = "ffffffffffffffff"
+        cluster.nodes[stranger].ledger[Founding].cluster = "ffffffffffffffff"
         status = cluster.nodes[stranger].peers_status
         await until(lambda: any("another cluster" in link["why"] for link in status().values()), "the refusal")
 
