@@ -8,7 +8,6 @@ from typing import Final
 
 from raftcoord import limits
 from raftcoord.client.asynchronous import AsyncClient
-from raftcoord.consensus.consensus import Consensus
 from raftcoord.core.tables.horizon import Retire
 from raftcoord.errors import RaftcoordError
 from raftcoord.sim.world import EPOCH_MS, World
@@ -23,7 +22,7 @@ def move_horizon(world: World, name: str, ahead_ms: int) -> None:
     if consensus is not None:
         command = Retire(EPOCH_MS + int(world.loop.now * 1000) + ahead_ms)
         with suppress(RaftcoordError):
-            Consensus.propose(consensus, command, world.loop.now + 60.0, lambda result: None)
+            consensus.group.propose(command, world.loop.now + 60.0, lambda result: None)  # no event: it is not judged
 
 
 def lower_horizon(world: World) -> None:

@@ -467,7 +467,7 @@ def test_an_error_that_nobody_foresaw_halts_too(tmp_path: Path) -> None:
             raise ZeroDivisionError("a bug")
 
         cluster.nodes["n1"].on_leader_change.append(broken)
-        cluster.nodes["n1"]._told = (None, 0, "")
+        cluster.nodes["n1"]._led = (None, 0)
         await until(lambda: cluster.halted, "the halt")
         [(_, error)] = cluster.halted
         assert isinstance(error, Halt)
