@@ -16,7 +16,7 @@ _MARKS_GRANT: Final = (
     "grant that user SELECT, INSERT and DELETE on raftcoord_marks: raftcoord doctor shows the statement"
 )
 _RECOVER_GRANT: Final = (
-    "MySQL lists prepared branches to whoever has that right: GRANT XA_RECOVER_ADMIN ON *.* TO the resource's user"
+    "MySQL lists prepared branches only to users with that right: GRANT XA_RECOVER_ADMIN ON *.* TO the resource's user"
 )
 _ACQUIRED: Final = "enlist a connection that acquire() has given"
 
