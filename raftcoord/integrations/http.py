@@ -27,7 +27,10 @@ STATUSES: Final = (
     Answered(Unavailable, 503, "Retry-After", "nothing was attempted: to repeat it does no harm"),
     Answered(Overloaded, 503, "Retry-After", "nothing was attempted: to repeat it later does no harm"),
     Answered(
-        InDoubt, 202, "Location", "it may be committed: who repeats it may order twice; who asks learns the outcome"
+        InDoubt,
+        202,
+        "Location",
+        "it may be committed: a client that repeats it may order twice; one that asks learns the outcome",
     ),
 )
 
