@@ -65,7 +65,6 @@ SEEDS: dict[str, int] = {
     "a clock's offset outlives its measurement": 5,
     "the ledger is shed before it is stored": 1,
     "FORGOTTEN is told 50 ms early": 1,
-    "UNDECIDED when the barrier fails": 6,
     "a decided or running txid runs again": 1,
     "an abort is sent to those alone that voted yes": 1,
     "memory keeps what a full disk refused": 1,
