@@ -5,7 +5,7 @@ once, and one that takes long is left out for a while. With no observer no event
 what it observes; what it returns is ignored. A BaseException goes on: it ends the process, wherever it comes from.
 
     if events.wanted:
-        events.tell(Asked(txid, branch))
+        events.tell(Asking(txid, branch))
 
 An event whose name ends in -ing comes just before what it names, every other just after.
 """

@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, NewType, Self
+from typing import Any, Final, NamedTuple, NewType, Self, TypeGuard
 
 from raftcoord import limits
 from raftcoord.errors import Aborted, LocalProtocolError
@@ -51,9 +51,9 @@ def checked_cluster_id(value: object) -> str:
     return value
 
 
-def is_identity(value: object) -> bool:
+def is_identity(value: object) -> TypeGuard[str]:
     """Whether it has the form of an identity: 32 hex digits, of the data of a node or the state of a participant."""
-    return isinstance(value, str) and _IDENTITY.fullmatch(value) is not None
+    return type(value) is str and _IDENTITY.fullmatch(value) is not None
 
 
 def _short(value: object) -> str:
@@ -107,6 +107,10 @@ class TxId(bytes):
 
     def __repr__(self) -> str:
         return f"TxId({self.hex()})"
+
+
+BranchesByTxid = tuple[tuple[TxId, tuple[str, ...]], ...]
+"""Some branches of each of these transactions."""
 
 
 def _uuid7(ms: int, tail80: int) -> bytes:

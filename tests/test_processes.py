@@ -16,6 +16,7 @@ import pytest
 
 from raftcoord.config import Config
 from raftcoord.errors import ConfigError, RaftcoordError
+from raftcoord.processes import local_process
 from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 from raftcoord.processes.local_process import LocalProcess, look_at
 
@@ -216,6 +217,20 @@ def test_a_process_that_has_ended_and_is_not_reaped_counts_as_gone() -> None:
     assert look_at(child.pid) is None
     child.wait()
     child.stdout.close()
+
+
+def test_the_exit_code_is_told_of_a_process_that_ends_while_it_is_looked_for(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = room.process("import sys; sys.exit(7)")
+    process.start()
+
+    def look_when_it_has_ended(pid: int) -> object:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        return look_at(pid)
+
+    monkeypatch.setattr(local_process, "look_at", look_when_it_has_ended)
+    assert process.ended() == (True, 7)
 
 
 def test_a_data_directory_that_is_a_file_is_named(room: Room) -> None:

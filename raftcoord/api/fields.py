@@ -14,15 +14,12 @@ from typing import Any, Final, NamedTuple, TypeVar
 from raftcoord import limits
 from raftcoord.api.payloads import check_count, checked_payloads, checked_text, read_payloads
 from raftcoord.errors import LocalProtocolError
-from raftcoord.types import State, TxId, Verdict, checked_name
+from raftcoord.types import BranchesByTxid, State, TxId, Verdict, checked_name, is_identity
 
 DECIDED: Final = "decided"
 COMPLETED: Final = "completed"
 KINDS: Final = ("committed", "aborted", "open")
 STEPS: Final = ("add", "remove", "replace")
-
-Pairs = tuple[tuple[TxId, tuple[str, ...]], ...]
-"""Branches by txid."""
 
 _T = TypeVar("_T")
 
@@ -124,17 +121,17 @@ def _checked_branches(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _pairs(value: Mapping[TxId, Iterable[str]]) -> Pairs:
+def _pairs(value: Mapping[TxId, Iterable[str]]) -> BranchesByTxid:
     return _counted({txid(made): branches(names) for made, names in value.items()})
 
 
-def _read_pairs(value: object) -> Pairs:
+def _read_pairs(value: object) -> BranchesByTxid:
     if type(value) is not list or not all(type(pair) is list and len(pair) == 2 for pair in value):
         raise LocalProtocolError("give a list of [txid, branches]")
     return _counted({TxId(raw): _read_branches(names) for raw, names in value})
 
 
-def _counted(found: dict[TxId, tuple[str, ...]]) -> Pairs:
+def _counted(found: dict[TxId, tuple[str, ...]]) -> BranchesByTxid:
     count = sum(map(len, found.values()))
     if not 1 <= count <= limits.BRANCHES_SETTLED_MAX:
         raise LocalProtocolError(f"{count} branches: give 1 to {limits.BRANCHES_SETTLED_MAX} at a time")
@@ -263,7 +260,7 @@ IDENTITY: Final = _either(lambda value: checked_identity(value))
 
 def checked_identity(value: object) -> str:
     """The identity of a participant's state: 32 hex digits."""
-    if type(value) is not str or len(value) != 32 or not set(value) <= set("0123456789abcdef"):
+    if not is_identity(value):
         raise LocalProtocolError(
             f"the identity {_short(value)} of a participant's state: give 32 hex digits, random, and kept with the state"
         )

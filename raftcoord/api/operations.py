@@ -21,7 +21,7 @@ from raftcoord import limits
 from raftcoord.api import answers, fields
 from raftcoord.api.answers import Codec
 from raftcoord.errors import LocalProtocolError
-from raftcoord.types import Payload, TxId, Verdict
+from raftcoord.types import BranchesByTxid, Payload, TxId, Verdict
 
 R = TypeVar("R", bound=tuple[Any, ...])
 A = TypeVar("A")
@@ -235,7 +235,7 @@ class ToAcknowledgeAll(NamedTuple):
 class ToClose(NamedTuple):
     """Branches that will never come back."""
 
-    branches: Annotated[fields.Pairs, fields.BRANCHES_BY_TXID]
+    branches: Annotated[BranchesByTxid, fields.BRANCHES_BY_TXID]
     who: _Who
     why: Annotated[str, fields.WHY]
 

@@ -34,7 +34,6 @@ Pure: no I/O. The driver stores ``unsaved`` in its own sync, peers.py asks.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -42,15 +41,13 @@ from raftcoord import limits
 from raftcoord.config import Address
 from raftcoord.core.tables.members import Member, Members, founded, from_list, to_list
 from raftcoord.errors import ConfigError, NoMember
-from raftcoord.types import NodeName, checked_name
+from raftcoord.types import NodeName, checked_name, is_identity
 
 STRANGER_S: Final = 5.0
 """Seconds for which a node that was refused counts as being there: it dials again after a second at most."""
 
 CONFIRMED: Final = 2
 """The epoch of the set in which the first leader confirms the founding."""
-
-_IDENTITY: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 class PlaceInFile(NamedTuple):
@@ -88,8 +85,7 @@ def said_in(details: Mapping[str, Any]) -> Introduction:
     checked = NodeName(checked_name(name, "node"))
     members = None if rows is None else from_list(rows)
     if (
-        not isinstance(identity, str)
-        or _IDENTITY.fullmatch(identity) is None
+        not is_identity(identity)
         or not isinstance(knows, str)
         or not _is_texts(names, limits.MEMBERS_MAX, limits.NAME_LENGTH_MAX)
         or not _is_texts(addresses, 2, limits.ADDRESS_LENGTH_MAX)

@@ -143,16 +143,22 @@ def seen_by(branch: str | None, known: Known, txid: TxId, applied: Applied) -> K
 # -- questions ----------------------------------------------------------------------------------------------------
 
 
+def confirmed(otherwise: str) -> Question[tuple[int, int]]:
+    """Apply what was committed before now; term and index of that. Else Unavailable, which says ``otherwise``."""
+    try:
+        reached: tuple[int, int] = yield Confirm()
+    except Unavailable:
+        raise Unavailable(otherwise) from None
+    return reached
+
+
 def status(applied: Applied, txid: TxId, branch: str | None = None) -> Question[Known]:
     """What is recorded of ``txid``; changes nothing. ``branch``: what that branch has to do."""
     known = final(txid, applied)
     if known is None:
-        try:
-            term, index = yield Confirm()
-        except Unavailable:
-            raise Unavailable(
-                "this node could not confirm in time that it knows the latest decisions; ask another one, or again"
-            ) from None
+        term, index = yield from confirmed(
+            "this node could not confirm in time that it knows the latest decisions; ask another one, or again"
+        )
         known = final(txid, applied) or undecided(term, index)
     return seen_by(branch, known, txid, applied)
 
@@ -173,12 +179,7 @@ def resolve(applied: Applied, txid: TxId, now_ms: int, branch: str | None = None
 def complete(applied: Applied, txid: TxId, branches: tuple[str, ...] | None) -> Question[None]:
     """Record that ``branches`` (None: all) have carried out the outcome. Of what is forgotten there is nothing to record."""
     if applied.ledger.decision(txid) is None:
-        try:
-            yield Confirm()
-        except Unavailable:
-            raise Unavailable(
-                "nothing was completed: this node could not confirm the decision in time; ask again"
-            ) from None
+        yield from confirmed("nothing was completed: this node could not confirm the decision in time; ask again")
     decision = applied.ledger.decision(txid)
     if decision is None:
         if txid.ms >= applied.ledger.horizon_ms:

@@ -20,16 +20,15 @@ from collections.abc import Callable
 from typing import Final
 
 from raftcoord import limits
-from raftcoord.core.asking import Applied, Confirm, Propose, Question, check_has_branch
+from raftcoord.core.asking import Applied, Propose, Question, check_has_branch, confirmed
 from raftcoord.core.tables.damages import Damage, Heuristic, Settle
 from raftcoord.core.tables.decisions import Close
 from raftcoord.errors import InDoubt, LocalProtocolError, NotKnown, Overloaded, Unavailable
-from raftcoord.types import TxId, Verdict
+from raftcoord.types import BranchesByTxid, TxId, Verdict
 
 _FATE: Final = "whether that was recorded is not known; ask for the same again, that is safe"
 _AGAIN: Final = "no majority has confirmed in time that the branches are closed; repeat it, that is safe"
-
-BranchesByTxid = tuple[tuple[TxId, tuple[str, ...]], ...]
+_NOT_ACKNOWLEDGED: Final = "nothing was acknowledged: this node could not confirm the damage in time; ask again"
 
 
 def listed(applied: Applied, txid: TxId | None) -> list[Damage]:
@@ -50,12 +49,7 @@ def too_many(unseen: int) -> str:
 def report(applied: Applied, txid: TxId, branch: str, what: str, now_ms: int) -> Question[None]:
     """Record damage. The first record for a branch stands."""
     if applied.ledger.decision(txid) is None:
-        try:
-            yield Confirm()
-        except Unavailable:
-            raise Unavailable(
-                "nothing was recorded: this node could not confirm the decision in time; report it again"
-            ) from None
+        yield from confirmed("nothing was recorded: this node could not confirm the decision in time; report it again")
     if applied.ledger.damage(txid, branch) is None:
         _check_report(applied, txid, branch)
         yield from _recorded(Heuristic(txid, branch, what, now_ms), txid)
@@ -80,7 +74,7 @@ def _check_report(applied: Applied, txid: TxId, branch: str) -> None:
 
 def acknowledge(applied: Applied, txid: TxId, branch: str, who: str, now_ms: int) -> Question[Damage]:
     """Record who has seen the damage, and wait for that branch no longer. The damage as it is recorded then."""
-    yield from _confirmed()
+    yield from confirmed(_NOT_ACKNOWLEDGED)
     if applied.ledger.damage(txid, branch) is not None:
         yield from _recorded(Settle(((txid, (branch,)),), who, now_ms), txid)
     damage = applied.ledger.damage(txid, branch)
@@ -106,21 +100,12 @@ def acknowledge_all(
             if not damage.acknowledged_by and damage.at_ms <= upto_ms and branch in (None, damage.branch)
         ]
 
-    yield from _confirmed()
+    yield from confirmed(_NOT_ACKNOWLEDGED)
     portion = meant()[: limits.BRANCHES_SETTLED_MAX]
     if portion:
         pairs = tuple((damage.txid, (damage.branch,)) for damage in portion)
         yield from _recorded(Settle(pairs, who, now_ms), portion[0].txid)
     return len(portion), len(meant())
-
-
-def _confirmed() -> Question[None]:
-    try:
-        yield Confirm()
-    except Unavailable:
-        raise Unavailable(
-            "nothing was acknowledged: this node could not confirm the damage in time; ask again"
-        ) from None
 
 
 def _recorded(command: Heuristic | Settle, txid: TxId) -> Question[None]:
@@ -145,10 +130,7 @@ def close(
 
     What has been acknowledged meanwhile is left as it is.
     """
-    try:
-        yield Confirm()
-    except Unavailable:
-        raise Unavailable("nothing was closed: this node could not confirm the decisions in time; ask again") from None
+    yield from confirmed("nothing was closed: this node could not confirm the decisions in time; ask again")
     left = _to_close(applied, branches, is_connected)
     if left:
         try:

@@ -17,7 +17,7 @@ from typing import Final, Literal, NamedTuple
 from raftcoord.drills.orders import Order
 from raftcoord.errors import check
 from raftcoord.history.operations import Ending, Kind, Operation
-from raftcoord.types import State, TxId
+from raftcoord.types import Answer, State, TxId
 
 Op = Literal["submit", "resolve"]
 Certainty = Literal["known", "unknown", "not attempted"]
@@ -46,6 +46,14 @@ class Told(NamedTuple):
     reason: str = ""
     term: int = 0
     index: int = 0  # type: ignore[assignment]
+
+    def resolved(self, answer: Answer) -> Told:
+        """The same after ``answer``: known, if that is final."""
+        if not answer.final:
+            return self
+        return self._replace(
+            certainty="known", state=answer.state, reason=answer.reason, term=answer.term, index=answer.index
+        )
 
     def operation(self) -> Operation:
         """The same for the history checker."""

@@ -174,9 +174,7 @@ class Load:
         except (Unavailable, Overloaded, InDoubt) as error:
             told = told._replace(reason=str(error))
         else:
-            if answer.final:
-                told = told._replace(certainty="known", state=answer.state, reason=answer.reason)
-                told = told._replace(term=answer.term, index=answer.index)
+            told = told.resolved(answer)
         return self._told(told._replace(returned_s=now_s()))
 
     def _told(self, told: Told) -> Told:

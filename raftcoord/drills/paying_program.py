@@ -154,9 +154,7 @@ class Payer:
         except (Unavailable, Overloaded, InDoubt) as error:
             told = told._replace(reason=str(error))
         else:
-            if answer.final:
-                told = told._replace(certainty="known", state=answer.state, reason=answer.reason)
-                told = told._replace(term=answer.term, index=answer.index)
+            told = told.resolved(answer)
         return told._replace(returned_s=time.monotonic())
 
     def _is_connected(self) -> bool:

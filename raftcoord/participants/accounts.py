@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import shutil
 import sqlite3
 import threading
@@ -26,13 +25,12 @@ import msgpack
 from raftcoord import private
 from raftcoord.errors import ConfigError, CorruptionError, RaftcoordError, StorageError
 from raftcoord.participants.file_lock import FileLock
-from raftcoord.types import TxId, Verdict
+from raftcoord.types import TxId, Verdict, is_identity
 
 T = TypeVar("T")
 
 _log: Final = logging.getLogger("raftcoord.participants")
 
-_IDENTITY: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _VERSION: Final = 1
 _BUSY_MS: Final = 1_000
 _HEADER_BYTES: Final = 100
@@ -108,7 +106,7 @@ class AccountsFile:
     def identity(self) -> str:
         """The identity of the state in this file: 32 hex digits, "" if it has none yet. CorruptionError for anything else."""
         stored = self.meta("identity").decode("ascii", "replace")
-        if stored and _IDENTITY.fullmatch(stored) is None:
+        if stored and not is_identity(stored):
             raise CorruptionError(_corrupt(self.path, "its identity is not what was written"))
         return stored
 

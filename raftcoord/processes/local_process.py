@@ -116,8 +116,8 @@ class LocalProcess:
 
     def ended(self) -> tuple[bool, int | None]:
         """Whether it has ended, and its exit code, if it was started here."""
-        gone = self.pid is None
-        return gone, self._child.returncode if gone and self._child is not None else None
+        gone = self.pid is None  # it may have ended after it was polled there: poll once more
+        return gone, self._child.poll() if gone and self._child is not None else None
 
     def kill(self) -> bool:
         """SIGKILL, and wait until it is gone. False if it did not run."""

@@ -180,8 +180,7 @@ def test_resolver_run_says_that_it_is_ready_and_ends_at_sigterm(shop: Shop, tmp_
         process.wait_ready()
         assert process.terminate()
         process.wait_stopped(5)
-        assert process._child is not None
-        assert process._child.returncode == 0
+        assert process.ended() == (True, 0)
     assert "resolver demo ready: ledger, orders" in (tmp_path / "log").read_text()
 
 

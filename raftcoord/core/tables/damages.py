@@ -12,7 +12,6 @@ from raftcoord.core.tables.table import (
     UNCHANGED,
     Done,
     Kind,
-    Pairs,
     Part,
     Rows,
     Table,
@@ -24,7 +23,7 @@ from raftcoord.core.tables.table import (
     pairs_within,
     txid_of,
 )
-from raftcoord.types import TxId
+from raftcoord.types import BranchesByTxid, TxId
 
 SETTLED: Final = "its damage was acknowledged"
 """Why a branch is closed whose damage was settled."""
@@ -108,7 +107,7 @@ class Settle(NamedTuple):
     record is forgotten when it is older than the horizon.
     """
 
-    damages: Pairs
+    damages: BranchesByTxid
     who: str
     at_ms: int
 

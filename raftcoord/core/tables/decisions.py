@@ -36,7 +36,6 @@ from raftcoord.core.tables.table import (
     Done,
     Kind,
     Many,
-    Pairs,
     Part,
     Rows,
     Table,
@@ -49,7 +48,7 @@ from raftcoord.core.tables.table import (
     txid_of,
 )
 from raftcoord.errors import check
-from raftcoord.types import State, TxId, Verdict
+from raftcoord.types import BranchesByTxid, State, TxId, Verdict
 
 
 class Closing(NamedTuple):
@@ -154,7 +153,7 @@ class Decide(NamedTuple):
 class Complete(NamedTuple):
     """These branches have acknowledged the outcome. ``acks``: (txid, branches) pairs; unknown ones are ignored."""
 
-    acks: Pairs
+    acks: BranchesByTxid
 
     def excess(self, horizon_ms_max: int) -> str:
         """See Command."""
@@ -176,7 +175,7 @@ class Close(NamedTuple):
     forgotten: a branch that comes back all the same hears COMMIT.
     """
 
-    branches: Pairs
+    branches: BranchesByTxid
     who: str
     why: str
     at_ms: int

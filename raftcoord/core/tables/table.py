@@ -24,7 +24,7 @@ import msgpack
 
 from raftcoord import limits
 from raftcoord.errors import Halt, LocalProtocolError
-from raftcoord.types import TxId
+from raftcoord.types import BranchesByTxid, TxId
 
 _pack = msgpack.Packer().pack
 _unpackb = msgpack.unpackb
@@ -94,11 +94,7 @@ def are_texts(values: Any) -> bool:
     return all(type(value) is str for value in values)
 
 
-Pairs = tuple[tuple[TxId, tuple[str, ...]], ...]
-"""(txid, branches) ..."""
-
-
-def pairs_within(pairs: Pairs) -> bool:
+def pairs_within(pairs: BranchesByTxid) -> bool:
     """Whether these are so many branches of each transaction as one may have, and names."""
     return all(
         len(branches) <= limits.BRANCHES_MAX and all(len(branch) <= limits.NAME_LENGTH_MAX for branch in branches)
@@ -106,7 +102,7 @@ def pairs_within(pairs: Pairs) -> bool:
     )
 
 
-def pairs_of(rows: tuple[Any, ...]) -> Pairs:
+def pairs_of(rows: tuple[Any, ...]) -> BranchesByTxid:
     """The pairs of a row. Raises Halt if they are none."""
     return tuple(_pair(row) for row in rows)
 

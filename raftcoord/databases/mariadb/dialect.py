@@ -135,18 +135,17 @@ class MariaDb(Marked):
         return [PreparedHere(gid, None, "", True) for gid in read if gid is not None and cluster in (None, gid.cluster)]
 
     def commit_prepared(self, gid: Gid) -> Steps[Effect]:
-        """XA COMMIT, and then what stands: neither OK nor 1397 tells."""
-        try:
-            yield Statement(f"XA COMMIT {gid.xid}", outside=True)
-        except SqlError as error:
-            if error.code not in (XAER_NOTA, XA_RBROLLBACK):
-                raise
-        return (yield from self.proof(gid))
+        """XA COMMIT."""
+        return (yield from self._end_prepared(f"XA COMMIT {gid.xid}", gid))
 
     def rollback_prepared(self, gid: Gid) -> Steps[Effect]:
-        """XA ROLLBACK, and then what stands."""
+        """XA ROLLBACK."""
+        return (yield from self._end_prepared(f"XA ROLLBACK {gid.xid}", gid))
+
+    def _end_prepared(self, sql: str, gid: Gid) -> Steps[Effect]:
+        """Neither OK nor 1397 is proof: look."""
         try:
-            yield Statement(f"XA ROLLBACK {gid.xid}", outside=True)
+            yield Statement(sql, outside=True)
         except SqlError as error:
             if error.code not in (XAER_NOTA, XA_RBROLLBACK):
                 raise

@@ -6,6 +6,7 @@ committed commands in order and keeps everything, so it can be asked about any m
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any, Final, TypeVar, cast
@@ -28,7 +29,7 @@ Difference = tuple[TxId | None, str]
 """The transaction that it is about, if it is one, and a clause: in what a ledger is not what the log gives."""
 
 
-class TableModel:
+class TableModel(abc.ABC):
     """One table once more; its file calls it ``Model``. It sees every command, and the ``models`` of the other tables."""
 
     def __init__(self, models: LedgerModel) -> None:
@@ -36,17 +37,18 @@ class TableModel:
 
     def apply(self, command: Command, term: int, index: int) -> Any:
         """The next command, of whichever table; None, or what it made."""
+        return None
 
-    def follow(self, members: Members) -> None:
+    def follow(self, members: Members) -> None:  # noqa: B027 - only the table of the members looks at it
         """The next entry brings this set of members."""
 
+    @abc.abstractmethod
     def expected(self) -> Any:
         """What a node must have."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def found(self, ledger: Ledger) -> Any:
         """What ``ledger`` has, to be compared with that."""
-        raise NotImplementedError
 
     def difference(self, ledger: Ledger, txids: Iterable[TxId]) -> Difference | None:
         """In what ``ledger`` is not this, or None. ``txids``: every transaction that was ever decided, maybe later."""
