@@ -41,11 +41,13 @@ def planned(step: str, name: NodeName, members: Members, seen: LeaderView) -> Me
 
 
 def _added(name: NodeName, members: Members, seen: LeaderView) -> Members:
-    stranger = seen.strangers.get(name)
-    if members.named(name) is None:
+    member, stranger = members.named(name), seen.strangers.get(name)
+    if member is None:
         if stranger is None:
             raise NotYet(_not_seen(name, "add"))
         return members.added(name, *stranger)
+    if stranger is not None and not member.voter and member.id not in seen.linked:
+        return members.replaced(name, *stranger)  # it was emptied again before it could vote: no vote depends on it
     if stranger is not None:
         raise LocalProtocolError(
             f"node {name} is a member with other data than the node that was started under its name; if the data of the member "

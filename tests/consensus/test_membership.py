@@ -51,6 +51,16 @@ def test_a_node_is_added_when_it_has_been_heard_of() -> None:
         planned("add", N3, THREE, seen(2, strangers={N3: NEW}))
 
 
+def test_a_learner_that_was_emptied_again_before_it_could_vote_is_added_with_what_it_has_now() -> None:
+    four, newer = THREE.added(N4, *NEW), Stranger("0b" * 16, "h:1", "h:2")
+    again = planned("add", N4, four, seen(2, 3, strangers={N4: newer}))
+    assert again.named("n4") == Member(5, N4, newer.identity, False, "h:1", "h:2")
+    assert again.voters == THREE.voters
+    for linked, members in ((seen(2, 3, 4, strangers={N4: newer}), four), (seen(2, strangers={N3: NEW}), THREE)):
+        with pytest.raises(LocalProtocolError, match="is a member with other data"):
+            planned("add", N3 if members is THREE else N4, members, linked)
+
+
 def test_no_step_leaves_the_leader_without_a_majority() -> None:
     assert planned("remove", N3, THREE, seen(2, 3)).voters == {1, 2}
     with pytest.raises(
