@@ -126,6 +126,7 @@ class Group:
         self._horizon_ms_max = horizon_ms_max
         self._stored_at = now
         self._stored_index = self.applied_index
+        self._unstored = self.ledger.changed_count  # counted when entries were applied, not in every step
 
     @property
     def node(self) -> int:
@@ -241,7 +242,9 @@ class Group:
 
     def apply(self, now: float) -> None:
         """Apply what is committed, answer those who wait for it, and those whose deadline has come."""
-        self._apply(self.raft.take_committed())
+        if committed := self.raft.take_committed():
+            self._apply(committed)
+            self._unstored = self.ledger.changed_count
         self.expire(now)
 
     def expire(self, now: float) -> None:
@@ -260,6 +263,7 @@ class Group:
         if drop_before is not None:
             self._sets.compacted(self.applied_index)
         applied = (self.applied_index, self.applied_term)
+        self._unstored = 0
         return Store(NOTHING_STAGED, self.ledger.take_changes(), applied, drop_before, self.log.last_index)
 
     def stored(self, store: Store, now: float) -> None:
@@ -294,6 +298,7 @@ class Group:
         self.ledger = ledger
         self.applied_index, self.applied_term = index, term
         self._stored_index = index
+        self._unstored = ledger.changed_count
         self.proposals.hand_over_again()
         self.raft.installed(index, term)
         self._sets.reset(ledger.members, index)
@@ -313,10 +318,9 @@ class Group:
         return self._ledger_is_due(now, patience=8)
 
     def _ledger_is_due(self, now: float, patience: int = 1) -> bool:
-        waiting = self.ledger.changed_count
         return (
-            (waiting > 0 and now - self._stored_at >= STORE_DELAY * patience)
-            or waiting >= STORE_DECISIONS * patience
+            (self._unstored > 0 and now - self._stored_at >= STORE_DELAY * patience)
+            or self._unstored >= STORE_DECISIONS * patience
             or self.applied_index - self._stored_index >= limits.LOG_COMPACT_SLACK * patience
         )
 
