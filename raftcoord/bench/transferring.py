@@ -21,35 +21,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
-from typing import Final, NamedTuple
+from typing import Final
 
 from raftcoord.client.synchronous import Client
+from raftcoord.databases.registry import of_url
 from raftcoord.drills.database_banks import DatabaseBanks, pay_side
+from raftcoord.errors import ConfigError
 from raftcoord.types import TxId
 
 PLAIN, COORDINATED = "plain", "coordinated"
 BRANCHES: Final = ("first", "second")
 ACCOUNTS: Final = 1_000
 _TIMEOUT_S: Final = 60.0
-
-
-class Plain(NamedTuple):
-    """What a plain branch is made of, with the txid for ``{}``. ``begin``: () if the driver does it.
-
-    ``outside``: the commit must stand outside a transaction. ``options``: how the driver is to carry them out.
-    """
-
-    begin: tuple[str, ...]
-    prepare: tuple[str, ...]
-    commit: str
-    outside: bool
-    options: dict[str, bool]
-
-
-_PLAIN: Final = {
-    "postgresql": Plain((), ("PREPARE TRANSACTION '{}'",), "COMMIT PREPARED '{}'", True, {"prepare": False}),
-    "mariadb": Plain(("XA START '{}'",), ("XA END '{}'", "XA PREPARE '{}'"), "XA COMMIT '{}'", False, {}),
-}
 
 
 class Side:
@@ -59,26 +42,32 @@ class Side:
         self.branch = branch
         self.connection = DatabaseBanks(branch, url).connect()
         self._sign = sign
-        self._plain = _PLAIN[url.partition(":")[0]]
-        self._execute = partial(self.connection.cursor().execute, **self._plain.options)
+        database = of_url(url)
+        by_hand = database.statements.by_hand if database else None
+        if by_hand is None:
+            raise ConfigError(
+                f"branch {branch!r}: nothing can be compared with a database that has no two-phase commit"
+            )
+        self._by_hand = by_hand
+        self._execute = partial(self.connection.cursor().execute, **by_hand.options)
 
     def pay(self, txid: TxId, account: int, cents: int) -> None:
         """The statements of the transfer: the account, and the payment that says why."""
         pay_side(self.connection, account, txid, self.branch, str(account), self._sign * cents)
 
     def begin(self, txid: TxId) -> None:
-        for sql in self._plain.begin:
+        for sql in self._by_hand.begin:
             self._execute(sql.format(txid))
 
     def prepare(self, txid: TxId) -> None:
-        for sql in self._plain.prepare:
+        for sql in self._by_hand.prepare:
             self._execute(sql.format(txid))
 
     def commit(self, txid: TxId) -> None:
-        if self._plain.outside:
+        if self._by_hand.outside:
             self.connection.autocommit = True
-        self._execute(self._plain.commit.format(txid))
-        if self._plain.outside:
+        self._execute(self._by_hand.commit.format(txid))
+        if self._by_hand.outside:
             self.connection.autocommit = False
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from raftcoord.databases.steps import Dialect, Finding, SqlError, Steps
 from raftcoord.databases.urls import Place
@@ -101,9 +101,23 @@ class Checks(abc.ABC):
         return {}
 
 
+class ByHand(NamedTuple):
+    """Two-phase commit by hand, as a program without raftcoord does it. ``{}`` in the SQL is the name of the branch.
+
+    ``begin``: () if the driver begins by itself. ``outside``: the commit must be sent outside a transaction. ``options``: for
+    ``cursor.execute`` of the first driver.
+    """
+
+    begin: tuple[str, ...]
+    prepare: tuple[str, ...]
+    commit: str
+    outside: bool
+    options: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Statements:
-    """What drills and tests say to it, outside of any branch."""
+    """What drills, benchmarks and tests say to it, outside of any branch of raftcoord's."""
 
     locked: frozenset[str]
     """The codes of the errors that say that a row is another's."""
@@ -111,6 +125,8 @@ class Statements:
     """Bounds how long this session waits for a lock (ms)."""
     create: Callable[[str], str] | None = None
     """Makes a database of a name of [a-z0-9_-]. None: connecting makes it."""
+    by_hand: ByHand | None = None
+    """What benchmarks compare with. None: it has no two-phase commit of its own."""
 
 
 class NotHere(Exception):

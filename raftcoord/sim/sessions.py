@@ -29,7 +29,7 @@ class _Base(Base):
     def __init__(self, connection: Connection, branch: Branch) -> None:
         super().__init__(connection, branch)
         self.database = named(connection.server.kind)
-        self.at_once = connection.server.kind == "postgresql"
+        self.at_once = self.database.drivers[0].session_class().at_once
 
     def is_closed(self) -> bool:
         """As far as this side knows."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from raftcoord.databases.database import Database, Driver, ServerKind, Statements
+from raftcoord.databases.database import ByHand, Database, Driver, ServerKind, Statements
 from raftcoord.databases.mariadb.checks import MariaDbChecks
 from raftcoord.databases.mariadb.dialect import MariaDb
 from raftcoord.databases.mariadb.server import MariaDbRecipe, find
@@ -41,6 +41,7 @@ DATABASE: Final = Database(
         locked=frozenset({"1205"}),  # ER_LOCK_WAIT_TIMEOUT
         lock_wait=lambda ms: f"SET SESSION innodb_lock_wait_timeout = {ms // 1000}",
         create=lambda name: f"CREATE DATABASE `{name}`",
+        by_hand=ByHand(("XA START '{}'",), ("XA END '{}'", "XA PREPARE '{}'"), "XA COMMIT '{}'", False, {}),
     ),
     drivers=(
         Driver(

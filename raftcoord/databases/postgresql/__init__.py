@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from raftcoord.databases.database import Database, Driver, ServerKind, Statements
+from raftcoord.databases.database import ByHand, Database, Driver, ServerKind, Statements
 from raftcoord.databases.postgresql.checks import PostgreSqlChecks
 from raftcoord.databases.postgresql.dialect import PostgreSql
 from raftcoord.databases.postgresql.server import PostgreSqlRecipe, find
@@ -67,6 +67,7 @@ DATABASE: Final = Database(
         locked=frozenset({"55P03"}),  # lock_not_available
         lock_wait=lambda ms: f"SET lock_timeout = '{ms}ms'",
         create=lambda name: f'CREATE DATABASE "{name}"',
+        by_hand=ByHand((), ("PREPARE TRANSACTION '{}'",), "COMMIT PREPARED '{}'", True, {"prepare": False}),
     ),
     drivers=_DRIVERS,
     package="psycopg[binary]",
