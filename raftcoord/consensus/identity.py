@@ -133,7 +133,7 @@ class Identities:
         self.name: Final = name
         self._file: Final = dict(file)
         self._others: Final = frozenset(file) - {name}
-        self._known = {other: known[other] for other in self._others if other in known}
+        self._known = {other: known[other] for other in sorted(self._others) if other in known}
         self._unsaved: dict[NodeName, str] = {}
         self._refused: dict[NodeName, tuple[float, Stranger]] = {}
         self._now = now

@@ -270,7 +270,7 @@ class _Case:
                     holds = "is gone" if held is None else f"holds {text_of(held)}"
                     what = f"account {account} of {bank} {holds}; with its committed orders it should hold {text_of(expected)}"
                     yield Violation("balance", touched.get((bank, account)), what)
-            for account in balances.keys() - accounts.keys():
+            for account in sorted(balances.keys() - accounts.keys()):
                 yield Violation("balance", None, f"account {account} of {bank} was never opened, but is there")
 
     def sums(self) -> Iterator[Violation]:

@@ -139,10 +139,10 @@ class Recovery:
 
     def _take_up(self, mark: int) -> Iterator[None]:
         """One ``None`` after each piece of work, as the other parts of a sweep."""
-        grown: set[str] = set()
+        grown: dict[str, None] = {}
         for decision in self._agreement.ledger.open_since(self._seen):
             if decision.index <= mark:
-                grown.update(decision.outstanding)
+                grown.update(dict.fromkeys(decision.outstanding))
                 self._park(decision)
             for _ in range(0, len(decision.outstanding), _BRANCHES_A_PIECE):
                 yield
@@ -151,8 +151,9 @@ class Recovery:
             self._look_again(name)
             yield
             yield from self._hand_over(name)
-        for name in grown.intersection(self._parked):
-            yield from self._purge(name)
+        for name in grown:
+            if name in self._parked:
+                yield from self._purge(name)
 
     def _catch_up(self) -> Iterator[None]:
         """All that is open for those that have just connected, also what is younger than the last sweep."""
@@ -160,8 +161,9 @@ class Recovery:
         for name in sorted(connected):
             yield from self._hand_over(name)
         for decision in self._agreement.ledger.open_since(self._seen):
-            for name in connected.intersection(decision.outstanding):
-                self._deliver(decision.txid, name)
+            for name in decision.outstanding:
+                if name in connected:
+                    self._deliver(decision.txid, name)
             yield
 
     def _park(self, decision: Decision) -> None:

@@ -67,8 +67,11 @@ def _operation(number: int, item: Any) -> AccountOperation:
     required, allowed = _KEYS[op]
     for key in sorted(required - item.keys()):
         raise Refused(f"operation {number} ({op}): the key {key!r} is missing")
-    for key in item.keys() - allowed:
-        raise Refused(f"operation {number} ({op}): unknown key {_short(key)}: {op} takes {', '.join(sorted(allowed))}")
+    for key in item:
+        if key not in allowed:
+            raise Refused(
+                f"operation {number} ({op}): unknown key {_short(key)}: {op} takes {', '.join(sorted(allowed))}"
+            )
     account = item["key"]
     if not _is_key(account):
         raise Refused(

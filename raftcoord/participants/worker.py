@@ -278,7 +278,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         prepared = set(await loop.run_in_executor(executor, self._participant.prepared))
         now = loop.time()
-        for txid in self._doubts.txids() - prepared:
+        for txid in sorted(self._doubts.txids() - prepared):
             self._doubts.drop(txid)
         for txid in sorted(prepared):
             self._doubts.add(txid, now + RESTORED_GRACE_S, now)

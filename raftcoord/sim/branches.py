@@ -161,10 +161,13 @@ class Branches(Synced):
     def _lock(self, name: str, txid: TxId, payload: Any) -> None:
         """A yes holds its accounts until the outcome: no other yes may have one of them."""
         keys = self._keys[txid, name] = {operation["key"] for operation in payload}
-        for other in self._doubts[name]:
+        for other in sorted(self._doubts[name]):
             shared = keys & self._keys.get((other, name), set()) if other != txid else set()
             self.must(
-                not shared, "together", f"{name} votes yes on two that change {shared}, the other is {other}", txid
+                not shared,
+                "together",
+                f"{name} votes yes on two that change {', '.join(sorted(shared))}, the other is {other}",
+                txid,
             )
 
     def _end(self, name: str, txid: TxId, verdict: Verdict) -> None:

@@ -10,10 +10,12 @@ import pytest
 
 from raftcoord.sim.simulation import Report, Settings, Simulation
 
+DURATION_S = 5.0
 PROGRAM = """
 import sys
 from raftcoord.sim.simulation import Settings, Simulation
-report = Simulation(int(sys.argv[1]), Settings(nodes=int(sys.argv[2]), duration_s=4.0, databases=float(sys.argv[3]))).run()
+seed, nodes, databases, duration_s = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
+report = Simulation(seed, Settings(nodes=nodes, duration_s=duration_s, databases=databases)).run()
 print(report.digest, report.settled_s, report.virtual_s, report.outcomes, report.states, report.violation)
 """
 
@@ -25,7 +27,7 @@ def told(report: Report) -> str:
 
 def in_another_process(seed: int, nodes: int, databases: float, hash_seed: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(seed), str(nodes), str(databases)],
+        [sys.executable, "-c", PROGRAM, *map(str, (seed, nodes, databases, DURATION_S))],
         capture_output=True,
         text=True,
         check=True,
@@ -35,12 +37,12 @@ def in_another_process(seed: int, nodes: int, databases: float, hash_seed: str) 
 
 
 @pytest.mark.parametrize(
-    ("seed", "nodes", "databases"), [(11, 3, 0.0), (20, 3, 0.0), (12, 5, 0.0), (11, 3, 1.0), (12, 5, 1.0)]
+    ("seed", "nodes", "databases"), [(11, 3, 0.0), (20, 3, 0.0), (12, 5, 0.0), (11, 3, 1.0), (55, 3, 1.0), (12, 5, 1.0)]
 )
 def test_the_same_seed_gives_the_same_trace_in_another_process_and_under_another_hash_seed(
     seed: int, nodes: int, databases: float
 ) -> None:
-    here = told(Simulation(seed, Settings(nodes=nodes, duration_s=4.0, databases=databases)).run())
+    here = told(Simulation(seed, Settings(nodes=nodes, duration_s=DURATION_S, databases=databases)).run())
     assert [in_another_process(seed, nodes, databases, hash_seed) for hash_seed in ("1", "2")] == [here, here]
 
 
