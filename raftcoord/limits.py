@@ -1,5 +1,10 @@
-"""Every bound, with its unit and its reason. A test stands at each bound and one past it."""
+"""Every bound, with its unit and its reason. A test stands at each bound and one past it.
 
+What both ends of a connection, or all nodes, must agree on is a constant. What one process may choose for itself is a field of a
+value that is handed down from where the process is made: a simulation or a test gives another one.
+"""
+
+from dataclasses import dataclass
 from typing import Final
 
 # -- names and payloads -------------------------------------------------------------------------------------------
@@ -142,9 +147,6 @@ CLIENT_OVERLOAD_RETRIES_MAX: Final = 5
 """How often a request that was refused as overloaded is sent again, with growing pauses, before the caller is told."""
 
 # -- consensus ----------------------------------------------------------------------------------------------------
-PROPOSALS_MAX: Final = 65_536
-"""Commands that a node holds open; the next is refused as overloaded. At 30,000/s these are two seconds."""
-
 ENTRY_BYTES_MAX: Final = 512 << 10
 """Bytes of one log entry, which carries a batch of commands. Below APPEND_BYTES_MAX, so that an entry is never split."""
 
@@ -171,36 +173,10 @@ TIME_MS_MAX: Final = (1 << 47) - 1
 APPEND_BYTES_MAX: Final = 2 << 20
 """Bytes of log entries in one AppendEntries message."""
 
-LOG_TAIL_ENTRIES: Final = 5_000
-"""Log entries kept behind the applied index for slow followers; one further behind gets a copy of the ledger."""
-
-APPEND_ENTRIES_MAX: Final = 1_000
-"""Log entries in one AppendEntries message."""
-
-APPENDS_PER_PASS_MAX: Final = 4
-"""AppendEntries messages to one node in one tick; the rest follow when these are acknowledged."""
-
-LOG_TAIL_BYTES: Final = 64 << 20
-"""Bytes of log kept in memory behind the applied index."""
-
-LOG_COMPACT_SLACK: Final = 1_000
-"""How many entries beyond the tail gather before the log is cut, so that cutting is rare."""
-
 COPY_SPARE_BYTES: Final = 256 << 20
 """Bytes of a disk that a copy of the ledger leaves free: hours of log, so that a copy never halts a node that serves."""
 
-COPY_RETRY_MS_MIN: Final = 500
-COPY_RETRY_MS_MAX: Final = 60_000
-"""Pause before a copy of the ledger is begun again after it broke off (ms); it doubles from the one to the other. A copy of a
-large ledger takes minutes of reading and writing on both sides."""
-
-COPY_CHUNK_BYTES: Final = 512 << 10
-"""Bytes of the ledger's copy in one message."""
-
 # -- the ledger ---------------------------------------------------------------------------------------------------
-LEDGER_MEMORY_DECISIONS_MAX: Final = 200_000
-"""Decisions held in memory (about 100 MB); older ones are read from node.db."""
-
 RETENTION_MS_DEFAULT: Final = 24 * 3600 * 1000
 """How long finished decisions are remembered (ms), so that a client that returns the next morning still learns its outcome."""
 
@@ -429,3 +405,46 @@ this is more than anybody reads, and quickly searched."""
 
 LOG_FILES_KEPT: Final = 4
 """Full log files that are kept beside the current one: the oldest goes. A process then has at most 80 MiB of logs."""
+
+
+# -- one node -----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class NodeBounds:
+    """What one node may choose for itself."""
+
+    # consensus
+    proposals_max: int = 65_536
+    """Commands that a node holds open; the next is refused as overloaded. At 30,000/s these are two seconds."""
+
+    append_entries_max: int = 1_000
+    """Log entries in one AppendEntries message."""
+
+    appends_per_pass_max: int = 4
+    """AppendEntries messages to one node in one tick; the rest follow when these are acknowledged."""
+
+    ask_members_ms: int = 3_000
+    """How long a node whose cluster.yaml contradicts its stored members waits for a member that says they have changed (ms)."""
+
+    # the log, the ledger and its copies
+    log_tail_entries: int = 5_000
+    """Log entries kept behind the applied index for slow followers; one further behind gets a copy of the ledger."""
+
+    log_tail_bytes: int = 64 << 20
+    """Bytes of log kept in memory behind the applied index."""
+
+    log_compact_slack: int = 1_000
+    """How many entries beyond the tail gather before the log is cut, so that cutting is rare."""
+
+    copy_chunk_bytes: int = 512 << 10
+    """Bytes of the ledger's copy in one message."""
+
+    copy_retry_ms_min: int = 500
+    copy_retry_ms_max: int = 60_000
+    """Pause before a copy of the ledger is begun again after it broke off (ms); it doubles from the one to the other. A copy of a
+    large ledger takes minutes of reading and writing on both sides."""
+
+    memory_decisions_max: int = 200_000
+    """Decisions held in memory (about 100 MB); older ones are read from node.db. Half of them stay when there are more."""
+
+    wal_pages: int = 4_000
+    """Pages (16 MiB) in node.db-wal before they are moved into node.db: seldom, and still in a few milliseconds."""

@@ -22,6 +22,7 @@ from raftcoord_cli.main import main
 from raftcoord import Client, RaftcoordError, TxId, Verdict, limits
 from raftcoord.config import Config
 from raftcoord.drills.catalog import DRILLS
+from raftcoord.limits import NodeBounds
 from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 
 ROOT = Path(__file__).parents[1]
@@ -148,7 +149,7 @@ def test_the_limits_that_operations_tells_are_the_limits() -> None:
         f"| {limits.REASON_LENGTH_MAX} characters, cut |",
         f"| {limits.TIMEOUT_MS_MIN} ms to {limits.TIMEOUT_MS_MAX // 60_000} minutes |",
         f"at a time | {limits.TRANSACTIONS_RUNNING_MAX:,} |",
-        f"proposals open at one node | {limits.PROPOSALS_MAX:,} |",
+        f"proposals open at one node | {NodeBounds.proposals_max:,} |",
         f"connections of one port | {limits.CONNECTIONS_MAX:,} |",
         f"| {limits.CONNECTION_REQUESTS_MAX:,}; from {limits.PREPARES_OPEN_MAX:,} on",
         f"| {limits.ROWS_MAX:,} |",

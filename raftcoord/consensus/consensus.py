@@ -46,13 +46,11 @@ from raftcoord.errors import (
     check,
 )
 from raftcoord.events import Copied, Heard, Led, Linked, Observers, Proposed
+from raftcoord.limits import NodeBounds
 from raftcoord.storage.node_db import NodeDb, Stored, Write
 from raftcoord.types import NodeName
 
 log: Final = logging.getLogger("raftcoord.consensus")
-
-ASK_MEMBERS_S: Final = 3.0
-"""Seconds that a node whose cluster.yaml contradicts its stored members waits for another member to say that they changed."""
 
 
 class Consensus:
@@ -67,6 +65,7 @@ class Consensus:
         *,
         on_halt: Callable[[Exception], None],
         runner: Runner | None = None,
+        bounds: NodeBounds = NodeBounds(),
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._name = name
@@ -74,6 +73,7 @@ class Consensus:
         self._on_halt = on_halt
         self._directory = config.node(name).data_dir
         self._env = env
+        self._bounds: Final = bounds
         self.events = Observers(self._loop.time)
         """Who observes this node."""
         stored = db.load()
@@ -99,7 +99,7 @@ class Consensus:
         self._host = Host(
             [self._group], NodeDisk(db), self._peers, self, runner, self._timing.heartbeat / 2, self.events
         )
-        self._outgoing = Outgoing(db, self._directory, name, self._peers)
+        self._outgoing = Outgoing(db, self._directory, name, self._peers, bounds)
         self._installing = Installing(db, self._directory, name, lambda: self._group, self._copied)
         self._led: tuple[int | None, int] = (None, 0)  # by whom and in which term, as those who listen know
         self.on_leader_change: list[Callable[[], None]] = []
@@ -114,10 +114,11 @@ class Consensus:
         now, rng = self._loop.time(), self._env.rng
         boot = rng.getrandbits(63)
         return Group(
-            Guarded(stored.node_uuid.hex(), log_of(stored), self._timing, rng, now),
+            Guarded(stored.node_uuid.hex(), log_of(stored), self._timing, rng, now, self._bounds),
             start_of(stored),
             boot,
             now,
+            self._bounds,
             horizon_ms_max=lambda: self._env.wall_ms() + limits.HORIZON_LEAP_MS_MAX,
         )
 
@@ -143,7 +144,7 @@ class Consensus:
 
         They may have changed while this node was down: then another member says so in a moment.
         """
-        end = self._loop.time() + ASK_MEMBERS_S
+        end = self._loop.time() + self._bounds.ask_members_ms / 1000
         while self._identities.contradiction and self._peers.has_others:
             self._heard.clear()
             try:

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from raftcoord import limits
 from raftcoord.consensus.disk import ledger_of
 from raftcoord.consensus.engine import NUMBER_MAX
 from raftcoord.consensus.group import Group
@@ -35,6 +34,7 @@ from raftcoord.errors import (
     Unavailable,
 )
 from raftcoord.foreign import shown
+from raftcoord.limits import NodeBounds
 from raftcoord.rpc.connection import Connection
 from raftcoord.storage.node_db import NodeDb, SnapshotInfo, Stored
 from raftcoord.storage.room import check_room
@@ -47,8 +47,9 @@ log: Final = logging.getLogger("raftcoord.consensus")
 class Outgoing:
     """The copies that a leader sends; at most one to each peer at a time. ``name``: of this node, for its log."""
 
-    def __init__(self, db: NodeDb, directory: Path, name: str, peers: Peers) -> None:
+    def __init__(self, db: NodeDb, directory: Path, name: str, peers: Peers, bounds: NodeBounds) -> None:
         self._db = db
+        self._bounds: Final = bounds
         self._directory = directory
         self._name = name
         self._peers = peers
@@ -78,17 +79,36 @@ class Outgoing:
     async def _copy(self, node: int, conn: Connection, term: int) -> None:
         peer = self._peers.name_of(node)
         try:
-            index = await _send(conn, self._db, self._directory, peer, term)
+            index = await self._send(conn, peer, term)
             log.info("%s: node %s has installed the copy of the ledger up to index %d", self._name, peer, index)
             self._failures.pop(node, None)
             self._said.pop(node, None)
         except Exception as error:
             self._broke_off(node, str(error) if isinstance(error, RaftcoordError) else repr(error))
         finally:
-            doubled = limits.COPY_RETRY_MS_MIN * 2 ** min(self._failures.get(node, 0), 16)
-            pause_ms = min(doubled, limits.COPY_RETRY_MS_MAX)
+            doubled = self._bounds.copy_retry_ms_min * 2 ** min(self._failures.get(node, 0), 16)
+            pause_ms = min(doubled, self._bounds.copy_retry_ms_max)
             self._again_at[node] = asyncio.get_running_loop().time() + pause_ms / 1000
             del self._sending[node]
+
+    async def _send(self, conn: Connection, peer: str, term: int) -> int:
+        """Send a copy over ``conn``; return its index. Raises what broke it off."""
+        path = self._directory / f"copy-for-{peer}.tmp"
+        loop = asyncio.get_running_loop()
+        try:
+            info = await loop.run_in_executor(None, self._db.snapshot_to, path)
+            log.info("sending %s a copy of the ledger up to index %d, %d bytes", peer, info.index, info.bytes)
+            await conn.request("copy_begin", [term, info.index, info.term, info.bytes, info.crc32])
+            with path.open("rb") as file:
+                offset = 0
+                while chunk := await loop.run_in_executor(None, file.read, self._bounds.copy_chunk_bytes):
+                    await conn.request("copy_chunk", [offset, chunk])
+                    offset += len(chunk)
+            if await conn.request("copy_end", []) is not True:
+                raise CorruptionError(f"node {peer} refused the copy; its log says why")
+            return info.index
+        finally:
+            path.unlink(missing_ok=True)
 
     def _broke_off(self, node: int, why: str) -> None:
         """It is said once for each reason, whatever numbers are in it."""
@@ -103,26 +123,6 @@ class Outgoing:
                 peer,
                 shown(why),
             )
-
-
-async def _send(conn: Connection, db: NodeDb, directory: Path, peer: str, term: int) -> int:
-    """Send a copy of ``db`` over ``conn``; return its index. Raises what broke it off."""
-    path = directory / f"copy-for-{peer}.tmp"
-    loop = asyncio.get_running_loop()
-    try:
-        info = await loop.run_in_executor(None, db.snapshot_to, path)
-        log.info("sending %s a copy of the ledger up to index %d, %d bytes", peer, info.index, info.bytes)
-        await conn.request("copy_begin", [term, info.index, info.term, info.bytes, info.crc32])
-        with path.open("rb") as file:
-            offset = 0
-            while chunk := await loop.run_in_executor(None, file.read, limits.COPY_CHUNK_BYTES):
-                await conn.request("copy_chunk", [offset, chunk])
-                offset += len(chunk)
-        if await conn.request("copy_end", []) is not True:
-            raise CorruptionError(f"node {peer} refused the copy; its log says why")
-        return info.index
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _refuse_without_room(directory: Path, size: int) -> None:

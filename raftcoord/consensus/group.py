@@ -42,6 +42,7 @@ from raftcoord.core.machine import Ledger
 from raftcoord.core.tables.members import Members, encode, follows
 from raftcoord.core.tables.table import NO_CHANGES, Changes, Command
 from raftcoord.errors import Halt, NotKnown, RaftcoordError, Unavailable, check
+from raftcoord.limits import NodeBounds
 
 MembersDone = Callable[[Members | RaftcoordError], None]
 
@@ -107,6 +108,7 @@ class Group:
         start: Start,
         boot: int,
         now: float,
+        bounds: NodeBounds,
         horizon_ms_max: Callable[[], int] = lambda: limits.TIME_MS_MAX,
     ) -> None:
         self.raft = engine
@@ -118,12 +120,14 @@ class Group:
         self._sets = MembersInLog(start.members, self.applied_index, after, hearsay=start.hearsay)
         engine.follow(self._sets.newest)
         self._changing: tuple[int, int, float, MembersDone] | None = None  # (index, term, deadline, done)
-        self.proposals = Proposals()
+        self.proposals = Proposals(bounds.proposals_max)
         self._links: dict[int, int] = {}  # link generation by peer; 0: down
         self._generation = 0
         self._forwarded: list[tuple[int, bytes, tuple[Command, ...]]] = []
         self._kept = Kept(self.log)
         self._horizon_ms_max = horizon_ms_max
+        self._slack: Final = bounds.log_compact_slack
+        self._memory_max: Final = bounds.memory_decisions_max
         self._stored_at = now
         self._stored_index = self.applied_index
         self._unstored = self.ledger.changed_count  # counted when entries were applied, not in every step
@@ -162,7 +166,7 @@ class Group:
     def propose(self, command: Command, deadline: float, done: Done) -> None:
         """Propose one command; ``done`` gets the ledger's result, or Unavailable, or NotKnown at ``deadline`` (seconds).
 
-        Raises Overloaded when limits.PROPOSALS_MAX are open: nothing was attempted.
+        Raises Overloaded when too many are open: nothing was attempted.
         """
         self.proposals.propose(command, deadline, done)
 
@@ -274,7 +278,7 @@ class Group:
         self._stored_at = now
         self._stored_index = store.applied[0]
         self.ledger.stored(store.changes)
-        self.ledger.shed(self._stored_index)
+        self.ledger.shed(self._stored_index, self._memory_max)
 
     @property
     def stored_index(self) -> int:
@@ -321,7 +325,7 @@ class Group:
         return (
             (self._unstored > 0 and now - self._stored_at >= STORE_DELAY * patience)
             or self._unstored >= STORE_DECISIONS * patience
-            or self.applied_index - self._stored_index >= limits.LOG_COMPACT_SLACK * patience
+            or self.applied_index - self._stored_index >= self._slack * patience
         )
 
     def _place(self) -> list[tuple[int, Message]]:

@@ -80,7 +80,8 @@ def _answered(_: object) -> None:
 class Proposals:
     """``gathering``: batches that no leader has got; ``flying``: those that one has got, by their seq."""
 
-    def __init__(self) -> None:
+    def __init__(self, open_max: int) -> None:
+        self._open_max: Final = open_max
         self.gathering: list[Batch] = []
         self.flying: dict[int, Batch] = {}
         self.open = 0
@@ -92,7 +93,7 @@ class Proposals:
         """Before then nobody's deadline comes."""
 
     def propose(self, command: Command, deadline: float, done: Done) -> None:
-        """Owe ``done`` an answer. Raises Overloaded when limits.PROPOSALS_MAX are open."""
+        """Owe ``done`` an answer. Raises Overloaded when ``open_max`` are open."""
         encoded = encode_command(command)
         batch = self._room_for(len(encoded))
         batch.commands.append(command)
@@ -114,7 +115,7 @@ class Proposals:
                 self.earliest = deadline
 
     def _room_for(self, more: int) -> Batch:
-        if self.open >= limits.PROPOSALS_MAX:
+        if self.open >= self._open_max:
             raise Overloaded(f"{self.open} proposals are open at this node; try again in a moment, or more slowly")
         self.open += 1
         if not self.gathering or self.gathering[-1].full(more):

@@ -81,10 +81,10 @@ class Ledger:
             if table.name in changes:
                 table.stored(changes[table.name])
 
-    def shed(self, stored_index: int) -> None:
+    def shed(self, stored_index: int, rows_max: int) -> None:
         """Free memory of what is on disk, if there is much: every change up to log index ``stored_index`` is."""
         for table in self:
-            table.shed(stored_index)
+            table.shed(stored_index, rows_max)
 
     # -- what the node's rooms ask; what they ask of decisions and damages by key, __init__ takes from the tables ----------
 

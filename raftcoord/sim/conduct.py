@@ -5,7 +5,7 @@ cut off     who hears no majority does not lead for long (H11)
 handed-over what a node had handed to a leader is handed over again when a copy took the place of the log
 deposed     nobody votes who hears a leader, and nobody stands without a majority's word (H12)
 late        every proposal is answered by its deadline (H14)
-bounds      log, ledger and proposals in memory stay within limits.py
+bounds      log, ledger and proposals in memory stay within NodeBounds
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from raftcoord import limits
 from raftcoord.consensus.engine import Engine
 from raftcoord.consensus.group import Group
 from raftcoord.consensus.proposals import NEVER
+from raftcoord.limits import NodeBounds
 
 _DRIFT: Final = 0.8
 """Clocks of nodes may run so much slower than that of the world."""
@@ -37,11 +37,20 @@ Must = Callable[[bool, str, str], None]
 
 
 class Conduct:
-    """``must(condition, invariant, what)``; ``now()``: virtual time (s); ``election``: shortest and longest timeout (s)."""
+    """``must(condition, invariant, what)``; ``now()``: virtual time (s); ``election``: shortest and longest timeout (s).
+
+    ``bounds``: of every node.
+    """
 
     def __init__(
-        self, nodes: Sequence[str], must: Must, now: Callable[[], float], election: tuple[float, float]
+        self,
+        nodes: Sequence[str],
+        must: Must,
+        now: Callable[[], float],
+        election: tuple[float, float],
+        bounds: NodeBounds,
     ) -> None:
+        self._bounds = bounds
         self._must = must
         self._now = now
         self._election_min, self._election_max = election
@@ -207,20 +216,20 @@ class Conduct:
             )
 
     def _bounded(self, name: str, replica: Group) -> None:
-        log, ledger = replica.log, replica.ledger
+        log, ledger, bounds = replica.log, replica.ledger, self._bounds
         kept = replica.applied_index - log.first_index
         self._must(
-            kept <= limits.LOG_TAIL_ENTRIES + 8 * limits.LOG_COMPACT_SLACK + _ROOM,
+            kept <= bounds.log_tail_entries + 8 * bounds.log_compact_slack + _ROOM,
             "bounds",
             f"{name} keeps {kept} applied entries in memory",
         )
         self._must(
-            ledger.memory_count <= limits.LEDGER_MEMORY_DECISIONS_MAX + _ROOM,
+            ledger.memory_count <= bounds.memory_decisions_max + _ROOM,
             "bounds",
             f"{name} keeps {ledger.memory_count} decisions in memory",
         )
         self._must(
-            replica.proposals.open <= limits.PROPOSALS_MAX,
+            replica.proposals.open <= bounds.proposals_max,
             "bounds",
             f"{name} holds {replica.proposals.open} proposals open",
         )

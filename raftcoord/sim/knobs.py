@@ -10,12 +10,11 @@ import random
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from raftcoord import limits
-from raftcoord.consensus import consensus as driver
-from raftcoord.storage import node_db
+from raftcoord.limits import NodeBounds
 
 _PROCESS_ID: Final = 4711
 """What every simulated process takes for its own: nodes tell it, and the machine's would make each replay another one."""
@@ -32,6 +31,7 @@ class Knobs:
     """``retention_ms`` None: nothing is forgotten during the simulation."""
 
     retention_ms: int | None
+    node: NodeBounds
 
 
 @contextmanager
@@ -40,13 +40,15 @@ def knobs(seed: int) -> Iterator[Knobs]:
     rng = random.Random(f"{seed}/knobs")
     forgets = rng.random() < 0.35
     greedy = rng.random() < 0.15  # the log is cut as soon as it can be
-    turned: list[tuple[Any, str, Any]] = [
-        (node_db, "_WAL_PAGES", rng.choice((8, 32, 256))),
-        (limits, "LOG_TAIL_ENTRIES", 0 if greedy else rng.choice((3, 20, 60, 5000))),
-        (limits, "LOG_COMPACT_SLACK", 1 if greedy else rng.choice((2, 10, 30))),
-        (limits, "LEDGER_MEMORY_DECISIONS_MAX", rng.choice((8, 40, 100_000))),
-        (limits, "ASK_MS", rng.choice((300, 3_000))),
-        (limits, "PROPOSALS_MAX", rng.choice((12, 65_536, 65_536))),
+    node = NodeBounds(
+        wal_pages=rng.choice((8, 32, 256)),
+        log_tail_entries=0 if greedy else rng.choice((3, 20, 60, 5000)),
+        log_compact_slack=1 if greedy else rng.choice((2, 10, 30)),
+        memory_decisions_max=rng.choice((8, 40, 100_000)),
+    )
+    turned: list[tuple[Any, str, Any]] = [(limits, "ASK_MS", rng.choice((300, 3_000)))]
+    node = replace(node, proposals_max=rng.choice((12, 65_536, 65_536)))
+    turned += [
         (limits, "PREPARES_OPEN_MAX", rng.choice((3, 2_048))),
         (limits, "LOCK_WAITERS_MAX", rng.choice((1, 4_096))),
         (limits, "ACKS_GATHERED_MAX", rng.choice((1, 5, 500))),
@@ -55,19 +57,21 @@ def knobs(seed: int) -> Iterator[Knobs]:
         (limits, "DELIVERIES_IN_FLIGHT_MAX", rng.choice((1, 256))),
         (limits, "DELIVERY_ANSWER_MS", rng.choice((400, 5_000))),
         (limits, "REDRIVE_STEP", rng.choice((1, 500))),
-        (limits, "COPY_CHUNK_BYTES", rng.choice((1 << 10, 1 << 13, 1 << 19))),
-        (limits, "APPEND_ENTRIES_MAX", rng.choice((1, 3, 1000))),
         (limits, "RETENTION_MS_MIN", 1),
         (limits, "RETIRE_EVERY_MS", 700),
         (limits, "RETIRE_STEP_MS_MAX", 7_000),
         (os, "getpid", lambda: _PROCESS_ID),
         (shutil, "disk_usage", lambda path: _Disk()),
     ]
+    node = replace(
+        node,
+        copy_chunk_bytes=rng.choice((1 << 10, 1 << 13, 1 << 19)),
+        append_entries_max=rng.choice((1, 3, 1000)),
+    )
     retention_ms = rng.choice((1_500, 4_000)) if forgets else None
     if rng.random() < 0.5:  # clocks agree closely, so that a horizon in the future is lowered to within the simulation
         turned += [(limits, "FUTURE_MS_MAX", 400), (limits, "CLOCK_SPREAD_MS_MAX", 300)]
-    turned.append((limits, "APPENDS_PER_PASS_MAX", rng.choice((1, 4))))
-    turned.append((driver, "ASK_MEMBERS_S", rng.choice((0.3, 3.0))))
+    node = replace(node, appends_per_pass_max=rng.choice((1, 4)), ask_members_ms=rng.choice((300, 3_000)))
     turned += [
         (limits, "RESOLVER_SETTLE_MS", rng.choice((10, 250))),
         (limits, "RESOLVER_OPEN_MS", rng.choice((700, 5_000))),
@@ -80,4 +84,4 @@ def knobs(seed: int) -> Iterator[Knobs]:
         for where, name, value in turned:
             stack.callback(setattr, where, name, getattr(where, name))
             setattr(where, name, value)
-        yield Knobs(retention_ms)
+        yield Knobs(retention_ms, node)

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.config import Address, Config, NodeConfig
-from raftcoord.consensus import consensus as driver
 from raftcoord.errors import ConfigError, RaftcoordError
 from raftcoord.sim.loop import Killed
 from raftcoord.types import NodeName
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 _PAUSE_S: Final = 0.2
 _TIMEOUT_S: Final = 2.0
 _SOON_S: Final = 1.0
-"""What a node may take beyond ``driver.ASK_MEMBERS_S``, by its own clock (s)."""
+"""What a node may take beyond ``NodeBounds.ask_members_ms``, by its own clock (s)."""
 
 STRANGE: Final = "n9"
 """A name that no member ever has."""
@@ -121,7 +120,7 @@ async def start(world: World, machine: Machine) -> None:
     wrong = machine.names is not None and consensus.group.members is not None
     before, began = db.load() if wrong else None, asyncio.get_running_loop().time()
     late = asyncio.get_running_loop().call_later(
-        driver.ASK_MEMBERS_S + _SOON_S,
+        world.knobs.node.ask_members_ms / 1000 + _SOON_S,
         world.broken,
         f"{machine.name} does not refuse a cluster.yaml of {machine.names}",
     )

@@ -23,7 +23,7 @@ from raftcoord.sim.estate import Estate
 from raftcoord.sim.faults import KINDS, Fault, draw, draw_for_databases
 from raftcoord.sim.healing import Healing
 from raftcoord.sim.invariants import CLOCKS_WITHIN_S, Invariants
-from raftcoord.sim.knobs import knobs
+from raftcoord.sim.knobs import Knobs, knobs
 from raftcoord.sim.machines import serving
 from raftcoord.sim.nemesis import Nemesis
 from raftcoord.sim.synced import Violation
@@ -108,7 +108,7 @@ class Simulation:
         logging.getLogger("raftcoord").setLevel(self._log_level)
         try:
             with knobs(self._seed) as chosen:
-                report = self._run(root, chosen.retention_ms)
+                report = self._run(root, chosen)
         finally:
             logging.getLogger("raftcoord").setLevel(level)
             shutil.rmtree(root, ignore_errors=True)
@@ -117,7 +117,7 @@ class Simulation:
         report.wall_s = time.perf_counter() - began
         return report
 
-    def _run(self, root: Path, retention_ms: int | None) -> Report:
+    def _run(self, root: Path, chosen: Knobs) -> Report:
         settings = self._settings
         report = Report(self._seed, [])
         strangers.executed.clear()
@@ -136,14 +136,14 @@ class Simulation:
             nodes=settings.nodes,
             participants=dict(settings.participants),
             instances=settings.instances,
-            retention_ms=retention_ms,
+            knobs=chosen,
         )
         invariants.locking = frozenset(name for name, make in settings.participants.items() if make in (bank, vault))
         invariants.retention_ms = world.config.retention_ms
         invariants.clocks = lambda: world.clocks(CLOCKS_WITHIN_S)
         timing = world.config.timing
         election = (timing.election_ms_min / 1000, timing.election_ms_max / 1000)
-        invariants.conduct = Conduct(names, invariants.must, lambda: world.loop.now, election)
+        invariants.conduct = Conduct(names, invariants.must, lambda: world.loop.now, election, chosen.node)
         if self._trace:
             world.log = lambda who, what: report.timeline.append(f"{world.loop.now:9.4f} {who:8} {what}")
         has_databases = world.rng("databases").random() < settings.databases

@@ -26,6 +26,7 @@ from raftcoord.participants.interface import Participant
 from raftcoord.participants.worker import Worker
 from raftcoord.sim import membership
 from raftcoord.sim.disk import NodeDisk, SimNodeDb, SimRunner, image_of_participant
+from raftcoord.sim.knobs import Knobs
 from raftcoord.sim.loop import Killed, Process, SimLoop
 from raftcoord.sim.machines import Machine, Points, serving
 from raftcoord.sim.mischief import Mischief, SufferingConsensus
@@ -87,10 +88,11 @@ class World:
         participants: dict[str, MakeParticipant],
         instances: Mapping[str, int] | None = None,
         timing: Timing | None = None,
-        retention_ms: int | None = None,
+        knobs: Knobs,
         sync_s: float = 0.0005,
     ) -> None:
         self.seed = seed
+        self.knobs = knobs
         self.loop = SimLoop(self.rng("loop"), self._unhandled)  # type: ignore[abstract]
         self.network = Network(self.loop, self.rng("network"))
         self.network.on_write = lambda end, data: self._at_write("before-send", end)
@@ -115,7 +117,7 @@ class World:
             NodeConfig(name, Address(f"127.0.0.{at}", _PEER_PORT), Address(f"127.0.0.{at}", _CLIENT_PORT), root / name)
             for at, name in enumerate(names, 1)
         )
-        self.config = Config(CLUSTER, members, timing or Timing(), retention_ms or limits.RETENTION_MS_DEFAULT)
+        self.config = Config(CLUSTER, members, timing or Timing(), knobs.retention_ms or limits.RETENTION_MS_DEFAULT)
         self.serves = serving(participants, instances or {})
         """Each machine of a participant, and the name that it serves."""
         self.machines = {name: Machine(name, root) for name in (*names, *self.serves)}
@@ -165,6 +167,7 @@ class World:
                 cluster_name=CLUSTER,
                 node=name,
                 entropy=self.rng(f"{name} {machine.lives} identity").randbytes,
+                bounds=self.knobs.node,
             )
         except CorruptionError as error:
             process.kill()
@@ -185,7 +188,9 @@ class World:
         runner = SimRunner(self.loop, process, self.rng(f"{name} {machine.lives} disk"), self.sync_s, point)
         machine.runner = runner
         config = self._config_of(directory, machine.names)
-        machine.consensus = SufferingConsensus(config, name, db, env, on_halt=halt, runner=runner)
+        machine.consensus = SufferingConsensus(
+            config, name, db, env, on_halt=halt, runner=runner, bounds=self.knobs.node
+        )
         machine.consensus.mischief = self.mischief
         machine.node = Node(config, name, machine.consensus, db, env, on_halt=halt)
         machine.node.events.attach(NodeWindow(machine.node, machine.consensus, point, self.watcher, self.broken))

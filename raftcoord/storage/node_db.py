@@ -38,6 +38,7 @@ from raftcoord.core.tables.founding import Founding
 from raftcoord.core.tables.members import ClusterMembers, Members
 from raftcoord.core.tables.table import Change, Part, Table
 from raftcoord.errors import StorageError, check
+from raftcoord.limits import NodeBounds
 from raftcoord.storage import files
 from raftcoord.storage.bulk import BulkInsert
 from raftcoord.storage.faults import opening, refused_write
@@ -73,9 +74,6 @@ _PUTS: Final = {
     for name, rows in stored_tables().items()
 }
 _PUT_META: Final = "INSERT OR REPLACE INTO meta VALUES(?, ?, ?)"
-
-_WAL_PAGES: Final = 4000
-"""Pages (16 MiB) in node.db-wal before they are moved into node.db: seldom, and still in a few milliseconds."""
 
 _PAGE_BYTES: Final = 4096 + 24
 """A page and its frame's head in node.db-wal."""
@@ -121,15 +119,23 @@ class Stored(NamedTuple):
 class NodeDb:
     """The data directory of one node, in sole use. Made by ``NodeDb.open``."""
 
-    def __init__(self, directory: Path, identity: Identity, judged: files.Judged, parts: contextlib.ExitStack) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        identity: Identity,
+        judged: files.Judged,
+        parts: contextlib.ExitStack,
+        bounds: NodeBounds,
+    ) -> None:
         """For ``open``, which has locked and checked the directory. ``parts``: what ``close`` closes, the lock last."""
         self.directory = directory
         self.identity = identity
+        self._bounds: Final = bounds
         self._path = directory / files.DB_FILE
         self._state, self._extent, self._own_rows, self._joined = judged
         self._refusal = ""
         """Why nothing can be written any more, or ""."""
-        self._writer = parts.enter_context(closing(_writing(self._path)))
+        self._writer = parts.enter_context(closing(_writing(self._path, bounds.wal_pages)))
         self._reader = parts.enter_context(closing(Reader(self._path)))
         self._mark = parts.enter_context(closing(Mark(directory)))
         self._mark.set(Reach(self._state.writes, self._extent.last))
@@ -144,6 +150,7 @@ class NodeDb:
         node: str,
         entropy: Callable[[int], bytes] = os.urandom,
         reading: Reading | None = None,
+        bounds: NodeBounds = NodeBounds(),
     ) -> Self:
         """Open the data directory of ``node``, made if it is missing, after reading and checking all of it.
 
@@ -170,16 +177,16 @@ class NodeDb:
             judged = files.judge(directory, reading or Reading())
             files.bring_to_format(directory)
             files.sweep(directory)
-            return cls(directory, identity, judged, held)
+            return cls(directory, identity, judged, held, bounds)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
     def load(self) -> Stored:
         """Everything that a node needs to start, or to go on after ``install``. Not while a write is running."""
-        state = self._state
+        state, keep = self._state, self._bounds.memory_decisions_max // 2
         with closing(Reader(self._path)) as reader:
             tables = {
-                table.name: reader.part(table, self._fields_of(table), partial(self._reader.item, table))
+                table.name: reader.part(table, self._fields_of(table), partial(self._reader.item, table), keep)
                 for table in TABLES
             }
             return Stored(
@@ -351,7 +358,7 @@ class NodeDb:
             raise StorageError(f"cannot write {self._path}: {self._refusal}")
 
 
-def _writing(path: Path) -> sqlite3.Connection:
+def _writing(path: Path, wal_pages: int) -> sqlite3.Connection:
     """The one connection that writes. Refused now rather than at the first write, if the file cannot be written."""
     connection = connect(path, "mode=rw")
     try:
@@ -359,14 +366,14 @@ def _writing(path: Path) -> sqlite3.Connection:
             "PRAGMA synchronous=FULL",
             "PRAGMA fullfsync=1",  # macOS: an fsync there does not reach the platter
             "PRAGMA checkpoint_fullfsync=1",
-            f"PRAGMA wal_autocheckpoint={_WAL_PAGES}",
+            f"PRAGMA wal_autocheckpoint={wal_pages}",
             f"PRAGMA journal_size_limit={_WAL_BYTES_KEPT}",
             "PRAGMA wal_checkpoint(TRUNCATE)",  # a torn tail of the last run is cut off: no later replay can meet it
             "BEGIN IMMEDIATE",
             "ROLLBACK",
         ):
             connection.execute(statement).fetchall()
-        lengthen(path, _WAL_PAGES * _PAGE_BYTES)
+        lengthen(path, wal_pages * _PAGE_BYTES)
     except BaseException:
         connection.close()
         raise

@@ -65,15 +65,17 @@ class Reader:
         parameters = [value for flags in _FLAGS_OF[state] for value in (flags, below, limit)]
         return self._items(_DECISIONS, _NEWEST_IN_STATE[state], (*parameters, limit))
 
-    def part(self, table: type[Table], fields: Mapping[str, Any], older: Callable[[Any], Any]) -> Part:
-        """What a node starts with of ``table``, whose fields are these. ``older``: reads one item by its key."""
+    def part(self, table: type[Table], fields: Mapping[str, Any], older: Callable[[Any], Any], keep: int) -> Part:
+        """What a node starts with of ``table``, whose fields are these.
+
+        ``older``: reads one item by its key. ``keep``: of a table with ``Many``, how many of the newest rows are read.
+        """
         rows = table.rows
         if rows is None:
             return Part(fields)
         select, key = f"SELECT {', '.join(rows.columns)} FROM {table.name}", rows.columns[0]
         if rows.many is None:
             return Part(fields, self._items(rows, select, ()))
-        keep = rows.many.keep()
         newest = self._rows(f"{select} ORDER BY {key} DESC LIMIT ?", (keep,))
         floor = b"" if len(newest) < keep else bytes(newest[-1][0])
         pinned = self._rows(f"{select} {rows.many.pinned} AND {key} < ? ORDER BY {key} DESC", (floor,))

@@ -18,6 +18,7 @@ from raftcoord.core.tables.decisions import Decide, Result
 from raftcoord.core.tables.table import Command
 from raftcoord.env import Env
 from raftcoord.errors import Unavailable
+from raftcoord.limits import NodeBounds
 from raftcoord.node.membership import change
 from raftcoord.storage.node_db import NodeDb
 from raftcoord.types import NodeName, TxId, Verdict
@@ -93,8 +94,9 @@ class HeldRunner:
 class Cluster:
     """Nodes n1, n2, ... of one configuration, of which some run."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, bounds: NodeBounds = NodeBounds()) -> None:
         self.config = config
+        self.bounds = bounds
         self.nodes: dict[str, Consensus] = {}
         self.dbs: dict[str, NodeDb] = {}
         self.halted: list[tuple[str, Exception]] = []
@@ -108,13 +110,13 @@ class Cluster:
         """Start these nodes (default: all that do not run) from what lies in their directories."""
         config = config or self.config
         for name in names or [name for name in self.names if name not in self.nodes]:
-            db = NodeDb.open(config.node(name).data_dir, cluster_name=config.cluster, node=name)
+            db = NodeDb.open(config.node(name).data_dir, cluster_name=config.cluster, node=name, bounds=self.bounds)
             env = Env(lambda: time.time_ns() // 1_000_000, random.Random())
 
             def on_halt(error: Exception, name: str = name) -> None:
                 self.halted.append((name, error))
 
-            node = Consensus(config, NodeName(name), db, env, on_halt=on_halt, runner=runner)
+            node = Consensus(config, NodeName(name), db, env, on_halt=on_halt, runner=runner, bounds=self.bounds)
             self.nodes[name], self.dbs[name] = node, db
             await node.start()
 

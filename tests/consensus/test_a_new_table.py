@@ -22,15 +22,14 @@ from pathlib import Path
 
 import raftcoord
 from cluster import Cluster, config_in, until
-from raftcoord import limits
 from raftcoord.core.tables.notes import Note, Notes
+from raftcoord.limits import NodeBounds
 from raftcoord.sim.models import LedgerModel
 from raftcoord.storage.schema import FORMAT
 
 place, source = Path(sys.argv[1]), Path(sys.argv[2])
 assert Path(raftcoord.__file__).is_relative_to(source), raftcoord.__file__
 assert FORMAT == 3
-limits.LOG_TAIL_ENTRIES = limits.LOG_COMPACT_SLACK = 2
 model = LedgerModel()
 
 
@@ -44,7 +43,7 @@ async def note(cluster, at, name, text):
 
 
 async def main():
-    async with Cluster(config_in(place)) as cluster:
+    async with Cluster(config_in(place), NodeBounds(log_tail_entries=2, log_compact_slack=2)) as cluster:
         await cluster.start()
         leader = await cluster.leader()
         behind = (await cluster.followers())[0]

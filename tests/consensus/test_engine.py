@@ -25,6 +25,7 @@ from raftcoord.consensus.host import Errand, Host, Stores
 from raftcoord.core.machine import Ledger
 from raftcoord.core.tables.decisions import Standing
 from raftcoord.events import Observers
+from raftcoord.limits import NodeBounds
 from raftcoord.types import State
 
 ROOM = Path(__file__).parents[2] / "raftcoord" / "consensus"
@@ -33,7 +34,7 @@ ROOM = Path(__file__).parents[2] / "raftcoord" / "consensus"
 def a_group_alone(now: float = 0.0) -> Group:
     """A group whose engine is the other one."""
     engine: Engine = OneNodeEngine(identity(1), StoredLog([ANCHOR], 0, None, 1), TIMING, random.Random(1), now)
-    return Group(engine, Start(Ledger(), (1, 0), founding(1), hearsay=False), 7, now)
+    return Group(engine, Start(Ledger(), (1, 0), founding(1), hearsay=False), 7, now, NodeBounds())
 
 
 # -- group ------------------------------------------------------------------------------------------------------------
@@ -74,7 +75,7 @@ def test_a_group_over_the_other_engine_goes_on_where_its_log_ends() -> None:
     for store in settle(one, 1.0):
         entries += store.staged.append
     engine = OneNodeEngine(identity(1), StoredLog(entries, 1, None, 1), TIMING, random.Random(1), 2.0)
-    again = Group(engine, Start(Ledger(), (1, 0), founding(1), hearsay=False), 8, 2.0)
+    again = Group(engine, Start(Ledger(), (1, 0), founding(1), hearsay=False), 8, 2.0, NodeBounds())
     assert again.members == founding(1).confirmed()
     settle(again, 2.0)
     assert again.ledger.state(a_decide(1).txid) is State.COMMITTED

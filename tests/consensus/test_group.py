@@ -22,14 +22,16 @@ from raftcoord.core.tables.horizon import Lower, Retire
 from raftcoord.core.tables.participants import Bind
 from raftcoord.core.tables.table import Command
 from raftcoord.errors import Halt, NotKnown, Overloaded, RemoteProtocolError, Unavailable
+from raftcoord.limits import NodeBounds
 from raftcoord.types import State, TxId, Verdict
 
 EMPTY = StoredLog([ANCHOR], 0, None, 1)
 
 
-def alone() -> Group:
+def alone(bounds: NodeBounds = NodeBounds()) -> Group:
     """A replica that is a whole cluster; it has elected itself."""
-    one = a_group(1, EMPTY, Start(Ledger(), (1, 0), founding(1), hearsay=False), random.Random(1), 0.0)
+    start = Start(Ledger(), (1, 0), founding(1), hearsay=False)
+    one = a_group(1, EMPTY, start, random.Random(1), 0.0, bounds=bounds)
     settle(one, 1.0)
     assert one.raft.is_leader
     return one
@@ -126,9 +128,8 @@ def test_a_barrier_writes_an_entry_without_commands() -> None:
 # -- too much ---------------------------------------------------------------------------------------------------------
 
 
-def test_so_many_proposals_may_be_open_and_not_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "PROPOSALS_MAX", 3)
-    one = alone()
+def test_so_many_proposals_may_be_open_and_not_one_more() -> None:
+    one = alone(NodeBounds(proposals_max=3))
     for i in range(2):
         one.propose(a_decide(i), 9.0, lambda _: None)
     one.barrier(9.0, lambda _: None)
@@ -140,10 +141,9 @@ def test_so_many_proposals_may_be_open_and_not_one_more(monkeypatch: pytest.Monk
     one.propose(a_decide(3), 9.0, lambda _: None)
 
 
-def test_every_way_to_be_answered_makes_room_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_way_to_be_answered_makes_room_again() -> None:
     """Applied, late before it was handed over, late after, stopped: the count of open proposals comes back to 0."""
-    monkeypatch.setattr(limits, "PROPOSALS_MAX", 4)
-    world = World(3)
+    world = World(3, bounds=NodeBounds(proposals_max=4))
     leader = world.elect()
     follower = next(n for n in world.running if n != leader)
     for wait in (9.0, 0.01):
@@ -557,10 +557,9 @@ def test_so_many_decisions_are_stored_without_waiting(
     assert any(store.changes for store in settle(one, 1.0)) is stored
 
 
-def test_the_log_is_cut_only_behind_what_is_stored_in_the_same_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "LOG_TAIL_ENTRIES", 4)
-    monkeypatch.setattr(limits, "LOG_COMPACT_SLACK", 2)
-    one = alone()
+def test_the_log_is_cut_only_behind_what_is_stored_in_the_same_commit() -> None:
+    bounds = NodeBounds(log_tail_entries=4, log_compact_slack=2)
+    one = alone(bounds)
     cuts = 0
     for i in range(40):
         one.propose(a_decide(i), 99.0, lambda _: None)
@@ -568,16 +567,14 @@ def test_the_log_is_cut_only_behind_what_is_stored_in_the_same_commit(monkeypatc
             if store.drop_before is not None:
                 cuts += 1
                 assert store.applied is not None
-                assert store.drop_before <= store.applied[0] - limits.LOG_TAIL_ENTRIES
+                assert store.drop_before <= store.applied[0] - bounds.log_tail_entries
                 assert store.drop_before == one.log.first_index
     assert cuts > 5
-    assert len(one.log) <= limits.LOG_TAIL_ENTRIES + 2 * limits.LOG_COMPACT_SLACK + 1
+    assert len(one.log) <= bounds.log_tail_entries + 2 * bounds.log_compact_slack + 1
 
 
-def test_the_log_is_cut_by_its_bytes_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "LOG_TAIL_BYTES", 2_000)
-    monkeypatch.setattr(limits, "LOG_COMPACT_SLACK", 5)
-    one = alone()
+def test_the_log_is_cut_by_its_bytes_as_well() -> None:
+    one = alone(NodeBounds(log_tail_bytes=2_000, log_compact_slack=5))
     for i in range(60):
         one.propose(a_decide(i, reason="x" * 400), 99.0, lambda _: None)
         settle(one, 1.0 + i / 10)
@@ -651,10 +648,8 @@ def test_a_copy_that_comes_late_does_not_wipe_what_was_acknowledged_since() -> N
     )
 
 
-def test_proposals_survive_the_installation_of_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "LOG_TAIL_ENTRIES", 2)
-    monkeypatch.setattr(limits, "LOG_COMPACT_SLACK", 1)
-    world = World(3, seed=4)
+def test_proposals_survive_the_installation_of_a_copy() -> None:
+    world = World(3, seed=4, bounds=NodeBounds(log_tail_entries=2, log_compact_slack=1))
     leader = world.elect()
     behind = next(n for n in world.running if n != leader)
     world.isolate(behind)
@@ -670,11 +665,9 @@ def test_proposals_survive_the_installation_of_a_copy(monkeypatch: pytest.Monkey
     assert world.replica(behind).ledger.state(waiting) is State.COMMITTED
 
 
-def test_a_proposal_whose_entry_came_with_a_copy_is_answered_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proposal_whose_entry_came_with_a_copy_is_answered_all_the_same() -> None:
     """Its entry lies behind the copy and is never applied here: proposed again, it is told what stands."""
-    monkeypatch.setattr(limits, "LOG_TAIL_ENTRIES", 2)
-    monkeypatch.setattr(limits, "LOG_COMPACT_SLACK", 1)
-    world = World(3, seed=4)
+    world = World(3, seed=4, bounds=NodeBounds(log_tail_entries=2, log_compact_slack=1))
     leader = world.elect()
     behind = next(n for n in world.running if n != leader)
     txid = world.decide(behind, wait=60.0)

@@ -23,7 +23,6 @@ import pytest
 from cluster import Cluster, HeldRunner, config_in, until
 from world import ANCHOR, TIMING, Clocked, World
 
-from raftcoord import limits
 from raftcoord.consensus import engine, messages
 from raftcoord.consensus.engine import EntryTriple, StoredLog
 from raftcoord.consensus.pysyncobj.guard import Guarded
@@ -33,6 +32,7 @@ from raftcoord.core.tables.decisions import Complete, Decide, Standing
 from raftcoord.core.tables.horizon import Retire
 from raftcoord.core.tables.table import NO_CHANGES, Done
 from raftcoord.errors import CorruptionError, Halt, NotKnown, RemoteProtocolError, Unavailable
+from raftcoord.limits import NodeBounds
 from raftcoord.rpc import dial
 from raftcoord.storage.node_db import LogRow, NodeDb, Write
 from raftcoord.types import State, TxId, Verdict
@@ -173,25 +173,22 @@ def nothing_is_committed_that_the_message_did_not_verify() -> None:
 @claim("H4", without=plants.h4_commit_up_to_the_last_index)
 def a_leader_that_was_cut_off_does_not_acknowledge_what_it_alone_had() -> None:
     """Seen with PySyncObj: an unreplicated COMMIT is told as success, and becomes an ABORT afterwards."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(limits, "APPEND_ENTRIES_MAX", 1)
-        patch.setattr(limits, "APPENDS_PER_PASS_MAX", 1)
-        world = World(3, seed=11)
-        cut_off = world.elect()
-        world.isolate(cut_off)
-        txid = world.decide(cut_off, Verdict.COMMIT, wait=60.0)
-        world.turn(cut_off)
-        world.until(lambda: world.leader not in (None, cut_off))
-        other = world.leader
-        assert other is not None
-        for _ in range(4):
-            world.decide(other, Verdict.ABORT)
-            world.turn(other)
-        world.decide(other, Verdict.ABORT, txid)
-        world.run(1.0)
-        world.heal()
-        world.until(lambda: world.answer(txid) is not None and world.settled(world.running))
-        assert {p.answer.state for p in world.proposals if isinstance(p.answer, Standing)} == {State.ABORTED}
+    world = World(3, seed=11, bounds=NodeBounds(append_entries_max=1, appends_per_pass_max=1))
+    cut_off = world.elect()
+    world.isolate(cut_off)
+    txid = world.decide(cut_off, Verdict.COMMIT, wait=60.0)
+    world.turn(cut_off)
+    world.until(lambda: world.leader not in (None, cut_off))
+    other = world.leader
+    assert other is not None
+    for _ in range(4):
+        world.decide(other, Verdict.ABORT)
+        world.turn(other)
+    world.decide(other, Verdict.ABORT, txid)
+    world.run(1.0)
+    world.heal()
+    world.until(lambda: world.answer(txid) is not None and world.settled(world.running))
+    assert {p.answer.state for p in world.proposals if isinstance(p.answer, Standing)} == {State.ABORTED}
 
 
 # -- the disk ---------------------------------------------------------------------------------------------------------
@@ -214,18 +211,15 @@ def open_db(directory: Path) -> NodeDb:
 @claim("H5", without=plants.h5_an_unreadable_copy_is_ignored)
 def a_damaged_copy_of_the_ledger_is_refused_and_the_old_state_stands() -> None:
     async def run(directory: Path) -> None:
-        async with Cluster(config_in(directory)) as cluster:
+        async with Cluster(config_in(directory), NodeBounds(log_tail_entries=1, log_compact_slack=1)) as cluster:
             await cluster.start()
             behind = (await cluster.followers())[0]
             txids = [await cluster.decided(await cluster.leader()) for _ in range(3)]
             await until(lambda: all(map(cluster.dbs[behind].decision, txids)), "the decisions on its disk")
             await cluster.stop(behind)
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(limits, "LOG_TAIL_ENTRIES", 1)
-                patch.setattr(limits, "LOG_COMPACT_SLACK", 1)
-                for _ in range(8):
-                    await cluster.decided(await cluster.leader())
-                    await asyncio.sleep(0.06)
+            for _ in range(8):
+                await cluster.decided(await cluster.leader())
+                await asyncio.sleep(0.06)
             leader = cluster.nodes[await cluster.leader()]
             first_kept = leader.position().log_first
             sound = NodeDb.snapshot_to

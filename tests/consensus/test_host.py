@@ -29,6 +29,7 @@ from raftcoord.errors import (
     StorageError,
     Unavailable,
 )
+from raftcoord.limits import NodeBounds
 from raftcoord.storage import node_db
 from raftcoord.storage.node_db import NodeDb
 from raftcoord.types import NodeName, State, TxId, Verdict
@@ -36,11 +37,11 @@ from raftcoord.types import NodeName, State, TxId, Verdict
 Test = Callable[[Cluster], Coroutine[Any, Any, None]]
 
 
-def run(directory: Path, test: Test, nodes: int = 3, start: bool = True) -> None:
+def run(directory: Path, test: Test, nodes: int = 3, start: bool = True, bounds: NodeBounds = NodeBounds()) -> None:
     """Run ``test`` with a cluster, of which every node is started."""
 
     async def within() -> None:
-        async with Cluster(config_in(directory, nodes)) as cluster:
+        async with Cluster(config_in(directory, nodes), bounds) as cluster:
             if start:
                 await cluster.start()
             await test(cluster)
@@ -284,11 +285,7 @@ def test_a_new_leader_is_found_when_the_leader_stops(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_a_follower_that_is_too_far_behind_gets_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "LOG_TAIL_ENTRIES", 2)
-    monkeypatch.setattr(limits, "LOG_COMPACT_SLACK", 2)
-    monkeypatch.setattr(limits, "COPY_CHUNK_BYTES", 1000)
-
+def test_a_follower_that_is_too_far_behind_gets_a_copy(tmp_path: Path) -> None:
     async def test(cluster: Cluster) -> None:
         leader = await cluster.leader()
         behind = (await cluster.followers())[0]
@@ -311,16 +308,13 @@ def test_a_follower_that_is_too_far_behind_gets_a_copy(tmp_path: Path, monkeypat
         await cluster.agreed()
         assert cluster.halted == []
 
-    run(tmp_path, test)
+    run(tmp_path, test, bounds=NodeBounds(log_tail_entries=2, log_compact_slack=2, copy_chunk_bytes=1000))
 
 
 @pytest.mark.parametrize("short", ["the leader", "the follower"])
 def test_a_copy_for_which_there_is_no_room_is_not_begun_and_said_once(
     short: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(limits, "LOG_TAIL_ENTRIES", 2)
-    monkeypatch.setattr(limits, "LOG_COMPACT_SLACK", 2)
-    monkeypatch.setattr(limits, "COPY_RETRY_MS_MIN", 1)
     tries: list[str] = []
     module = node_db if short == "the leader" else copies
     check = module.check_room
@@ -350,13 +344,10 @@ def test_a_copy_for_which_there_is_no_room_is_not_begun_and_said_once(
         await cluster.agreed()
         assert cluster.halted == []
 
-    run(tmp_path, test)
+    run(tmp_path, test, bounds=NodeBounds(log_tail_entries=2, log_compact_slack=2, copy_retry_ms_min=1))
 
 
 def test_a_copy_that_breaks_off_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "LOG_TAIL_ENTRIES", 2)
-    monkeypatch.setattr(limits, "LOG_COMPACT_SLACK", 2)
-    monkeypatch.setattr(limits, "COPY_RETRY_MS_MIN", 10)
     attempts: list[Path] = []
     sound = NodeDb.snapshot_to
 
@@ -382,7 +373,7 @@ def test_a_copy_that_breaks_off_is_begun_again(tmp_path: Path, monkeypatch: pyte
         assert len(attempts) >= 2
         assert cluster.halted == []
 
-    run(tmp_path, test)
+    run(tmp_path, test, bounds=NodeBounds(log_tail_entries=2, log_compact_slack=2, copy_retry_ms_min=10))
 
 
 # -- when it must stop ------------------------------------------------------------------------------------------------
@@ -621,12 +612,8 @@ def test_however_much_is_proposed_again_it_fits_into_frames(tmp_path: Path) -> N
     run(tmp_path, test)
 
 
-def test_a_second_copy_does_not_touch_the_one_that_is_being_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_copy_does_not_touch_the_one_that_is_being_installed(tmp_path: Path) -> None:
     """A new leader may begin its own copy meanwhile: it writes into the same file."""
-    monkeypatch.setattr(limits, "LOG_TAIL_ENTRIES", 2)
-    monkeypatch.setattr(limits, "LOG_COMPACT_SLACK", 2)
 
     async def test(cluster: Cluster) -> None:
         leader = await cluster.leader()
@@ -657,7 +644,7 @@ def test_a_second_copy_does_not_touch_the_one_that_is_being_installed(
         assert node.position().log_first > last
         assert cluster.halted == []
 
-    run(tmp_path, test)
+    run(tmp_path, test, bounds=NodeBounds(log_tail_entries=2, log_compact_slack=2))
 
 
 def test_a_copy_from_a_leader_of_an_older_term_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from raftcoord.consensus.identity import STRANGER_S, Identities, Introduction, P
 from raftcoord.core.tables.decisions import Standing
 from raftcoord.core.tables.members import Member, Members, founded, to_list
 from raftcoord.errors import ConfigError, Unavailable
+from raftcoord.limits import NodeBounds
 from raftcoord.types import NodeName, State
 
 N1, N2, N3, N4 = (NodeName(f"n{number}") for number in (1, 2, 3, 4))
@@ -311,9 +312,9 @@ def test_a_node_that_was_down_during_a_change_hears_that_its_file_is_right() -> 
 Test = Callable[[Cluster], Coroutine[Any, Any, None]]
 
 
-def run(directory: Path, test: Test, nodes: int = 3) -> None:
+def run(directory: Path, test: Test, nodes: int = 3, bounds: NodeBounds = NodeBounds()) -> None:
     async def within() -> None:
-        async with Cluster(config_in(directory, nodes)) as cluster:
+        async with Cluster(config_in(directory, nodes), bounds) as cluster:
             await test(cluster)
             assert cluster.halted == []
 
@@ -375,11 +376,8 @@ def in_ledger(node: Any) -> tuple[Member, ...]:
 
 
 def test_members_stay_over_restarts_compaction_and_a_copy_of_the_ledger(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(limits, "LOG_TAIL_ENTRIES", 2)
-    monkeypatch.setattr(limits, "LOG_COMPACT_SLACK", 2)
-
     async def test(cluster: Cluster) -> None:
         await cluster.start()
         leader = await cluster.leader()
@@ -407,7 +405,7 @@ def test_members_stay_over_restarts_compaction_and_a_copy_of_the_ledger(
         assert {node.ledger.members for node in cluster.nodes.values()} == {members}
         assert {db.load().members for db in cluster.dbs.values()} == {members}
 
-    run(tmp_path, test, nodes=5)
+    run(tmp_path, test, nodes=5, bounds=NodeBounds(log_tail_entries=2, log_compact_slack=2))
 
 
 def test_the_old_node_is_refused_when_another_has_its_name(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_world import Storm, tiny
+from test_world import TINY, Storm, tiny
 from world import Disk, Host, World, identity
 
 from raftcoord.consensus.pysyncobj.raft import Raft
@@ -27,7 +27,7 @@ class GrowingWorld(World):
 
     def __init__(self, nodes: int, seed: int) -> None:
         self.ids = {identity(n): n for n in range(1, nodes + 1)}
-        super().__init__(nodes, seed, keep=8)
+        super().__init__(nodes, seed, keep=8, bounds=TINY)
 
     def new_host(self, joined: Members, number: int) -> None:
         """An empty disk, which was told these members when it was taken in."""

@@ -15,20 +15,19 @@ from raftcoord.core.tables.horizon import Retire
 from raftcoord.core.tables.participants import Bind
 from raftcoord.core.tables.table import Command
 from raftcoord.errors import RaftcoordError
+from raftcoord.limits import NodeBounds
 from raftcoord.types import TxId, Verdict
 
 ONE, OTHER = "01" * 16, "02" * 16
 BRANCHES = ("a", "b", "c")
 SEEDS = range(60)
+TINY = NodeBounds(log_tail_entries=6, log_compact_slack=4, append_entries_max=3, appends_per_pass_max=2)
+"""Logs are cut, copies are sent and messages are split all the time."""
 
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bounds so small that logs are cut, copies are sent and messages are split all the time."""
-    monkeypatch.setattr(limits, "LOG_TAIL_ENTRIES", 6)
-    monkeypatch.setattr(limits, "LOG_COMPACT_SLACK", 4)
-    monkeypatch.setattr(limits, "APPEND_ENTRIES_MAX", 3)
-    monkeypatch.setattr(limits, "APPENDS_PER_PASS_MAX", 2)
+    """Entries so small that messages are split all the time."""
     monkeypatch.setattr(limits, "ENTRY_COMMANDS_MAX", 3)
 
 
@@ -36,7 +35,7 @@ class Storm:
     """Clients that propose at random, and everything that can go wrong."""
 
     def __init__(self, nodes: int, seed: int) -> None:
-        self.world = World(nodes, seed, keep=8)
+        self.world = World(nodes, seed, keep=8, bounds=TINY)
         self.rng = self.world.rng
         self.txids: list[TxId] = []
 
@@ -156,7 +155,7 @@ def test_the_storms_reach_what_they_are_for(nodes: int) -> None:
 
 
 def test_racing_verdicts_have_one_answer_everywhere() -> None:
-    world = World(3, seed=7)
+    world = World(3, seed=7, bounds=TINY)
     world.elect()
     txids = [world.txid() for _ in range(20)]
     for txid in txids:

@@ -29,6 +29,7 @@ from raftcoord.core.tables.decisions import Decide, Decision, Decisions, Result,
 from raftcoord.core.tables.members import Members, founded
 from raftcoord.core.tables.table import Command
 from raftcoord.errors import NotKnown, RaftcoordError, Unavailable
+from raftcoord.limits import NodeBounds
 from raftcoord.types import NodeName, TxId, Verdict
 
 TIMING = Timing(heartbeat=0.05, election_min=0.3, election_max=0.6)
@@ -49,12 +50,18 @@ def identity(n: int) -> str:
 
 
 def a_group(
-    n: int, stored: StoredLog, start: Start, rng: random.Random, now: float, horizon_ms_max: int = limits.TIME_MS_MAX
+    n: int,
+    stored: StoredLog,
+    start: Start,
+    rng: random.Random,
+    now: float,
+    horizon_ms_max: int = limits.TIME_MS_MAX,
+    bounds: NodeBounds = NodeBounds(),
 ) -> Group:
     """The group on host ``n``, as consensus.py makes it."""
     boot = rng.getrandbits(63)
-    engine = Guarded(identity(n), stored, TIMING, rng, now)
-    return Group(engine, start, boot, now, horizon_ms_max=lambda: horizon_ms_max)
+    engine = Guarded(identity(n), stored, TIMING, rng, now, bounds)
+    return Group(engine, start, boot, now, bounds, horizon_ms_max=lambda: horizon_ms_max)
 
 
 class Clocked(Guarded):
@@ -62,7 +69,7 @@ class Clocked(Guarded):
 
     def __init__(self, stored: StoredLog, rng: random.Random, nodes: int, now: float = 100.0) -> None:
         self.now = now
-        super().__init__(identity(1), stored, TIMING, rng, now)
+        super().__init__(identity(1), stored, TIMING, rng, now, NodeBounds())
         self.follow(InForce(founding(nodes), stored.applied_index))
 
     def receive(self, sender: int, message: Message, now: float | None = None) -> None:
@@ -150,10 +157,11 @@ class Proposal:
 class World:
     """``nodes`` replicas with the ids 1, 2, ... ``keep``: decisions that a node holds in memory."""
 
-    def __init__(self, nodes: int = 3, seed: int = 0, keep: int = 1000) -> None:
+    def __init__(self, nodes: int = 3, seed: int = 0, keep: int = 1000, bounds: NodeBounds = NodeBounds()) -> None:
         self.rng = random.Random(seed)
         self.now = 100.0
         self.keep = keep
+        self.bounds = bounds
         self.hosts = {n: Host(n, Disk(tables=Shelf(members=founding(nodes)))) for n in range(1, nodes + 1)}
         self.queues: dict[tuple[int, int], deque[Any]] = {}
         self.copies: dict[tuple[int, int], Disk] = {}
@@ -180,7 +188,7 @@ class World:
             hearsay=disk.tables.fields["members"] is None,
         )
         others = [o for o in self.hosts if o != n]
-        host.replica = a_group(n, disk.stored, start, self.rng, self.now)
+        host.replica = a_group(n, disk.stored, start, self.rng, self.now, bounds=self.bounds)
         host.unsynced = None
         for o in others:
             self.link(n, o)

@@ -21,6 +21,7 @@ from raftcoord.core.machine import Ledger
 from raftcoord.core.tables.founding import Found
 from raftcoord.core.tables.members import founded
 from raftcoord.errors import Halt, RaftcoordError, RemoteProtocolError
+from raftcoord.limits import NodeBounds
 from raftcoord.types import NodeName
 
 from .effort import examples
@@ -91,9 +92,9 @@ class Node:
     def __init__(self, seed: int) -> None:
         stored = StoredLog([(engine.NO_OP, 1, 0)], 0, None, 1)
         self.now = 0.0
-        guarded = Guarded(f"{1:032x}", stored, TIMING, random.Random(seed), 0.0)
+        guarded = Guarded(f"{1:032x}", stored, TIMING, random.Random(seed), 0.0, NodeBounds())
         # The boot is that of the entries of ``opaque``: a peer may take the name of what this node proposed.
-        self.replica = Group(guarded, Start(Ledger(), (1, 0), FOUNDING, hearsay=False), 7, 0.0)
+        self.replica = Group(guarded, Start(Ledger(), (1, 0), FOUNDING, hearsay=False), 7, 0.0, NodeBounds())
         self.refused = 0
         self.answered = 0
         self.asked = 0

@@ -84,17 +84,17 @@ plant(
 # -- the ledger -------------------------------------------------------------------------------------------------------
 
 
-def _shed_at_once(self: Any, stored_index: int) -> None:
+def _shed_at_once(self: Any, stored_index: int, rows_max: int) -> None:
     taken, self.pending = self.pending, Change()
     try:
-        _shed(self, 1 << 62)
+        _shed(self, 1 << 62, rows_max)
     finally:
         self.pending = taken
 
 
 def _applied_and_shed(self: Any, now: float) -> None:
     _apply(self, now)
-    self.ledger.shed(self.applied_index)
+    self.ledger.shed(self.applied_index, self._memory_max)
 
 
 _shed = Decisions.shed

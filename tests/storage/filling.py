@@ -10,6 +10,7 @@ from raftcoord.core.tables.decisions import Closing, Decision
 from raftcoord.core.tables.members import Member, Members
 from raftcoord.core.tables.participants import Binding
 from raftcoord.core.tables.table import NO_CHANGES, Change, Changes, Part
+from raftcoord.limits import NodeBounds
 from raftcoord.storage.node_db import LogRow, NodeDb, Stored, Write
 from raftcoord.types import NodeName, TxId, Verdict, first_txid_of
 
@@ -71,8 +72,8 @@ def rows(first: int, last: int, term: int = 1) -> list[LogRow]:
     return [LogRow(index, term, b"entry %d" % index * (index % 7)) for index in range(first, last + 1)]
 
 
-def opened(directory: Path, node: str = "n1", cluster_name: str = "demo") -> NodeDb:
-    return NodeDb.open(directory, cluster_name=cluster_name, node=node)
+def opened(directory: Path, node: str = "n1", cluster_name: str = "demo", bounds: NodeBounds = NodeBounds()) -> NodeDb:
+    return NodeDb.open(directory, cluster_name=cluster_name, node=node, bounds=bounds)
 
 
 def fill(db: NodeDb, decisions: int = 60) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from raftcoord import limits
 from raftcoord.core.machine import Ledger
 from raftcoord.core.tables.damages import Acknowledge, Damage, Heuristic
 from raftcoord.core.tables.decisions import Complete, Decide
@@ -20,6 +19,7 @@ from raftcoord.core.tables.founding import Found
 from raftcoord.core.tables.horizon import Lower, Retire
 from raftcoord.core.tables.table import NO_CHANGES, Change, Command
 from raftcoord.errors import Halt, LocalProtocolError, StorageError
+from raftcoord.limits import NodeBounds
 from raftcoord.storage.node_db import LogRow, NodeDb, Write
 from raftcoord.storage.records import INDEX_MAX
 from raftcoord.storage.write import Extent, extent_after
@@ -266,11 +266,8 @@ def test_a_list_of_nonsense_is_refused(tmp_path: Path, state: str | None, limit:
 
 
 @pytest.mark.parametrize(("count", "floor"), [(4, None), (5, 0), (6, 1)])
-def test_memory_gets_the_newest_decisions_and_every_open_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, floor: int | None
-) -> None:
-    monkeypatch.setattr(limits, "LEDGER_MEMORY_DECISIONS_MAX", 10)
-    db = opened(tmp_path)
+def test_memory_gets_the_newest_decisions_and_every_open_one(tmp_path: Path, count: int, floor: int | None) -> None:
+    db = opened(tmp_path, bounds=NodeBounds(memory_decisions_max=10))
     still_open = decision(1000 - 999, commit=True)
     complete = [decision(n + 2, outstanding=()) for n in range(count - 1)]
     db.write(write(changes=puts(still_open, *complete)))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from raftcoord.core.tables.decisions import Decision
 from raftcoord.core.tables.table import Change
-from raftcoord.storage import node_db
+from raftcoord.limits import NodeBounds
 from raftcoord.storage.node_db import LogRow, NodeDb, Write
 from raftcoord.types import TxId, Verdict
 
@@ -68,9 +68,9 @@ def step(last: int, count: int) -> Write:
 
 def main() -> None:
     """Write until killed."""
-    node_db._WAL_PAGES = 40  # type: ignore[misc]  # so that kills fall into checkpoints as well
     rng = random.Random(int(sys.argv[2]))
-    db = NodeDb.open(Path(sys.argv[1]), cluster_name="demo", node="n1")
+    bounds = NodeBounds(wal_pages=40)  # so that kills fall into checkpoints as well
+    db = NodeDb.open(Path(sys.argv[1]), cluster_name="demo", node="n1", bounds=bounds)
     last = db.load().log[-1].index
     while True:
         w = step(last, rng.choice((1, 1, 2, 5)))

@@ -10,16 +10,18 @@ An entry is PySyncObj's triple (data, index, term).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-from raftcoord import limits
 from raftcoord.consensus.engine import EntryTriple, Staged, StoredLog
 from raftcoord.errors import check
+from raftcoord.limits import NodeBounds
 
 
 class RaftLog:
     """Entries from the anchor to the last index, without a gap."""
 
-    def __init__(self, stored: StoredLog) -> None:
+    def __init__(self, stored: StoredLog, bounds: NodeBounds) -> None:
+        self.bounds: Final = bounds
         self._entries: list[EntryTriple] = list(stored.entries)
         check(bool(self._entries), "the log has no anchor")
         self._bytes = sum(len(data) for data, _, _ in self._entries)
@@ -51,7 +53,7 @@ class RaftLog:
         at = index - self._entries[0][1]
         taken: list[EntryTriple] = []
         room = bytes_max
-        for entry in self._entries[at : at + limits.APPEND_ENTRIES_MAX]:
+        for entry in self._entries[at : at + self.bounds.append_entries_max]:
             room -= len(entry[0])
             if room < 0 and taken:
                 break
@@ -92,13 +94,12 @@ class RaftLog:
 
     def compact(self, applied_index: int) -> int | None:
         """Forget entries far enough behind ``applied_index``; return the new first index, or None if there is nothing to do."""
-        first = self._entries[0][1]
-        behind = applied_index - first
-        if behind <= limits.LOG_TAIL_ENTRIES + limits.LOG_COMPACT_SLACK and (
-            self._bytes <= limits.LOG_TAIL_BYTES or behind <= limits.LOG_COMPACT_SLACK
-        ):
+        bounds = self.bounds
+        behind = applied_index - self._entries[0][1]
+        tail, slack, is_short = bounds.log_tail_entries, bounds.log_compact_slack, self._bytes <= bounds.log_tail_bytes
+        if behind <= tail + slack and (is_short or behind <= slack):
             return None
-        keep = limits.LOG_TAIL_ENTRIES if self._bytes <= limits.LOG_TAIL_BYTES else behind // 2
+        keep = tail if is_short else behind // 2
         self.deleteEntriesTo(behind - keep)
         return self.first_index
 

@@ -16,11 +16,11 @@ from collections import deque
 from collections.abc import Collection
 from typing import Any, Final
 
-from raftcoord import limits
 from raftcoord.consensus.engine import EntryTriple, InForce, Message, Step, StoredLog, Timing
 from raftcoord.consensus.pysyncobj.library import CLOCK, STATE, Node, SyncObj, SyncObjConf, Transport
 from raftcoord.consensus.pysyncobj.log import RaftLog
 from raftcoord.errors import check
+from raftcoord.limits import APPEND_BYTES_MAX, NodeBounds
 
 _ROLES: Final = {STATE.FOLLOWER: "follower", STATE.CANDIDATE: "candidate", STATE.LEADER: "leader"}
 
@@ -79,11 +79,13 @@ class Raft(SyncObj):  # type: ignore[misc]
     _SyncObj__otherNodes: set[Any]
     _SyncObj__selfNode: Any
 
-    def __init__(self, identity: str, stored: StoredLog, timing: Timing, rng: random.Random, now: float) -> None:
+    def __init__(
+        self, identity: str, stored: StoredLog, timing: Timing, rng: random.Random, now: float, bounds: NodeBounds
+    ) -> None:
         self.identity: Final = identity
-        self.log: Final = RaftLog(stored)
+        self.log: Final = RaftLog(stored, bounds)
         self._id = 0
-        self._now = now
+        self._now = CLOCK.now = now
         self._timing: Final = timing
         self._rng: Final = rng
         self._congested: Collection[int] = ()
@@ -98,7 +100,6 @@ class Raft(SyncObj):  # type: ignore[misc]
         self._send_now = False
         self._asked: deque[tuple[int, int]] = deque()  # (index, peer): whose entries wait for the commit index
         self.behind: set[int] = set()
-        CLOCK.now = now
         super().__init__(Node(0), [], _settings(timing, self.log), transport=self._outbox)
         self._SyncObj__raftLastApplied = stored.applied_index
 
@@ -332,9 +333,9 @@ class Raft(SyncObj):  # type: ignore[misc]
             self.behind.add(node.id)
             self._send_entries(node, first, [])
             return
-        for _ in range(limits.APPENDS_PER_PASS_MAX):
+        for _ in range(self.log.bounds.appends_per_pass_max):
             room = following <= last and node.id not in self._congested
-            entries = self.log.entries_from(following, limits.APPEND_BYTES_MAX) if room else []
+            entries = self.log.entries_from(following, APPEND_BYTES_MAX) if room else []
             self._send_entries(node, following - 1, entries)
             following += len(entries)
             if not entries or following > last:

@@ -253,7 +253,6 @@ _ROWS: Final = Rows(
     since=1,
     indexes={"decisions_by_flags": "CREATE INDEX decisions_by_flags ON decisions(flags)"},
     many=Many(
-        keep=lambda: limits.LEDGER_MEMORY_DECISIONS_MAX // 2,
         pinned="INDEXED BY decisions_by_flags WHERE flags IN (2, 3, 7)",
         forgettable="flags NOT IN (3, 5, 7)",
     ),
@@ -438,10 +437,10 @@ class Decisions(Table):
                 if self._unstored.get(txid) is put:
                     del self._unstored[txid]
 
-    def shed(self, stored_index: int) -> None:
-        """See Table. Half of LEDGER_MEMORY_DECISIONS_MAX stay, once there are more than that."""
-        if len(self._decisions) > limits.LEDGER_MEMORY_DECISIONS_MAX:
-            self.keep_newest(limits.LEDGER_MEMORY_DECISIONS_MAX // 2, stored_index)
+    def shed(self, stored_index: int, rows_max: int) -> None:
+        """See Table."""
+        if len(self._decisions) > rows_max:
+            self.keep_newest(rows_max // 2, stored_index)
 
     def keep_newest(self, keep: int, stored_index: int) -> None:
         """Keep the newest ``keep`` decisions in memory, if every change up to log index ``stored_index`` is stored.

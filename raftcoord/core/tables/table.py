@@ -119,11 +119,10 @@ def _pair(row: Any) -> tuple[TxId, tuple[str, ...]]:
 class Many(NamedTuple):
     """For a table of which only a part is in memory: the newest rows by key, and those that are ``pinned``.
 
-    ``keep``: how many are loaded at a start; ``pinned``: which others, in SQL from "WHERE" or "INDEXED BY" on;
+    ``pinned``: which others are loaded at a start, in SQL from "WHERE" or "INDEXED BY" on;
     ``forgettable``: the condition in SQL for those that ``Change.forget_below`` deletes.
     """
 
-    keep: Callable[[], int]
     pinned: str
     forgettable: str
 
@@ -299,8 +298,11 @@ class Table:
     def forget_before(self, bound: bytes) -> None:
         """The horizon has moved: what is finished, and of a txid below ``bound``, is forgotten."""
 
-    def shed(self, stored_index: int) -> None:
-        """Memory may be freed of what is on disk: every change up to log index ``stored_index`` is."""
+    def shed(self, stored_index: int, rows_max: int) -> None:
+        """Memory may be freed of what is on disk: every change up to log index ``stored_index`` is.
+
+        Of a table with ``Many``, half of ``rows_max`` rows stay in memory once there are more than that.
+        """
 
     @classmethod
     def check_change(cls, before: Mapping[str, Any], change: Change) -> None:
