@@ -12,7 +12,7 @@ Blame is what the next step depends on:
     ConfigError          the operator: cluster.yaml, a directory, a port
     LocalProtocolError   the caller of this library: bad txid, bad name, a txid used twice
     RemoteProtocolError  the other end of a connection
-    CorruptionError      the disk, or whoever wrote to it
+    CorruptionError      the disk, or the program that wrote to it
     StorageError         the disk refused: full, read-only, failing
 
 Every message is one or two sentences: what happened, to what, and what to do now.
@@ -56,7 +56,7 @@ class InDoubt(RaftcoordError):
 
 
 class NotKnown(RaftcoordError):
-    """A proposal was handed to a leader and not answered in time. It may still be applied: ask what stands."""
+    """A proposal was handed to a leader and not answered in time. It may still be applied: ask for the outcome."""
 
     def __init__(self) -> None:
         super().__init__("the proposal was handed over but not confirmed in time; its fate is not known yet")

@@ -62,7 +62,7 @@ class Deciding:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """An outcome is in the ledger, and whoever proposed it knows. ``first``: this very proposal made it so."""
+    """An outcome is in the ledger, and its proposer knows. ``first``: this very proposal made it so."""
 
     txid: TxId
     state: State

@@ -1,4 +1,4 @@
-"""What strangers say, made fit for a log or a terminal. A stranger is whoever is at the other end of a connection.
+"""What strangers say, made fit for a log or a terminal. A stranger is the program at the other end of a connection.
 
 Owed: a text that came from elsewhere (a reason, a name, an error) takes one line of bounded length here, cannot forge another
 line, and cannot steer a terminal; and however often a stranger gives cause, the lines that a log gets from one place are bounded.
@@ -29,7 +29,7 @@ def _escaped(one: str) -> str:
 
 
 class OneLine(logging.Formatter):
-    """A record of the log on one line of bounded length, whoever's words are in it. A traceback follows, its lines marked."""
+    """A record of the log on one line of bounded length, a stranger's words too. A traceback follows, its lines marked."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Part of logging."""

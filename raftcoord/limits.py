@@ -231,7 +231,7 @@ RETIRE_EVERY_MS: Final = 60_000
 """How often the leader proposes to move the horizon (ms)."""
 
 PARTICIPANTS_MAX: Final = 4_096
-"""Participants whose state the ledger knows: whoever reaches a client port can make one up, and each is kept for ever."""
+"""Participants whose state the ledger knows: anybody who reaches a client port can make one up, and each is kept for ever."""
 
 PARTICIPANTS_REFUSED_MAX: Final = 8
 """States that a node remembers as refused under one name, for the operator who replaces one; the oldest is dropped."""
@@ -247,7 +247,7 @@ BRANCHES_SETTLED_MAX: Final = 500
 """Branches that an operator closes, or whose damage he acknowledges, in one command: a few milliseconds for every node."""
 
 DAMAGES_MAX: Final = 500
-"""Damages in one listing: each may bear REASON_LENGTH_MAX characters of four bytes, and all must fit in one frame."""
+"""Damages in one listing: each may have REASON_LENGTH_MAX characters of four bytes, and all must fit in one frame."""
 
 WHO_LENGTH_MAX: Final = 64
 """Characters of the name under which an operator's act is recorded: a person's name or address, not a comment."""

@@ -1,7 +1,7 @@
 """Files that are the owner's alone: directories 0700, files 0600.
 
-Reading is enough to do harm. Whoever can open a file for reading can take a lock on it: a lock on node.db-shm halts a node,
-one on a pid file stops ``raftcoord up``; and what is decided, and about whose money, is nobody else's business.
+Reading is enough to do harm. A program that can open a file for reading can take a lock on it: a lock on node.db-shm halts a
+node, one on a pid file stops ``raftcoord up``; and what is decided, and about whose money, is nobody else's business.
 
 Owed: what is made here nobody else could open, not even for a moment; what was there before is taken back from others, or refused
 with the command that does it. Never: a change of a directory that may be somebody else's, such as a data_dir of ``/tmp``.

@@ -126,7 +126,7 @@ class _Generator:
     """Strictly increasing UUIDv7s: within one millisecond the 74 random bits are counted up by a random step.
 
     While a clock is set back by less than a second, its last millisecond goes on. If it was set back by more, the ids follow
-    it: they would otherwise bear a time that nodes refuse as lying in the future.
+    it: they would otherwise carry a time that nodes refuse because it is in the future.
     """
 
     def __init__(self) -> None:
@@ -204,7 +204,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The one outcome of a transaction: what stands in the ledger at (term, index).
+    """The one outcome of a transaction: what the ledger has recorded at (term, index).
 
     ``reason`` is empty for a commit; ``branch`` names the branch that caused an abort, if one did.
     """
@@ -236,7 +236,7 @@ class VoteKind(enum.IntEnum):
 
 
 class Vote(NamedTuple):
-    """A participant's vote: Vote.yes(), Vote.no("why"), or Vote.read_only() (nothing to commit, not told the outcome)."""
+    """A participant's vote: Vote.yes(), Vote.no("why"), or Vote.read_only() (nothing to commit; it does not get the outcome)."""
 
     kind: VoteKind
     reason: str = ""

@@ -123,7 +123,7 @@ class Bank:
 
 @contextlib.asynccontextmanager
 async def _running(kind: str, branch: str) -> AsyncIterator[Bank]:
-    """A bank; whoever is interrupted while it starts waits until it can be stopped."""
+    """A bank; a caller that is interrupted while it starts waits until it can be stopped."""
     starting = asyncio.ensure_future(asyncio.to_thread(Bank, kind, branch))
     try:
         bank = await asyncio.shield(starting)

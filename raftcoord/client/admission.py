@@ -1,4 +1,4 @@
-"""Before the first branch of a transaction: whether it could be decided at all, as things stand.
+"""Before the first branch of a transaction: whether it could be decided at all now.
 
 Owed: what is refused here has changed nothing and holds no lock. A healthy connection is believed, and costs no round trip.
 Clocks are compared here, before anything is prepared, and never after it. Never: a promise: the nodes may be gone a moment later.

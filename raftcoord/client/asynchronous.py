@@ -1,8 +1,8 @@
 """The asynchronous client: transactions over whichever node can be reached.
 
-Owed: what is returned stands in the ledger; what is raised says truly whether anything happened (errors.py). Input is checked
-before anything is sent. One connection is used as long as it serves, the others when it does not. Never: a submit that is
-sent twice; a task that outlives ``close``.
+Owed: what is returned is recorded in the ledger; what is raised says truly whether anything happened (errors.py). Input is
+checked before anything is sent. One connection is used as long as it serves, the others when it does not. Never: a submit
+that is sent twice; a task that outlives ``close``.
 """
 
 from __future__ import annotations
@@ -154,14 +154,14 @@ class AsyncClient:
         txid: TxId | str | None = None,
         wait: str = "decided",
     ) -> Outcome:
-        """Run a transaction over the participants that ``payloads`` names; the Outcome is what stands in the ledger.
+        """Run a transaction over the participants that ``payloads`` names; the Outcome is what the ledger has recorded.
 
         ``timeout``: seconds (0.001 to 600) until it is aborted if it is not decided. ``wait``: "decided", or "completed" to
         return when every participant has carried out the outcome (or ``timeout`` has passed). A node that is lost on
         the way is not asked again: the transaction is resolved through another one, which aborts it if it was not
         decided, and ``Outcome.reason`` then says so.
 
-        Raises InDoubt if no node could tell the outcome until the client's ``grace`` after ``timeout``; Unavailable or
+        Raises InDoubt if no node reported the outcome until the client's ``grace`` after ``timeout``; Unavailable or
         Overloaded if nothing was attempted.
         """
         seconds = fields.seconds(timeout)
@@ -206,12 +206,12 @@ class AsyncClient:
     ) -> Outcome:
         """Propose the outcome of a transaction whose phase one the caller drives. The first proposal wins.
 
-        The Outcome is what stands, and may differ from ``verdict``: then somebody resolved it before. ``branches``: who must
+        The Outcome is the recorded one, and may differ from ``verdict``: then somebody resolved it before. ``branches``: who must
         carry it out; report them with ``complete``. ``reason``: of an abort. Asking again is safe.
 
         Raises Unavailable or Overloaded if nothing was attempted within ``timeout`` seconds. InDoubt if it was, and no node
         confirms it until the client's ``grace`` after that: do not guess, ask ``resolve``. LocalProtocolError if a COMMIT with
-        other branches stands, or the txid is older than the horizon.
+        other branches is recorded, or the txid is older than the horizon.
         """
         if verdict is Verdict.ABORT:
             reason = "the caller decided so" if reason == "" else reason
@@ -245,7 +245,7 @@ class AsyncClient:
         return await admission.admit(self._nodes, txid, timeout)
 
     async def cluster_id(self, *, timeout: float = TIMEOUT_S) -> str:
-        """The cluster's id, which every gid bears: 16 hex digits. Raises Unavailable if no node tells it within ``timeout`` s."""
+        """The cluster's id: 16 hex digits, part of every gid. Raises Unavailable if no node reports it within ``timeout`` s."""
         if not self._nodes.cluster.id:
             await self.ask(_FOUNDED, timeout=timeout)
         if not self._nodes.cluster.id:
@@ -343,9 +343,9 @@ class AsyncClient:
     async def lower_horizon(self, who: str, *, after_ms: int = 0, timeout: float = TIMEOUT_S) -> dict[str, Any]:
         """Lower a horizon that lies in the future, so that new txids are accepted again, a few minutes from now.
 
-        What was forgotten stays forgotten. ``who``: whoever does this. ``after_ms``: the latest time (Unix, ms) that the clock of
-        any machine showed which made txids while the horizon was wrong, if one was ahead of the nodes' clocks of now: txids up
-        to then are not accepted any more. Returns what is recorded: ``was_ms``, ``horizon_ms``, ``who``, ``at_ms``. Raises
+        What was forgotten stays forgotten. ``who``: the name of the operator. ``after_ms``: a time (Unix, ms). Txids up to
+        it are not accepted any more. Give the latest time that the clock of any client showed while the horizon was wrong, if
+        it was ahead of the nodes' clocks of now. Returns what is recorded: ``was_ms``, ``horizon_ms``, ``who``, ``at_ms``. Raises
         Unavailable if a node does not run, its clock is wrong, there is no leader, or the horizon need not be lowered; then
         nothing was changed, or the message says that it is not confirmed.
         """
@@ -375,10 +375,11 @@ class AsyncClient:
         """Let another state go by the name of a participant, in place of the one that is known, which is lost for good.
 
         ``identity``: of the new state (32 hex digits); None: the one that a node has refused under that name, so start the
-        participant on its new state first. ``who``: whoever does this. Branches that the old state had prepared are told to
-        the new one, which knows nothing of them: that is damage. Returns what is recorded: ``name``, ``identity``, ``before``,
-        ``who``, ``at_ms``. Asking again is safe. Raises LocalProtocolError if the old state is connected or the name is not
-        known, and Unavailable if no other state was refused or no node confirms it within ``timeout`` seconds.
+        participant on its new state first. ``who``: the name of the operator. The outcomes of branches that the old state
+        had prepared are delivered to the new one, which does not know them: that is recorded as damage. Returns what is
+        recorded: ``name``, ``identity``, ``before``, ``who``, ``at_ms``. Asking again is safe. Raises LocalProtocolError if
+        the old state is connected or the name is not known, and Unavailable if no other state was refused or no node confirms
+        it within ``timeout`` seconds.
         """
         return await self.ask(operations.REPLACE_PARTICIPANT, name, identity, who, timeout=timeout)
 
@@ -399,7 +400,7 @@ class AsyncClient:
         return await self.ask(operations.DAMAGES, limit, txid, timeout=timeout)
 
     async def report_damage(self, txid: TxId | str, branch: str, what: str, *, timeout: float = TIMEOUT_S) -> None:
-        """Record that ``branch`` was finished outside the protocol. The first record for a branch stands.
+        """Record that ``branch`` was finished outside the protocol. The first record for a branch is kept.
 
         ``what``: what happened, to be read by a person (1 to 500 characters). Asking again is safe. Raises Unavailable if no
         node confirms it within ``timeout`` seconds; then repeat it.
@@ -409,9 +410,9 @@ class AsyncClient:
     async def acknowledge(self, txid: TxId | str, branch: str, who: str, *, timeout: float = TIMEOUT_S) -> DamageRow:
         """Say that ``who`` has seen the damage of ``branch`` and dealt with it: the ledger waits for that branch no longer.
 
-        Returns the damage as it stands: ``acknowledged_by`` may name somebody who came first. It stays listed until it is older
-        than the horizon. A branch that comes back all the same hears COMMIT. Asking again is safe. Raises LocalProtocolError if
-        none is recorded, Unavailable if no node confirms it within ``timeout`` seconds.
+        Returns the damage as it is recorded: ``acknowledged_by`` may name somebody who came first. It stays listed until it
+        is older than the horizon. A branch that comes back all the same hears COMMIT. Asking again is safe. Raises
+        LocalProtocolError if none is recorded, Unavailable if no node confirms it within ``timeout`` seconds.
         """
         return await self.ask(operations.ACKNOWLEDGE, txid, branch, who, timeout=timeout)
 

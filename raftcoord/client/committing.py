@@ -6,12 +6,13 @@ bear our gid) and in the ledger (the decision). For each point at which it may s
     before the first prepare        the databases roll back by themselves; nothing is on the ledger
     prepared, COMMIT not proposed   nobody else can propose COMMIT: rolling back is safe; the resolver does it if we cannot
     COMMIT proposed, not answered   in doubt: nothing may be touched; the connections are closed, so that the resolver can act
-    COMMIT stands                   success, whatever happens next; what could not be committed here is the resolver's
-    ABORT stands                    somebody resolved it before: roll back, Aborted
+    COMMIT is recorded              success, whatever happens next; what could not be committed here is the resolver's
+    ABORT is recorded               somebody resolved it before: roll back, Aborted
 
 One branch alone whose txid nobody has read is committed by its own database, with nothing on the ledger, and its txid is never
-shown: ``resolve`` would call it ABORTED. A txid that was read is decided like any other, over one branch or none: whoever kept it
-may ask for it after a crash, and a decision that comes before the commit cannot contradict what is in the database.
+shown: ``resolve`` would call it ABORTED. A txid that was read is decided like any other, over one branch or none: the program
+that kept it may ask for it after a crash, and a decision that comes before the commit cannot contradict what is in the
+database.
 
 Ctrl-C and a cancellation go on as they are, at any of these points, with a note that says which it was.
 
@@ -89,7 +90,7 @@ class Enlisted:
 
 
 class Committing:
-    """One transaction. ``now``: the time that ``timeout`` (s) runs by. ``outcome``: what stands in the ledger, once known.
+    """One transaction. ``now``: the time that ``timeout`` (s) runs by. ``outcome``: what is recorded in the ledger, once known.
 
     ``resources``: the names that branches may have; none: any. ``grace``: seconds after ``timeout`` for what is decided by then.
     """
@@ -132,7 +133,7 @@ class Committing:
         return self._txid
 
     def aborted(self, reason: str, branch: str | None = None) -> Aborted:
-        """The error of this transaction, of which nothing stands."""
+        """The error of this transaction, of which nothing is committed."""
         return Aborted(self._txid, reason, branch)
 
     def left(self) -> float:
@@ -326,7 +327,7 @@ class Committing:
         yield from self._roll_back_all()
         if left_over:
             reason = str(error)[: limits.REASON_LENGTH_MAX]
-            with contextlib.suppress(RaftcoordError):  # undecided is as good: whoever asks makes it ABORT
+            with contextlib.suppress(RaftcoordError):  # undecided is as good: the next one to ask makes it ABORT
                 self.outcome = yield ProposeOutcome(self._txid, Verdict.ABORT, (), reason, RECORD_ABORT_S)
         raise why from None
 

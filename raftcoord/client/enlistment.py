@@ -34,7 +34,7 @@ class TransactionBlock:
 
     @property
     def outcome(self) -> Outcome | None:
-        """What stands in the ledger."""
+        """What is recorded in the ledger."""
         return self._committing.outcome
 
     def _enter(self) -> None:

@@ -114,7 +114,7 @@ class Link:
                 self._clock = None
 
     def finds_fit(self, txid: TxId, now: float) -> bool:
-        """Whether by its clock and its horizon, as it told them at the hello, a transaction may begin under that txid."""
+        """Whether by its clock and its horizon, as the hello showed them, a transaction may begin under that txid."""
         if self._clock is None:
             return False
         at, wall_ms, horizon_ms = self._clock
@@ -232,7 +232,7 @@ class Link:
         raise codes.unknown_method(method)
 
     def on_notify(self, conn: Connection, method: str, params: list[Any]) -> None:
-        """A node tells a client nothing unasked."""
+        """A node sends a client nothing unasked."""
         raise codes.unknown_method(method)
 
     def on_closed(self, conn: Connection, reason: str) -> None:

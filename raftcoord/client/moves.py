@@ -1,7 +1,7 @@
 """The moves that a commit over the caller's connections is made of, and how a connection is closed for certain.
 
-Owed by whoever carries a move out: its result is sent back, and whatever it raises is thrown in, Ctrl-C and a cancellation as
-well. Never: I/O.
+Owed by the caller that carries a move out: its result is sent back, and whatever it raises is thrown in, Ctrl-C and a
+cancellation as well. Never: I/O.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class CloseConnection(NamedTuple):
 
 
 class ProposeOutcome(NamedTuple):
-    """Propose; the Outcome that stands."""
+    """Propose; the Outcome that is recorded."""
 
     txid: TxId
     verdict: Verdict

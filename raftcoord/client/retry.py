@@ -7,7 +7,7 @@ Theory of operation. What a request has done is known from how it failed:
     in the future                 untouched: the clock of that node says so, and may be the wrong one; a majority's is not
     silent, connection lost,
     in doubt, internal            unknown: it may have been carried out
-    bad request, txid used        refused: the caller is told
+    bad request, txid used        refused: the caller gets the error
 
 After an unknown fate a repeatable request (status, resolve, decide: asking twice gives the same answer) goes on at another
 node; a submit must not, and ends as FateUnknown. Once the fate of one try is unknown, no later "untouched" makes the whole
@@ -148,7 +148,7 @@ class Tries:
         raise self._failure()
 
     def judge(self, link: Link, failure: RpcError) -> None:
-        """What a failed try tells. Returns if another try is allowed; raises what is known, or FateUnknown, if not."""
+        """What a failed try shows. Returns if another try is allowed; raises what is known, or FateUnknown, if not."""
         name = str(link)
         self._why[name] = said(failure)
         (self._overloaded.add if failure.code == codes.OVERLOADED else self._overloaded.discard)(name)

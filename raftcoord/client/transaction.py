@@ -59,8 +59,8 @@ class Decides(Protocol):
 class Transaction(TransactionBlock):
     """One transaction over synchronous connections; ``Client.transaction()`` makes it. Use it with ``with``, in one thread.
 
-    Left without an exception it is committed everywhere, or raises Aborted (nothing stands), or InDoubt (``resolve`` its
-    ``txid``). Left with one, everything is rolled back and the exception goes on. ``outcome``: what stands in the
+    Left without an exception it is committed everywhere, or raises Aborted (nothing is committed), or InDoubt (``resolve`` its
+    ``txid``). Left with one, everything is rolled back and the exception goes on. ``outcome``: what is recorded in the
     ledger, None if nothing was recorded there (no branch, or one alone).
     """
 

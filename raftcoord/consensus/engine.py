@@ -1,15 +1,16 @@
 """What a group needs of an engine: the thing that keeps one log the same on a majority of nodes.
 
-``pysyncobj/`` is one; ``tests/consensus/one_node_engine.py`` is another. An engine is values in, values out: no I/O, no thread,
-no clock and no chance of its own. The time comes with each call (``now``: seconds, monotonic, never backwards), the members come
-with ``follow``, and which peers can take no more comes with ``step``. It knows nothing of what an entry says but its kind.
+``pysyncobj/`` is one; ``tests/consensus/one_node_engine.py`` is another. An engine takes values and returns values: no I/O,
+no thread, no clock and no randomness of its own. The time comes with each call (``now``: seconds, monotonic, never
+backwards), the members come with ``follow``, and which peers can take no more comes with ``step``. Of an entry it knows only
+the kind.
 
     once        ``follow`` with the members of the log as it is stored
     any time    ``connected``, ``disconnected``, ``receive``, ``propose``
     a step      ``step``, then the caller stores ``Step.staged``, then ``synced``, then it sends ``Step.after_sync``
     after it    ``take_committed``: what is committed may be applied, and is on the disks of a majority
 
-The engine counts itself only for what ``synced`` has named. Raises Halt for what cannot be if every node keeps to Raft.
+The engine counts itself only for what ``synced`` has named. Raises Halt for what cannot happen if every node follows Raft.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ EntryTriple = tuple[bytes, int, int]
 """An entry: (data, index, term). The first byte of ``data`` is its kind."""
 
 Message = dict[str, Any]
-"""What an engine says to that of a peer. Only the engine and its codec look into it, but for ``type``."""
+"""What an engine sends to a peer's. Everybody may read ``type``; the rest is for the engine and its codec."""
 
 
 class Timing(NamedTuple):
@@ -161,7 +162,7 @@ class Engine(Protocol):
 
     @property
     def vote(self) -> int | None:
-        """Whom this node has voted for in that term."""
+        """The node that this one has voted for in that term."""
 
     @property
     def commit_index(self) -> int:
@@ -169,11 +170,11 @@ class Engine(Protocol):
 
     @property
     def admitted(self) -> bool:
-        """Whether this node takes part: it knows members. If not, it hears nothing and stands for nothing (H16)."""
+        """Whether this node takes part: it knows members. If not, it ignores messages and starts no election (H16)."""
 
     @property
     def voters(self) -> frozenset[int]:
-        """The ids of those who count for a majority."""
+        """The ids of the members that count for a majority."""
 
     @property
     def majority(self) -> int:
@@ -206,7 +207,7 @@ class Engine(Protocol):
         """Count over these members from now on."""
 
     def wait_a_while(self) -> None:
-        """Do not stand for election at once: all nodes of a new cluster begin at the same moment."""
+        """Do not start an election at once: all nodes of a new cluster begin at the same moment."""
 
     def connected(self, node: int, now: float) -> None:
         """The link to that peer is up: whatever was in flight before is sent again."""
@@ -215,7 +216,7 @@ class Engine(Protocol):
         """The link to that peer is down."""
 
     def arriving(self, message: Message) -> Arriving:
-        """What ``message`` would bring. Who cannot have that in the log refuses it before ``receive``."""
+        """What ``message`` would bring. A caller that cannot have that in the log refuses it before ``receive``."""
 
     def receive(self, sender: int, message: Message, now: float) -> None:
         """Take one message. RemoteProtocolError, and nothing is taken, if its numbers cannot be."""
@@ -236,4 +237,4 @@ class Engine(Protocol):
         """Forget entries far enough below ``applied_index``; the new first index, or None if there is nothing to do."""
 
     def installed(self, index: int, term: int) -> None:
-        """A copy of the ledger up to (index, term) is now the log. The caller says next who the members are (``follow``)."""
+        """A copy of the ledger up to (index, term) is now the log. The caller next gives the members (``follow``)."""

@@ -1,6 +1,6 @@
 """Entries that are not applied yet, decoded once: where they come in.
 
-An entry that could not be applied would halt every node that has it in its log, at each start. So whoever appends one that a
+An entry that could not be applied would halt every node that has it in its log, at each start. So a node that appends one that a
 peer sent opens it first, and refuses what no node would have written: that closes the peer's connection and changes nothing.
 What was opened is kept until it is applied, so that nothing is decoded twice.
 """

@@ -1,6 +1,6 @@
 """A group on one node: an engine, the ledger and the proposals that wait, as values in and effects out. No I/O, no asyncio.
 
-Whoever drives it repeats (host.py; the simulator):
+Its driver repeats (host.py; the simulator):
 
     receive, propose, barrier      any number of times
     step(now)                      -> Ready

@@ -262,7 +262,7 @@ class Identities:
         return "" if name in self._unsaved else self._known.get(name, "")
 
     def refused(self, name: str) -> Stranger | None:
-        """Who was refused under this name just now: whoever is still there comes again every second."""
+        """The node that was refused under this name just now: one that still runs comes again every second."""
         return self.strangers.get(NodeName(name))
 
     @property

@@ -127,7 +127,7 @@ class Peers:
         self.follow_members()
 
     def follow_members(self) -> None:
-        """Dial the others as they are now, and hang up on whoever is none of them."""
+        """Dial the others as they are now, and hang up on nodes that are none of them."""
         if not self._started:
             return
         wanted = self._identities.to_dial

@@ -1,4 +1,4 @@
-"""The name that a prepared branch bears in a database, and how it is read back.
+"""The name that a prepared branch has in a database, and how it is read back.
 
     PostgreSQL, SQLite    rc1.<cluster>.<txid>.<branch>
     MariaDB, MySQL        gtrid rc1.<cluster>.<txid>, bqual <branch>

@@ -4,9 +4,9 @@
 
 Theory of operation. A branch that is prepared in another database than its name says is looked for in the wrong place after a
 crash: it stays prepared for ever, and is taken for damage where it should have been. So the table says which resource it is
-of, and whoever begins a branch looks. ``raftcoord resource init`` and the resolver write the name, because they know the url of
-cluster.yaml; a program never does. Two clusters, and two resources with one url, may share a table: it then bears both names. A
-table from before has no name until the resolver has looked, and is taken on trust until then.
+of, and a program that begins a branch looks. ``raftcoord resource init`` and the resolver write the name, because they know
+the url of cluster.yaml; a program never does. Two clusters, and two resources with one url, may share a table: it then has
+both names. A table from before has no name until the resolver has looked, and is taken on trust until then.
 
 Owed: such a row sorts apart from all marks, and is never deleted with them.
 """

@@ -166,7 +166,7 @@ def _twin(session: Speaking) -> int:
     try:
         fileno = session.fileno()
         return fileno if fileno < 0 else os.dup(fileno)
-    except Exception:  # it is closed, which whoever speaks next is told
+    except Exception:  # it is closed, which the next statement shows
         return -1
 
 

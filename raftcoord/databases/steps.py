@@ -3,11 +3,11 @@
 A protocol is a generator. It yields a Statement and is sent its Result, or has SqlError or ConnectionLost thrown in; what
 it returns is what it found. So one text serves synchronous and asynchronous drivers, and the resolver as well as the client.
 
-Owed by whoever runs one: each Statement is carried out once and in order, and nothing after one that was refused; an error that
-the database answered is thrown in as SqlError with its SQLSTATE or error number; a connection that can no longer answer is
-ConnectionLost, and the Statement's fate is then unknown. A protocol that is interrupted (Ctrl-C, a cancellation) is closed, and
-its connection with it: it cleans up behind a RaftcoordError alone, because nobody would carry out what it still had to say.
-Never: a judgement by the text of a message.
+Owed by the caller that runs one: each Statement is carried out once and in order, and nothing after one that was refused; an
+error that the database answered is thrown in as SqlError with its SQLSTATE or error number; a connection that can no longer
+answer is ConnectionLost, and the Statement's fate is then unknown. A protocol that is interrupted (Ctrl-C, a cancellation) is
+closed, and its connection with it: it cleans up behind a RaftcoordError alone, because nobody would carry out what it still
+had to say. Never: a judgement by the text of a message.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class NotPossible(RaftcoordError):
 
 
 class NotSetUp(NotPossible):
-    """The database is not set up for it: the operator's to mend."""
+    """The database is not set up for it: the operator can fix that."""
 
 
 class Occupied(NotPossible):
@@ -95,10 +95,10 @@ POOLED: Final = "its connection was given back to the pool inside the block; ret
 
 
 class Effect(enum.Enum):
-    """What stands of a branch, as the database itself shows it."""
+    """What has become of a branch, as the database itself shows it."""
 
     COMMITTED = "committed"
-    """Its mark stands, or the session that prepared it was told so."""
+    """Its mark is there, or the session that prepared it got that answer."""
     PREPARED = "prepared"
     """It is still listed as prepared."""
     ABSENT = "absent"
@@ -118,7 +118,7 @@ class PreparedHere(NamedTuple):
 
 
 INIT: Final = "raftcoord resource init"
-"""What mends a missing table of marks."""
+"""What fixes a missing table of marks."""
 
 
 class Finding(NamedTuple):

@@ -105,7 +105,7 @@ async def _demo(trial: Trial, orders: tuple[Order, ...], options: DemoOptions, b
             f"{count} programs, processes of their own, {paid(figures)}",
             *faults_of(trial),
             f"the longest pause without a commit was {figures['longest_pause_s']:.2f} s; the longest time that a lock was "
-            f"held after whoever could free it was back was {max(stage.locks_held_s, default=math.nan):.2f} s",
+            f"held after the process that could free it was back was {max(stage.locks_held_s, default=math.nan):.2f} s",
             f"asked each of the {nodes} nodes for every outcome, compared both sides of every order with it, and counted "
             f"the money: {text_of(int(figures['opening_cents']))} before and after; nothing is prepared in either database",
         )

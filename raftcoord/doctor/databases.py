@@ -27,7 +27,7 @@ SECOND_LOOK_S: Final = 1.0
 
 
 class DatabaseLook(NamedTuple):
-    """The rows, and what is prepared there, for whoever knows the ledger; None if that could not be seen."""
+    """The rows, and what is prepared there, for a caller that knows the ledger; None if that could not be seen."""
 
     rows: list[Row]
     found: PreparedFound | None

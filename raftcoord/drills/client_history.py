@@ -130,7 +130,7 @@ class History:
         return next((told.returned_s for told in later if told.state is State.COMMITTED and told.term > term), None)
 
     def write(self, path: Path) -> None:
-        """Keep the history as JSON lines, one answer each, for whoever looks into a broken promise."""
+        """Keep the history as JSON lines, one answer each, for a person who looks into a broken promise."""
         with path.open("w", encoding="utf-8") as file:
             for told in self.told:
                 row = told._asdict() | {

@@ -57,7 +57,7 @@ def _stops(stop: str) -> PointReporter:
         if point == stop:
             _say({"at": point, "pid": os.getpid(), "txid": txid.hex()})
             if not _line():
-                os._exit(1)  # whoever was to say "go on" has gone
+                os._exit(1)  # the process that was to say "go on" has gone
 
     return PointReporter(reached)
 
@@ -109,7 +109,7 @@ def _run(config: str, job: Job) -> None:
         told, why = Heard.ABORTED, str(error)
     except InDoubt as error:
         told, why = Heard.IN_DOUBT, str(error)
-    except BaseException as error:  # told, and then judged by whoever reads it
+    except BaseException as error:  # reported, and then judged by the reader
         _say({"failed": f"{type(error).__name__}: {error}"})
         os._exit(1)
     _say({"told": told, "why": why})

@@ -1,4 +1,4 @@
-"""The forked programs of the crash matrix, seen by whoever started them.
+"""The forked programs of the crash matrix, seen by the process that started them.
 
 Never: a process of somebody else.
 """

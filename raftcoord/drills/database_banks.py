@@ -7,7 +7,7 @@
     home.books(), home.prepared()
 
 It owes what stands in the database as it is: ``books`` and ``prepared`` look from outside, with connections of their own, and not
-through the code that is audited. It never commits an order: whoever pays does.
+through the code that is audited. It never commits an order: the paying program does.
 """
 
 from __future__ import annotations
@@ -190,7 +190,8 @@ class AccountWatch:
 def pay(order: Order, txid: TxId, home: Any, other: Any) -> None:
     """Do ``order`` on two enlisted connections: of the home bank's database, and of the others'. Raises OrderRefused.
 
-    The home bank's side comes first, whoever pays: one order of locks for all, and so no deadlock across databases.
+    The home bank's side comes first, also when the other bank pays: one order of locks for all, and so no deadlock across
+    databases.
     """
     for bank, account, cents in sorted(order.sides, key=lambda side: side[0] != HOME_BANK):
         pay_side(home if bank == HOME_BANK else other, order.order_id, txid, bank, account, cents)

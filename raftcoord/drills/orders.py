@@ -171,7 +171,7 @@ def both_ways(orders: Iterable[Order]) -> Iterator[Order]:
 
 
 def opening_for(orders: Iterable[Order], spare_cents: int = 100_00) -> Opening:
-    """Accounts for ``orders``: whoever pays can pay all of its orders and keeps ``spare_cents``; whoever receives has 0."""
+    """Accounts for ``orders``: a payer can pay all of its orders and keeps ``spare_cents``; a receiver has 0."""
     opening: dict[Branch, dict[str, int]] = {HOME_BANK: {}}
     for order in orders:
         paying, receiving = (opening.setdefault(bank, {}) for bank in order.banks)

@@ -1,4 +1,4 @@
-"""The paying programs, seen by whoever started them: processes to kill, and journals that tell what they were told.
+"""The paying programs, seen by the process that started them: processes to kill, and journals of the answers that they got.
 
 It owes the history every line of every journal, in the order of the returns as far as a look every 20 ms shows it. It never asks
 a program: one that is killed cannot answer.

@@ -60,7 +60,7 @@ def reported(plan: StagePlan, scene: Callable[[Stage], Coroutine[Any, Any, Drill
 
 
 async def in_thread(work: Callable[[threading.Event], T]) -> T:
-    """``work`` in a thread. Whoever is interrupted sets the event that it was given, and waits for it: it may hold processes."""
+    """``work`` in a thread. An interrupted caller sets the event that was given and waits: the thread may hold processes."""
     stop = threading.Event()
     working = asyncio.ensure_future(asyncio.to_thread(work, stop))
     try:

@@ -1,6 +1,6 @@
 """What a stage needs, as a plan, and its files and processes.
 
-Whoever makes Props owes ``end``; play.py does.
+The maker of Props owes ``end``; that is play.py.
 """
 
 from __future__ import annotations

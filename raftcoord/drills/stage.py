@@ -38,7 +38,7 @@ LEDGER_TIMEOUT_S: Final = 60.0
 
 
 LOCKS_TIMEOUT_S: Final = 30.0
-"""How long a prepared branch may stay after whoever can finish it is back (seconds); more is a violation."""
+"""How long a prepared branch may stay after the process that can finish it is back (seconds); more is a violation."""
 
 
 class Stage:
@@ -189,7 +189,7 @@ class Stage:
             books |= {bank if bank in opened else f"{bank} in {name}": book for bank, book in banks.books().items()}
         return books
 
-    # -- breaking and mending -------------------------------------------------------------------------------------
+    # -- breaking and repairing -------------------------------------------------------------------------------------
 
     async def kill_node(self, name: str) -> None:
         self._running.discard(name)

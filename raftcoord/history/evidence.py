@@ -70,13 +70,13 @@ class Evidence:
         self.undecided_high: Operation | None = None
         """Of these the one as of the highest index."""
         self.undecided_all = _NONE
-        """All of these that bear an index."""
+        """All of these that have an index."""
         self.forgotten: Operation | None = None
         """The first to return of those that were told FORGOTTEN."""
         self.forgotten_low: Operation | None = None
         """Of these the one as of the lowest index."""
         self.forgotten_all = _NONE
-        """All of these that bear an index."""
+        """All of these that have an index."""
         self.commit_by: Operation | None = None
         """The first to be called of those that can have made it COMMITTED."""
         self.abort_by: Operation | None = None

@@ -8,8 +8,8 @@ write, or that was not attempted, has not.
 
 The answers. COMMITTED and ABORTED are final: any node that has applied the decision says so at once, even when the others
 have passed the horizon already; so an outcome may be told after FORGOTTEN was, if it was decided before. UNDECIDED and
-FORGOTTEN are true at some moment between call and return. (term, index): with an outcome, the decision's entry, the same whoever
-tells it; with UNDECIDED, an entry up to which it was undecided; with FORGOTTEN, one up to which the horizon had passed it.
+FORGOTTEN are true at some moment between call and return. (term, index): with an outcome, the decision's entry, the same
+from every node; with UNDECIDED, an entry up to which it was undecided; with FORGOTTEN, one up to which the horizon had passed it.
 
 Why the rules are enough. Let W be the moment of the write and H that of the horizon. An outcome was told: W is not after the
 first return that told one, nor after the first FORGOTTEN's (W < H); it is not before the latest call that was told

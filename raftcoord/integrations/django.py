@@ -8,7 +8,7 @@
 
 Theory of operation. Django keeps books on each connection: whether autocommit is on, how deep in atomic blocks it stands, what
 is to run on commit. This block writes them as Django's own outermost block does, so that a ``transaction.atomic()`` inside is a
-savepoint, ``on_commit`` waits, and ``needs_rollback`` is heeded. What Django would do at the end, commit or roll back, is not
+savepoint, ``on_commit`` waits, and ``needs_rollback`` is obeyed. What Django would do at the end, commit or roll back, is not
 done by it: that is client.transaction()'s, over the connection below.
 
 Owed: after the block each connection is in autocommit as before, or gone, and then Django connects anew. Never: an on_commit

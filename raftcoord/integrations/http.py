@@ -1,6 +1,6 @@
 """What a web application answers when a transaction was not committed: one table, for every framework.
 
-The hazard: whoever repeats a request whose transaction was committed orders twice. Programs and proxies repeat what failed
+The hazard: a program that repeats a request whose transaction was committed orders twice. Programs and proxies repeat what failed
 with 5xx. Hence 5xx is for what is known not to have happened, and for nothing else.
 """
 

@@ -45,7 +45,7 @@ from raftcoord.types import Branch, Outcome, TxId, Verdict, checked_branch
 _E = TypeVar("_E", bound=Engine | sa_asyncio.AsyncEngine)
 
 _NAME: Final = "raftcoord_branch"
-"""Where a dialect bears the name that its engine is attached as."""
+"""Where a dialect has the name that its engine is attached as."""
 
 
 def attach(engine: _E, name: str) -> _E:
@@ -144,7 +144,7 @@ class _Xid:
         self.state = _State.OPEN
 
     def __str__(self) -> str:
-        """Whoever reads it has read the txid."""
+        """A caller that reads it has read the txid."""
         if self.transaction is None:
             return "not begun"
         return f"{self.transaction.txid or 'a local commit'} {self.branch}"

@@ -7,7 +7,7 @@ delivered to the state that never prepared it.
 
     bound to this identity     admitted
     bound to another one       refused, until an operator replaces it
-    not bound, as far as       refused for a moment: the binding is proposed, and whoever dials again when it is applied here
+    not bound, as far as       refused for a moment: the binding is proposed, and one that dials again when it is applied here
     this node has applied      finds what the ledger says. So two nodes never admit two: both ask the ledger first.
     no identity is given       admitted while the name is not bound (a worker of an older release), refused afterwards
 

@@ -1,4 +1,4 @@
-"""The desk: it answers every operation of the table (api/operations.py), whoever asks and over whatever door.
+"""The desk: it answers every operation of the table (api/operations.py), for every caller and through every door.
 
 Owed: every request is answered once, with an outcome that is recorded, or with an error that says whether anything was attempted.
 "unavailable" and "overloaded" are said only when nothing was. Bad input changes nothing. One asker's error disturbs no other.

@@ -1,8 +1,8 @@
 """Long answers: read a page at a time, in turn, so that nobody who decides waits for somebody who lists.
 
-Owed: of all listings that wait, whoever asked for them, one page is read at a time, and then the event loop does something else;
+Owed: of all listings that wait, one page is read at a time, and then the event loop does something else;
 the next page is another asker's, if one waits. Who asks for too many at once is refused, and who does not read its answers
-waits. An answer that is cut short says so, and holds at least one row, so that whoever asks for what follows gets on.
+waits. An answer that is cut short says so, and holds at least one row, so that the next question gets further.
 Never: an answer that exceeds a frame because its rows are large: it would fail whenever it is asked for, for ever.
 """
 
@@ -135,7 +135,7 @@ class Listings:
             self._turn()
 
     def _turn(self) -> None:
-        """One page, of whoever has waited longest for it."""
+        """One page, of the listing that has waited longest."""
         self._timer = None
         asker = self._next()
         if asker is not None:

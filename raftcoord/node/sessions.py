@@ -1,8 +1,8 @@
 """The participants that are connected to this node.
 
-Owed: ``pick`` gives a live session of that name or None; whoever waits for a name is told when it connects. Several instances
-may serve one name when they share its state, and the one with the least to do is picked. Nobody bears the name of a resource,
-whose branches the resolver finishes. Never: what is asked of a participant.
+Owed: ``pick`` gives a live session of that name or None; a caller that waits for a name is called back when it connects.
+Several instances may serve one name when they share its state, and the one with the least to do is picked. No participant has
+the name of a resource, whose branches the resolver finishes. Never: what is asked of a participant.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The transactions that this node coordinates: core/protocols/two_phase.py, carried out.
 
-Owed: every submit is answered once, at its timeout at the latest, and forgotten here then; every effect of its coordinator is
+Owed: every submit is answered once, no later than its timeout, and is then forgotten here; every effect of its coordinator is
 carried out in order. Never: a rule of two-phase commit, which is the coordinator's; nor an answer that the ledger did not give.
 
 Time. Votes are waited for until a reserve before the timeout, which is the ledger's; a participant that is not connected is

@@ -90,7 +90,7 @@ class ParticipantConformance:
 
     @contextmanager
     def later(self) -> Iterator[None]:
-        """Thirty days later, for whoever asks the ``time`` module. Override it if your participant has another clock."""
+        """Thirty days later, for code that asks the ``time`` module. Override it if your participant has another clock."""
         with (
             mock.patch.object(time, "time", lambda real=time.time: real() + _LATER_S),
             mock.patch.object(time, "time_ns", lambda real=time.time_ns: real() + _LATER_S * 10**9),

@@ -16,7 +16,7 @@ Obligations
 
 1. ``prepare`` answers yes only when the branch is durable (synced to disk) and nothing but a ``commit`` or ``abort`` can end
    it: not time, not a restart, not the end of a connection. Locks stay held.
-2. After a yes, never decide alone. Wait to be told; the worker asks any node.
+2. After a yes, never decide alone. Wait for the outcome; the worker asks any node for it.
 3. ``commit`` of a prepared branch must succeed. If it cannot now (disk full), raise: it is called again. It returns only when
    the effect is durable, because the coordinator forgets the branch after that.
 4. ``commit`` of a txid that was never prepared here, and is not already committed here, raises ``NotPrepared``. It is never a
@@ -28,7 +28,7 @@ Obligations
 9. ``join`` remembers the first cluster it is given, durably, and raises ``WrongCluster`` for any other: another cluster does
    not know this one's transactions and would answer ABORTED for a committed one.
 10. ``identity`` gives 32 hex digits that belong to the state: made at random when the state is new, durable before they are given
-   for the first time, the same ever after. Whoever shares the state gives the same. The cluster admits one identity under a
+   for the first time, the same ever after. Instances that share the state give the same. The cluster admits one identity under a
    name, so that a second state (an empty directory, a file of last week) cannot take over branches that it knows nothing of.
    A copy of the state has the same identity: it must never serve beside the original.
 
@@ -49,11 +49,11 @@ _log = logging.getLogger("raftcoord.participants")
 
 
 class NotPrepared(LocalProtocolError):
-    """Told to commit what is neither prepared nor committed here. Nothing was changed; a person must look."""
+    """Asked to commit what is neither prepared nor committed here. Nothing was changed; a person must look."""
 
 
 class AlreadyCommitted(LocalProtocolError):
-    """Told to abort what is committed here. Nothing was changed."""
+    """Asked to abort what is committed here. Nothing was changed."""
 
 
 class ParticipantFailed(RaftcoordError):
@@ -95,7 +95,7 @@ class Participant(abc.ABC):
     def identity(self) -> str:
         """The identity of the state: 32 hex digits (obligation 10).
 
-        "", which is what a participant of an older release gives: the cluster cannot tell its states from each other, and admits
+        "", which is what a participant of an older release gives: the cluster cannot tell its states apart, and admits
         it only while the name belongs to no known state.
         """
         return ""
@@ -134,7 +134,7 @@ class Participant(abc.ABC):
         raised from here stops the worker, and is right only when nothing more can be served before a restart.
 
         A Prepare may be kept back (it waits for a lock, say): leave it out of what is returned, and return it from a
-        later ``run``, at the latest from the first one after its deadline. ``run`` is called with an empty batch when
+        later ``run``: no later than the first one after its deadline. ``run`` is called with an empty batch when
         ``due_ms`` has passed.
         """
         return [(request, self._serve(request)) for request in batch]

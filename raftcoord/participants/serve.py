@@ -1,7 +1,7 @@
 """Run a participant as a process: ``serve(participant, "till", Config.load("cluster.yaml"))``.
 
 It owes a clean end: SIGTERM and SIGINT let the running batch finish and its answers go out. It does not close the
-participant; whoever opened it does.
+participant; the caller that opened it does.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def serve(participant: Participant, name: str, config: Config, on_ready: Callabl
 
 
 def run(participant: Participant, name: str, config: Config, on_ready: Callable[[str], None] = _print) -> None:
-    """``serve`` for whoever handles errors: raises WrongCluster, StorageError, or what the participant's ``run`` raised."""
+    """``serve`` for a caller that handles errors: raises WrongCluster, StorageError, or what the participant's ``run`` raised."""
     asyncio.run(_serve(participant, name, config, on_ready))
 
 

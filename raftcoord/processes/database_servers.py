@@ -121,7 +121,7 @@ class DatabaseServer:
                 cwd="/",
                 user=self.recipe.user,
                 preexec_fn=_die_with_parent,
-                start_new_session=True,  # Ctrl-C is for whoever ends it, in order
+                start_new_session=True,  # Ctrl-C is for the process that ends it, in order
             )
         self._wait(self.recipe.answers)
 

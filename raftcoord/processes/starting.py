@@ -1,7 +1,7 @@
 """A start that is being watched: what a process has written since, and how long ago it made progress.
 
-Owed: whoever waits sees how far a node has come with reading what it has stored, and waits for as long as it makes progress.
-Never: an end of the process; that is for whoever started it.
+Owed: the caller that waits sees how far a node has come with reading what it has stored, and waits for as long as it makes
+progress. Never: an end of the process; that is for the process that started it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OnReading = Callable[[str, str], None]
 
 
 def unwatched(_what: str, _reading: str) -> None:
-    """An OnReading for whoever does not want to know."""
+    """An OnReading for a caller that does not want to know."""
 
 
 class Starting:

@@ -4,8 +4,8 @@
     bytes    of incomplete frames, and of answers that nobody reads: the connection goes that has held them for longest
     time     half a frame, an unread answer, and silence (the library's own end pings) end after their bounds in limits.py
 
-Whoever keeps the rules notices nothing: a frame takes milliseconds to arrive, and a client whose quiet connection was closed
-dials again with its next request.
+A client that keeps the rules notices nothing: a frame takes milliseconds to arrive, and a client whose quiet connection was
+closed dials again with its next request.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ Owed: whatever bytes arrive, the reader gives well-formed messages or raises Rem
 than one frame. Never: a socket, a clock, or a judgement on what a method or its params mean.
 
 Texts are UTF-8, map keys are texts, extension types are refused, and the items and the nesting of a frame are bounded before
-anything is made of it (shape.py), so whoever handles a message need not fear its shape, only its meaning.
+anything is made of it (shape.py), so the code that handles a message need not fear its shape, only its meaning.
 """
 
 from __future__ import annotations

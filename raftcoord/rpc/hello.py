@@ -4,7 +4,7 @@
     acceptor  reply [version, details], or an error and the end of the connection
 
 Owed: a handler behind this door sees no message before its hello is done, at either end; an end of another version is told
-so in words; whoever says nothing is closed after HELLO_MS_MAX.
+so in words; a connection that says nothing is closed after HELLO_MS_MAX.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from raftcoord.types import NodeName
 class Mischief:
     """What a link or a disk does to whole messages. Rates from 0 to 1.
 
-    ``repeat_rate``: a message between nodes is heard twice, which Raft must bear. ``flip_rate``: a chunk of a ledger copy has a
-    flipped bit when it is written.
+    ``repeat_rate``: a message between nodes is heard twice, which Raft must tolerate. ``flip_rate``: a chunk of a ledger copy
+    has a flipped bit when it is written.
     """
 
     rng: random.Random

@@ -300,7 +300,7 @@ class Network:
     # -- faults --------------------------------------------------------------------------------------------------------
 
     def clog(self, src: str, dst: str) -> None:
-        """Hold back everything from ``src`` to ``dst``, in order, until whoever holds it has called ``unclog``."""
+        """Hold back everything from ``src`` to ``dst``, in order, until the holder has called ``unclog``."""
         self._clogged[src, dst] += 1
 
     def unclog(self, src: str, dst: str) -> None:
@@ -330,7 +330,7 @@ class Network:
         self._loop.at(self._loop.now + self._delay(), self._loop.world, self._drain, pipe)
 
     def unclog_all(self) -> None:
-        """Heal every link, whoever holds it."""
+        """Heal every link, also those that somebody holds."""
         for src, dst in sorted(self._clogged):
             self._clogged[src, dst] = 1
             self.unclog(src, dst)
@@ -356,7 +356,7 @@ class Network:
                 self._loop.at(self._loop.now + KEEPALIVE_S, self._loop.world, self._hang_up, end)
 
     def lit(self, machine: str) -> None:
-        """The machine has power again: whoever still believes in an old connection is told."""
+        """The machine has power again: an end that still believes in an old connection is reset."""
         self.dark.discard(machine)
         for end in [end for end in self.ends if end.process.name == machine and not end.process.alive]:
             self._loop.at(self._loop.now + 0.2 + self._rng.random() * 0.5, self._loop.world, self._hang_up, end)

@@ -1,6 +1,6 @@
 """What happened in one simulation, in the order of virtual time: for the person who reads a violation.
 
-A traced run is the same run: whoever looks draws no chance and schedules nothing, and its digest is that of the run without.
+A traced run is the same run: the observer draws no chance and schedules nothing, and its digest is that of the run without.
 
     lines of the world      faults, starts, kills, pauses, halts
     leaders                 who leads in which term

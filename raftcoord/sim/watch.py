@@ -104,7 +104,7 @@ class NodeWindow:
             try:
                 show(event)
             except Exception as error:
-                self._broken(f"whoever watches failed on {event!r:.200}: {error!r}")
+                self._broken(f"an observer failed on {event!r:.200}: {error!r}")
 
 
 class ParticipantWatcher(Protocol):

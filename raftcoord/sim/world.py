@@ -225,7 +225,7 @@ class World:
             self._on_error(f"{name}: its worker ended: {error!r}")
 
     def broken(self, what: str) -> None:
-        """What must never happen, and is seen by whoever plays a part in this world."""
+        """What must never happen, and is seen by a part of this world."""
         self._on_error(what)
 
     def client(self, name: str, at: str = "") -> tuple[Process, AsyncClient]:

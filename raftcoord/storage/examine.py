@@ -2,7 +2,7 @@
 
 Owes: reads only, and reads everything: header, schema, structure and order (PRAGMA integrity_check),
 every checksum. A file that passes holds what was written to it. Never writes, and never lets SQLite
-write: a damaged file stays as it was found, for whoever wants to know why.
+write: a damaged file stays as it was found, for a person who wants to know why.
 
 What it cannot see: a data directory that was put back whole from an older copy.
 """

@@ -1,7 +1,7 @@
 """Which cluster the data on this machine belongs to, read without disturbing a node that runs on it.
 
 Owed: the id that a node has stored, or nothing. The file is read as it is, without its write-ahead log and without a lock: a
-cluster that was founded a moment ago may not be in it yet. Never: an error; whoever asks only wants to be warned.
+cluster that was founded a moment ago may not be in it yet. Never: an error; the caller only wants to be warned.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far the reading of a node.db has come, for whoever waits for it.
+"""How far the reading of a node.db has come, for a caller that waits for it.
 
 Written by the thread that reads, looked at by any other. Nothing depends on it.
 """

@@ -3,7 +3,7 @@
 Owes: bytes in, the same values out, or a CorruptionError's reason; one CRC-32 per row over everything in the row that
 matters, so that a row cannot be changed, or moved to another key, unseen. Never touches a file.
 
-CRC-32 finds accidents, not attacks: whoever can write the file can also compute a checksum.
+CRC-32 finds accidents, not attacks: a program that can write the file can also compute a checksum.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What one commit stores, and the rules of Raft that it must not break.
 
 Owes: a Write that would lose something acknowledged - an applied entry, a vote, a term - is refused before anything is
-written. Whoever made it has a bug, and a bug must not reach the disk. Pure: touches no file.
+written. The code that made it has a bug, and a bug must not reach the disk. Pure: touches no file.
 """
 
 from __future__ import annotations

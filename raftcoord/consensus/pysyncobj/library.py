@@ -5,7 +5,7 @@ else in the process:
 
     monotonicTime    the time of the call that is running (``CLOCK``), the same for all of it
     createJournal    the journal object that the caller passes as ``journalFile``
-    pickle           refuses (hazard H8: code execution for whoever reaches the port)
+    pickle           refuses (hazard H8: code execution for anybody who reaches the port)
     logger           silent: what it would log as a warning is a Halt in guard.py
 
 Everything that raftcoord uses of PySyncObj's internals is named in ``INTERNALS`` and ``SETTINGS``; a contract test looks

@@ -1,6 +1,6 @@
 """The log as PySyncObj sees it (its Journal interface), and what of it is not on disk yet.
 
-It keeps the entries after the compaction point in memory and stages every change; ``take`` hands the changes to whoever
+It keeps the entries after the compaction point in memory and stages every change; ``take`` hands the changes to the caller that
 writes node.db. Nothing here touches a disk. The first entry is the anchor: it is applied everywhere and only its index and
 term matter.
 

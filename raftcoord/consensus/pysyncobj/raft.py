@@ -3,10 +3,10 @@
 Every call that may look at the clock brings the time. The log stages what must be synced; an entry counts for the leader itself
 only when it is synced.
 
-Replaced here: the tick (one send for everything that gathered, and the commit index at once to whoever waits for it: H13), the
-counting of the leader's own log, the fallback of a leader without a majority after one election timeout instead of 30 s (H11),
-the wiring of administrative commands: there is none (H15), and every majority: it is counted over the voters that ``follow``
-brings, which PySyncObj knows nothing of.
+Replaced here: the tick (one send for everything that gathered, and the commit index at once to a follower that waits for it:
+H13), the counting of the leader's own log, the fallback of a leader without a majority after one election timeout instead of
+30 s (H11), the wiring of administrative commands: there is none (H15), and every majority: it is counted over the voters that
+``follow`` brings, which PySyncObj knows nothing of.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Outbox(Transport):  # type: ignore[misc]
         self.messages: list[tuple[int, Message]] = []
 
     def setOnUtilityMessageCallback(self, message: str, callback: Any) -> None:
-        """Nothing: status, add, remove, set_version and transfer are not for whoever reaches the port (H15)."""
+        """Nothing: status, add, remove, set_version and transfer are not offered to those who reach the port (H15)."""
 
     def send(self, node: Any, message: Message) -> bool:
         self.messages.append((node.id, message))

@@ -4,7 +4,7 @@ It owes the caller exactly one reply, every branch that may have prepared what S
 It never says what was proposed.
 
 Theory of operation. The coordinator asks every branch to prepare, counts the ballots, and makes one proposal to the ledger.
-The ledger decides, not the coordinator: whoever is in doubt may have asked any node in the meantime, and that question may
+The ledger decides, not the coordinator: a participant in doubt may have asked any node in the meantime, and that question may
 have decided ABORT. So there is one road only: ballots -> one proposal -> what stands -> reply and delivery.
 
 - A vote that is late, or lost with its connection, is a *proposal* to abort. Silence proves nothing: the branch may be
@@ -17,7 +17,7 @@ have decided ABORT. So there is one road only: ballots -> one proposal -> what s
 - What is delivered is what STANDS. A proposal may lose; then our own branches are told the standing outcome.
 - A standing COMMIT with other branches than ours, or one that met our ABORT, was made by somebody else: the txid was used
   twice. The caller is told so. Our branches that it does not name are told ABORT; those that it names belong to it, and
-  whoever made it delivers it.
+  the coordinator that made it delivers it.
 - FORGOTTEN: the txid is older than the horizon. A branch that is still prepared cannot belong to a COMMIT that was
   forgotten (see tables/decisions.py), so ours are told ABORT; the caller is told FORGOTTEN.
 - When the fate of the proposal is not known at the deadline, the caller is told that the outcome is in doubt and NOTHING is

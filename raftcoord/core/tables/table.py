@@ -306,4 +306,4 @@ class Table:
 
     @classmethod
     def check_change(cls, before: Mapping[str, Any], change: Change) -> None:
-        """Raise Halt if ``change`` must not be stored after a state whose fields were ``before``: whoever made it has a bug."""
+        """Raise Halt if ``change`` must not be stored after a state whose fields were ``before``: its maker has a bug."""

@@ -4,7 +4,7 @@ Theory of operation. What must not be believed:
     PREPARE TRANSACTION in a failed transaction answers ROLLBACK and no error, and so does COMMIT. So a statement that a
         failed transaction refuses comes first, the command tag is read, and the gid is looked for in pg_prepared_xacts.
     The transaction on the connection may not be the branch: the block may have committed, or a pool handed the connection
-        on. So the branch bears its gid in a setting that ends with the transaction (SET LOCAL), and one that does not bear
+        on. So the branch carries its gid in a setting that ends with the transaction (SET LOCAL), and one that does not carry
         it fails at the statement that comes first.
     42704 (no such gid) at COMMIT PREPARED is a question: committed before, or rolled back by hand. The mark answers it.
 
@@ -159,7 +159,7 @@ class PostgreSql(Marked):
         return found.touched == 1
 
     def create_marks(self) -> Steps[None]:
-        """A schema of its own, so that no search_path can hide it. Whoever may connect may mark: a gid cannot be guessed."""
+        """A schema of its own, so that no search_path can hide it. All that may connect may mark: a gid cannot be guessed."""
         for sql in (
             "CREATE SCHEMA IF NOT EXISTS raftcoord",
             'CREATE TABLE IF NOT EXISTS raftcoord.marks (gid text COLLATE "C" PRIMARY KEY, '
@@ -187,7 +187,7 @@ def _owners_in(xml: str) -> frozenset[Owner]:
 def _named(gid: Gid, marks: bool) -> str:
     """What the branch's transaction carries out, and with ``marks`` is marked by.
 
-    An error 25P02 in a transaction that has failed, and 22011 (negative substring length) in one that does not bear the name.
+    An error 25P02 in a transaction that has failed, and 22011 (negative substring length) in one that does not carry the name.
     """
     asked = (
         f"CASE WHEN {_IN_FORCE} = '{gid}' THEN '{gid}' ELSE substr('', 1, - 1 - length(coalesce({_IN_FORCE}, ''))) END"

@@ -1,4 +1,4 @@
-"""Writing down whose a table of marks is, for whoever knows the url of a resource: the resolver, and ``resource init``.
+"""Writing down whose a table of marks is, for those that know the url of a resource: the resolver, and ``resource init``.
 
 Owed: a database that is another resource's by its marks is a ConfigError before anything is looked at: what is missing there
 would pass for damage. Never: a name that is taken away; a program that names its own connection.

@@ -31,7 +31,7 @@ class SweepReport:
     """One look. ``prepared``: branches of ours that were listed; ``foreign``: those of other clusters, which nobody touches.
 
     ``waiting``: too young, or tried in vain and to be tried again; ``damaged``: found against the ledger now, and recorded;
-    ``next_s``: when to look again at the latest.
+    ``next_s``: when to look again, at most.
     """
 
     prepared: int = 0
