@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -76,6 +77,9 @@ SIDE_EFFECTS = {
         "time",
     ),
 }
+UNUSUAL = re.compile(r"\b(whoever|bears?|mend(?:s|ed|ing)?|heed(?:s|ed|ing)?|at the latest)\b", re.IGNORECASE)
+"""Words that a reader in a hurry stumbles over; each has a usual one: everybody, carries, fixes, follows, at most 5 s after."""
+
 UNSAFE_TO_LOAD = {"cPickle", "cloudpickle", "dill", "marshal", "pickle", "shelve"}
 
 
@@ -239,6 +243,25 @@ def test_every_module_says_what_it_is_for() -> None:
             yield f"{path.relative_to(ROOT)}"
 
     hold(judge)
+
+
+def test_docs_and_docstrings_use_the_usual_words() -> None:
+    """Names in backquotes are left out: they are code."""
+
+    def judge(path: Path) -> Iterator[str]:
+        for node in ast.walk(tree_of(path)):
+            if (
+                isinstance(node, ast.Expr)
+                and isinstance(node.value, ast.Constant)
+                and isinstance(node.value.value, str)
+            ):
+                for found in UNUSUAL.findall(re.sub(r"``[^`]*``", "", node.value.value)):
+                    yield f"{shown(path, node)}: {found}"
+
+    hold(judge)
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        found = UNUSUAL.findall(re.sub(r"`[^`]*`", "", page.read_text(encoding="utf-8")))
+        assert not found, f"{page.name}: {found}"
 
 
 def test_the_public_api_says_what_it_owes() -> None:

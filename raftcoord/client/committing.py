@@ -1,7 +1,7 @@
 """Atomic commit over the caller's own connections, as moves: what is done next, and what each outcome of it means.
 
 Theory of operation. The caller's program coordinates, so what must outlive it is in the databases (prepared branches that
-bear our gid) and in the ledger (the decision). For each point at which it may stop:
+have our gid) and in the ledger (the decision). For each point at which it may stop:
 
     before the first prepare        the databases roll back by themselves; nothing is on the ledger
     prepared, COMMIT not proposed   nobody else can propose COMMIT: rolling back is safe; the resolver does it if we cannot

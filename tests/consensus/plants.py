@@ -234,7 +234,7 @@ h11_leader_for_30_s = replacing((Raft, "_check_quorum", _quorum_of_30_s))
 h11_reconnecting_waits_5_s = replacing((dial, "BACKOFF_S_MAX", library.SyncObjConf().connectionRetryTime))
 
 h12_no_pre_vote = both(replacing((Guarded, "_elect", Raft._elect)), handling("request_vote", pysyncobj_receives))
-h12_a_vote_for_whoever_asks = replacing((Guarded, "_hears_leader", lambda self: False))
+h12_a_vote_for_all_who_ask = replacing((Guarded, "_hears_leader", lambda self: False))
 
 
 # -- H13, H14, H15 ----------------------------------------------------------------------------------------------------
@@ -259,13 +259,13 @@ def _believing(self: Any, said: Any) -> None:
         _judge(self, said)
 
 
-h16_whoever_bears_a_name_is_believed = replacing(
+h16_a_name_alone_is_believed = replacing(
     (Identities, "judge", _believing),
     (Identities, "acquainted", lambda self, said, told: True),
     (Identities, "id_of", lambda self, name, identity: int(name[1:])),
 )
-h16_whoever_runs_takes_part = replacing((Guarded, "admitted", property(lambda self: True, lambda self, value: None)))
-h16_a_wiped_node_is_taken_for_the_old_one = both(h16_whoever_bears_a_name_is_believed, h16_whoever_runs_takes_part)
+h16_every_node_takes_part = replacing((Guarded, "admitted", property(lambda self: True, lambda self, value: None)))
+h16_a_wiped_node_is_taken_for_the_old_one = both(h16_a_name_alone_is_believed, h16_every_node_takes_part)
 
 
 def _used_at_once(self: Any, said: Any) -> None:

@@ -489,7 +489,7 @@ def a_node_that_comes_back_deposes_nobody() -> None:
     assert {world.replica(n).raft.term for n in world.running} == {term}
 
 
-@claim("H12", without=plants.h12_a_vote_for_whoever_asks)
+@claim("H12", without=plants.h12_a_vote_for_all_who_ask)
 def who_hears_a_leader_helps_nobody_to_depose_it() -> None:
     raft = a_node(A)
     raft.receive(2, append(1, (2, 1)))
@@ -585,7 +585,7 @@ def a_wiped_node_elects_nobody_who_lacks_a_committed_decision() -> None:
         asyncio.run(run(directory))
 
 
-@claim("H16", without=plants.h16_whoever_bears_a_name_is_believed)
+@claim("H16", without=plants.h16_a_name_alone_is_believed)
 def a_wiped_node_is_refused_by_all_and_whoever_dials() -> None:
     async def run(directory: Path) -> None:
         async with Cluster(config_in(directory)) as cluster:
@@ -645,7 +645,7 @@ def not_admitted() -> Clocked:
     return raft
 
 
-@claim("H16", without=plants.h16_whoever_runs_takes_part)
+@claim("H16", without=plants.h16_every_node_takes_part)
 def who_is_not_admitted_gives_no_vote() -> None:
     raft = not_admitted()
     raft.receive(3, {"type": "request_vote", "term": 2, "last_log_index": 9, "last_log_term": 1})
@@ -653,14 +653,14 @@ def who_is_not_admitted_gives_no_vote() -> None:
     assert (raft.term, raft.log.dirty) == (1, False)
 
 
-@claim("H16", without=plants.h16_whoever_runs_takes_part)
+@claim("H16", without=plants.h16_every_node_takes_part)
 def who_is_not_admitted_gives_no_pre_vote() -> None:
     raft = not_admitted()
     raft.receive(3, {"type": "pre_vote", "term": 2, "last_log_index": 9, "last_log_term": 1})
     assert raft.take_messages() == []
 
 
-@claim("H16", without=plants.h16_whoever_runs_takes_part)
+@claim("H16", without=plants.h16_every_node_takes_part)
 def who_is_not_admitted_acknowledges_nothing() -> None:
     raft = not_admitted()
     raft.receive(3, append(1, (2, 1), B))
@@ -668,7 +668,7 @@ def who_is_not_admitted_acknowledges_nothing() -> None:
     assert raft.log.last_index == 2
 
 
-@claim("H16", without=plants.h16_whoever_runs_takes_part)
+@claim("H16", without=plants.h16_every_node_takes_part)
 def who_is_not_admitted_stands_for_nothing() -> None:
     raft = not_admitted()
     raft.now = 100.0 + 10 * TIMING.election_max
@@ -677,7 +677,7 @@ def who_is_not_admitted_stands_for_nothing() -> None:
     assert raft.term == 1
 
 
-@claim("H16", without=plants.h16_whoever_runs_takes_part)
+@claim("H16", without=plants.h16_every_node_takes_part)
 def who_is_not_admitted_takes_no_copy() -> None:
     async def run(directory: Path) -> None:
         async with Cluster(config_in(directory)) as cluster:
