@@ -371,7 +371,9 @@ def test_a_decide_that_may_have_been_heard_is_never_called_definite(later: objec
     on_cluster(script)
 
 
-def test_a_decide_that_was_never_heard_is_unavailable() -> None:
+def test_a_decide_that_was_never_heard_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "PAUSE_S_MIN", 2.0)  # each node is asked once: no question is on its way at the deadline
+
     async def script(nodes: list[ScriptedNode]) -> None:
         all_answer(nodes, "decide", UNAVAILABLE)
         async with client_of(nodes) as client:

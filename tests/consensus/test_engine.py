@@ -19,9 +19,11 @@ from one_node_engine import OneNodeEngine
 from test_group import a_decide, settle
 from world import ANCHOR, TIMING, founding, identity
 
-from raftcoord.consensus.engine import MEMBERS, REGULAR, Engine, Message, StoredLog
+from raftcoord import config, limits
+from raftcoord.consensus.engine import MEMBERS, REGULAR, Engine, Message, StoredLog, Timing
 from raftcoord.consensus.group import Group, Start
 from raftcoord.consensus.host import Errand, Host, Stores
+from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.core.machine import Ledger
 from raftcoord.core.tables.decisions import Standing
 from raftcoord.events import Observers
@@ -35,6 +37,18 @@ def a_group_alone(now: float = 0.0) -> Group:
     """A group whose engine is the other one."""
     engine: Engine = OneNodeEngine(identity(1), StoredLog([ANCHOR], 0, None, 1), TIMING, random.Random(1), now)
     return Group(engine, Start(Ledger(), (1, 0), founding(1), hearsay=False), 7, now, NodeBounds())
+
+
+# -- engine -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("heartbeat_ms", [limits.HEARTBEAT_MS_MIN, 50, 100, limits.HEARTBEAT_MS_MAX])
+def test_every_timing_that_cluster_yaml_may_have_is_one_for_the_engine(heartbeat_ms: int) -> None:
+    least = limits.ELECTION_HEARTBEATS_MIN * heartbeat_ms
+    for shortest, longest in ((least, least + 1), (least, limits.ELECTION_MS_MAX)):
+        timing = config.Timing(heartbeat_ms, shortest, longest)
+        seconds = Timing(timing.heartbeat_ms / 1000, timing.election_ms_min / 1000, timing.election_ms_max / 1000)
+        Guarded(identity(1), StoredLog([ANCHOR], 0, None, 1), seconds, random.Random(1), 0.0, NodeBounds())
 
 
 # -- group ------------------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def _settings(timing: Timing, log: RaftLog) -> Any:
         useFork=False,
         raftMinTimeout=timing.election_min,
         raftMaxTimeout=timing.election_max,
-        appendEntriesPeriod=timing.heartbeat,
+        appendEntriesPeriod=timing.election_min / 4,  # nobody reads it, and it must be below a third
         leaderFallbackTimeout=timing.election_max,  # H11: 30 s as it comes
         connectionTimeout=max(3.5, timing.election_max),
         journalFile=log,
