@@ -22,8 +22,9 @@ class Env:
     @classmethod
     def real(cls) -> Env:
         """The machine's clock, and a generator seeded by the operating system."""
-        return cls(_wall_ms, random.Random(random.SystemRandom().getrandbits(128)))
+        return cls(wall_ms, random.Random(random.SystemRandom().getrandbits(128)))
 
 
-def _wall_ms() -> int:
+def wall_ms() -> int:
+    """The machine's clock: Unix time, ms."""
     return time.time_ns() // 1_000_000

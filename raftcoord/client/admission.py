@@ -10,12 +10,13 @@ import asyncio
 from typing import Final
 
 from raftcoord import limits
-from raftcoord.api.operations import NODE
+from raftcoord.api.operations import NODE, STATUS, OfTxid
 from raftcoord.client.link import Link
 from raftcoord.client.nodes import Nodes
 from raftcoord.errors import ForgottenTxid, FutureTxid, RaftcoordError, Unavailable
 from raftcoord.rpc.codes import RpcError
-from raftcoord.types import TxId
+from raftcoord.rpc.connection import Connection
+from raftcoord.types import State, TxId
 
 REACH_S: Final = 2.0
 """How long a node that could decide is looked for (s), when the one in use does not serve: an election takes less."""
@@ -88,12 +89,18 @@ async def _look_at(link: Link, txid: TxId, deadline: float) -> Link | RaftcoordE
             f"{limits.FUTURE_MS_MAX // 1000} s are allowed; nothing was begun: correct the clock that is wrong (raftcoord "
             "doctor)"
         )
-    if type(horizon_ms) is int and txid.ms < horizon_ms:
+    if type(horizon_ms) is int and txid.ms < horizon_ms and await _is_forgotten(link, conn, txid, deadline):
         return ForgottenTxid(
             f"the txid {txid} is older than the horizon of node {link}, so nothing can be decided under it; nothing was "
             "begun: correct the clock that is wrong (raftcoord doctor)"
         )
     return link
+
+
+async def _is_forgotten(link: Link, conn: Connection, txid: TxId, deadline: float) -> bool:
+    """Whether the horizon has passed it: a node may lag, and show the horizon of before it was lowered."""
+    known = await link.ask(conn, STATUS.method, STATUS.encode(OfTxid(txid)), deadline)
+    return type(known) is list and known[:1] == [State.FORGOTTEN]
 
 
 def _nobody(refusals: list[RaftcoordError]) -> Unavailable:

@@ -108,12 +108,19 @@ def undecided(term: int, index: int) -> Known:
     return Known(State.UNDECIDED, "", "", term, index)
 
 
-def final(txid: TxId, applied: Applied) -> Known | None:
-    """What this node knows for good: a recorded outcome, or FORGOTTEN. None: undecided as far as is applied here."""
+def recorded(txid: TxId, applied: Applied) -> Known | None:
+    """The outcome that is recorded here, which is final. None: none is, as far as is applied here."""
     decision = applied.ledger.decision(txid)
-    if decision is not None:
-        return of_decision(decision)
-    return forgotten(applied) if txid.ms < applied.ledger.horizon_ms else None
+    return None if decision is None else of_decision(decision)
+
+
+def final(txid: TxId, applied: Applied) -> Known | None:
+    """What is final as of what is applied here, which is the latest: a recorded outcome, or FORGOTTEN. None: undecided.
+
+    To be asked when that was confirmed. A node that lags may have the horizon of before it was lowered (lowering.py), and what
+    was decided since lies below it.
+    """
+    return recorded(txid, applied) or (forgotten(applied) if txid.ms < applied.ledger.horizon_ms else None)
 
 
 def for_branch(known: Known, txid: TxId, branch: str, applied: Applied) -> Known:
@@ -140,6 +147,10 @@ def seen_by(branch: str | None, known: Known, txid: TxId, applied: Applied) -> K
     return known if branch is None else for_branch(known, txid, branch, applied)
 
 
+NOT_THE_LATEST: Final = (
+    "this node could not confirm in time that it knows the latest decisions; ask another one, or again"
+)
+
 # -- questions ----------------------------------------------------------------------------------------------------
 
 
@@ -154,18 +165,19 @@ def confirmed(otherwise: str) -> Question[tuple[int, int]]:
 
 def status(applied: Applied, txid: TxId, branch: str | None = None) -> Question[Known]:
     """What is recorded of ``txid``; changes nothing. ``branch``: what that branch has to do."""
-    known = final(txid, applied)
+    known = recorded(txid, applied)
     if known is None:
-        term, index = yield from confirmed(
-            "this node could not confirm in time that it knows the latest decisions; ask another one, or again"
-        )
+        term, index = yield from confirmed(NOT_THE_LATEST)
         known = final(txid, applied) or undecided(term, index)
     return seen_by(branch, known, txid, applied)
 
 
 def resolve(applied: Applied, txid: TxId, now_ms: int, branch: str | None = None) -> Question[Known]:
     """The outcome of ``txid``: what is undecided is aborted, unless the ledger answers otherwise."""
-    known = final(txid, applied)
+    known = recorded(txid, applied)
+    if known is None and txid.ms < applied.ledger.horizon_ms:
+        yield from confirmed(NOT_THE_LATEST)
+        known = final(txid, applied)
     if known is None:
         check_decidable(txid, now_ms)
         try:
@@ -201,7 +213,10 @@ def complete(applied: Applied, txid: TxId, branches: tuple[str, ...] | None) -> 
 
 
 def check_new(applied: Applied, txid: TxId, running: Container[TxId], now_ms: int) -> None:
-    """Raise unless a transaction may begin under ``txid`` at a node that runs those in ``running``."""
+    """Raise unless a transaction may begin under ``txid`` at a node that runs those in ``running``.
+
+    To be asked when it was confirmed that this is the latest, if ``txid`` is older than the horizon as it is known here.
+    """
     decision = applied.ledger.decision(txid)
     if decision is not None:
         raise used(txid, decision)

@@ -140,6 +140,22 @@ class Desk:
         agreement.propose(Decide(txid, verdict, branches, reason, "", now_ms), deadline, done)
 
     def _submit(self, request: operations.ToSubmit, asker: Asker, answer: Answering) -> None:
+        if request.txid.ms >= self._agreement.ledger.horizon_ms:
+            self._begin(request, answer)
+            return
+
+        def confirmed(result: tuple[int, int] | RaftcoordError) -> None:
+            if isinstance(result, RaftcoordError):
+                answer(result)
+                return
+            try:
+                self._begin(request, answer)
+            except RaftcoordError as error:
+                answer(error)
+
+        self._ask(asking.confirmed(f"nothing was attempted: {asking.NOT_THE_LATEST}"), confirmed, request.timeout_ms)
+
+    def _begin(self, request: operations.ToSubmit, answer: Answering) -> None:
         txid, agreement = request.txid, self._agreement
 
         def used(standing: Standing) -> None:

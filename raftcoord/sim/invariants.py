@@ -264,7 +264,8 @@ class Invariants(Branches):
             case State.COMMITTED | State.ABORTED:
                 good = known is not None and (known.verdict is Verdict.COMMIT) == (state is State.COMMITTED)
             case State.FORGOTTEN:
-                good = self.model.state(txid, index) is State.FORGOTTEN  # as of the answer, whatever came later
+                # As of the answer, whatever came later; and not of before the question: the horizon may have been lowered.
+                good = index > since and self.model.state(txid, index) is State.FORGOTTEN
                 self.forgotten.add(txid)
             case _:
                 good = index > since and (known is None or known.index > index)

@@ -31,6 +31,8 @@ _TIMEOUT_S: Final = 2.0
 _SOON_S: Final = 1.0
 """What a node may take beyond ``NodeBounds.ask_members_ms``, by its own clock (s)."""
 
+_TICK_S: Final = 0.1
+
 STRANGE: Final = "n9"
 """A name that no member ever has."""
 
@@ -119,13 +121,18 @@ async def start(world: World, machine: Machine) -> None:
         return
     wrong = machine.names is not None and consensus.group.members is not None
     before, began = db.load() if wrong else None, asyncio.get_running_loop().time()
-    late = asyncio.get_running_loop().call_later(
-        world.knobs.node.ask_members_ms / 1000 + _SOON_S,
-        world.broken,
-        f"{machine.name} does not refuse a cluster.yaml of {machine.names}",
-    )
-    if not wrong:
-        late.cancel()
+    loop = asyncio.get_running_loop()
+    late: asyncio.TimerHandle | None = None
+
+    def wait(ticks: int) -> None:
+        """In small steps: while it is paused, one of them passes at most."""
+        nonlocal late
+        if ticks == 0:
+            world.broken(f"{machine.name} does not refuse a cluster.yaml of {machine.names}")
+        late = loop.call_later(_TICK_S, wait, ticks - 1)
+
+    if wrong:
+        wait(round((world.knobs.node.ask_members_ms / 1000 + _SOON_S) / _TICK_S))
     try:
         await node.start()
     except ConfigError as error:
@@ -136,10 +143,11 @@ async def start(world: World, machine: Machine) -> None:
             world.broken(f"{machine.name} refused its cluster.yaml, and its node.db is another than before")
         took = asyncio.get_running_loop().time() - began
         world.log(machine.name, f"took {took:.2f} s for that")
-        late.cancel()
         world.kill(machine.name)
         raise Killed from None
-    late.cancel()
+    finally:
+        if late is not None:
+            late.cancel()
     if (
         wrong and set(machine.names or ()) != set(world.nodes) - world.removed
     ):  # else these were the members for a while

@@ -14,6 +14,8 @@ from raftcoord.sim.world import EPOCH_MS, World
 
 _TRIES_MAX: Final = 60
 _PAUSE_S: Final = 0.3
+_BEHIND_S: Final = 4.0
+"""It hears nobody until transactions are accepted beyond the new horizon, or for longer."""
 
 
 def move_horizon(world: World, name: str, ahead_ms: int) -> None:
@@ -31,7 +33,22 @@ def lower_horizon(world: World) -> None:
     process.spawn(_lower(world, client), "lower")
 
 
+def _leave_behind(world: World) -> None:
+    """A follower hears no other node for a while. It does not learn that the horizon was lowered, and answers those who ask."""
+    rng = world.rng(f"left behind {world.loop.now}")
+    followers = [name for name in world.nodes if (node := world.machines[name].consensus) and not node.is_leader]
+    if not followers or rng.random() < 0.3:
+        return
+    behind = rng.choice(followers)
+    for name in world.nodes:
+        if name != behind:
+            world.network.clog(name, behind)
+            until = world.loop.now + _BEHIND_S * rng.uniform(0.3, 1.0)
+            world.loop.at(until, world.loop.world, world.network.unclog, name, behind)
+
+
 async def _lower(world: World, client: AsyncClient) -> None:
+    _leave_behind(world)
     for _ in range(_TRIES_MAX):
         after_ms = EPOCH_MS + int(world.loop.now * 1000) + world.ahead_max_ms + limits.FUTURE_MS_MAX
         try:

@@ -13,7 +13,7 @@ from raftcoord.core.asking import Confirm, Known, Propose, Question
 from raftcoord.core.machine import Ledger
 from raftcoord.core.tables.damages import Heuristic
 from raftcoord.core.tables.decisions import Complete, Decide
-from raftcoord.core.tables.horizon import Retire
+from raftcoord.core.tables.horizon import Lower, Retire
 from raftcoord.core.tables.table import Command
 from raftcoord.errors import (
     ForgottenTxid,
@@ -51,6 +51,9 @@ def decide(verdict: Verdict, *branches: str) -> Command:
 
 
 RETIRED = (decide(COMMIT, "a"), Complete(((T, ("a",)),)), Retire(NOW_MS + 1))
+MOVED = (Retire(NOW_MS + 9),)
+LOWERED = [Lower(NOW_MS + 9, NOW_MS - 9, "ann", NOW_MS), decide(COMMIT, "a")]
+"""By an operator, and then a transaction began."""
 DAMAGED = (decide(COMMIT, "a"), Heuristic(T, "a", "gone", NOW_MS))
 
 
@@ -92,12 +95,21 @@ APPLIED = "applied"
 LOST = NotKnown()
 
 TABLE: dict[str, Asked] = {
-    # what is recorded or forgotten is final: at once, by any node
+    # what is recorded is final: at once, by any node
     "status of a commit": Asked((decide(COMMIT, "a"),), status(), (), COMMITTED),
     "status of an abort": Asked((decide(ABORT),), status(), (), ABORTED),
-    "status of what is forgotten": Asked(RETIRED, status(), (), FORGOTTEN),
     "resolve of a commit": Asked((decide(COMMIT, "a"),), resolve(), (), COMMITTED),
-    "resolve of what is forgotten": Asked(RETIRED, resolve(), (), FORGOTTEN),
+    # what lies below the horizon is forgotten when that was confirmed: it may have been lowered
+    "status of what is forgotten": Asked(RETIRED, status(), ((Confirm, MAJORITY),), FORGOTTEN),
+    "resolve of what is forgotten": Asked(RETIRED, resolve(), ((Confirm, MAJORITY),), FORGOTTEN),
+    "resolve of what is forgotten without a majority": Asked(RETIRED, resolve(), ((Confirm, NOBODY),), Unavailable),
+    "status behind a lowered horizon": Asked(MOVED, status(), ((Confirm, LOWERED),), COMMITTED),
+    "resolve behind a lowered horizon": Asked(MOVED, resolve(), ((Confirm, LOWERED),), COMMITTED),
+    "a branch that asks behind a lowered horizon": Asked(MOVED, status("a"), ((Confirm, LOWERED),), COMMITTED),
+    "a branch that resolves behind a lowered horizon": Asked(MOVED, resolve("a"), ((Confirm, LOWERED),), COMMITTED),
+    "resolve of what is undecided behind a lowered horizon": Asked(
+        MOVED, resolve(), ((Confirm, LOWERED[:1]), (Propose, APPLIED)), ABORTED
+    ),
     # absence proves nothing until a barrier was passed
     "status of nothing": Asked((), status(), ((Confirm, MAJORITY),), UNDECIDED),
     "status of what this node lacked": Asked((), status(), ((Confirm, decide(COMMIT, "a")),), COMMITTED),
@@ -109,9 +121,9 @@ TABLE: dict[str, Asked] = {
     # what a branch has to do
     "a branch of the commit": Asked((decide(COMMIT, "a"),), status("a"), (), COMMITTED),
     "a branch that the commit does not name": Asked((decide(COMMIT, "a"),), status("b"), (), ABORTED),
-    "a branch of what is forgotten": Asked(RETIRED, status("a"), (), ABORTED),
+    "a branch of what is forgotten": Asked(RETIRED, status("a"), ((Confirm, MAJORITY),), ABORTED),
     "a branch of what is forgotten with damage on record": Asked(
-        (Heuristic(T, "a", "gone", NOW_MS), Retire(NOW_MS + 1)), status("a"), (), FORGOTTEN
+        (Heuristic(T, "a", "gone", NOW_MS), Retire(NOW_MS + 1)), status("a"), ((Confirm, MAJORITY),), FORGOTTEN
     ),
     "a branch of what is undecided": Asked((), status("a"), ((Confirm, MAJORITY),), UNDECIDED),
     "a branch that resolves": Asked((), resolve("a"), ((Propose, APPLIED),), ABORTED),
@@ -153,9 +165,11 @@ TABLE: dict[str, Asked] = {
 
 
 def came_of(here: Here, step: Confirm | Propose, result: Any) -> Any:
-    """What is sent back for ``step``. A command: another node's, which the ledger got before."""
+    """What is sent back for ``step``. A command, or a list of them: other nodes', which the ledger got before."""
     if isinstance(result, RaftcoordError):
         return result
+    for command in result if type(result) is list else ():
+        here.apply(command)
     if isinstance(result, tuple) and type(result) is not tuple:
         here.apply(result)  # type: ignore[arg-type]
     if isinstance(step, Propose):

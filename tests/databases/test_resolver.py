@@ -787,10 +787,11 @@ def test_old_marks_are_deleted_and_none_that_an_open_decision_needs(
     bank: Bank, looking: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "RESOLVER_FORGET_MS", 0)
-    name, now_ms = new_name(), int(time.time() * 1000)
+    name, now_ms = new_name(), int(time.time() * 1000) - 3_600_000
     with running() as nodes:
         old, needed, new = (nodes.gid(name, TxId.new(now_ms - ago)) for ago in (9000, 6000, 3000))
-        for gid in (old, needed, new):
+        fresh = nodes.gid(name, TxId.new())
+        for gid in (old, needed, new, fresh):
             session = prepare(bank, gid, -1)
             session.run(session.dialect.commit_prepared_here(gid))
             session.close()
@@ -802,6 +803,9 @@ def test_old_marks_are_deleted_and_none_that_an_open_decision_needs(
         nodes.client.complete(needed.txid)
         resolver.until(lambda: bank.other.run(bank.dialect.proof(needed)) is Effect.ABSENT)
         assert bank.other.run(bank.dialect.proof(new)) is Effect.COMMITTED
+        nodes.append(Retire(now_ms + 86_400_000))  # by a wrong clock
+        resolver.until(lambda: bank.other.run(bank.dialect.proof(new)) is Effect.ABSENT)
+        assert bank.other.run(bank.dialect.proof(fresh)) is Effect.COMMITTED
         resolver.resource.close()
 
 
@@ -810,7 +814,7 @@ def test_no_mark_is_deleted_of_a_decision_that_came_after_the_open_ones_were_rea
 ) -> None:
     monkeypatch.setattr(limits, "RESOLVER_FORGET_MS", 0)
     monkeypatch.setattr(limits, "RESOLVER_OPEN_MS", 60_000)
-    name, now_ms = new_name(), int(time.time() * 1000)
+    name, now_ms = new_name(), int(time.time() * 1000) - 3_600_000
     with running() as nodes:
         late = nodes.gid(name, TxId.new(now_ms - 9000))  # of a program whose clock is behind
         resolver = looking(bank, name, nodes=nodes.client)

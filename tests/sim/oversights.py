@@ -128,6 +128,15 @@ _final = asking.final
 plant("FORGOTTEN is told 50 ms early", (asking, "final", _final_a_little_early))
 
 
+def _recorded_or_below_the_horizon(txid: TxId, applied: Any) -> Any:
+    below = txid.ms < applied.ledger.horizon_ms
+    return _recorded(txid, applied) or (asking.forgotten(applied) if below else None)
+
+
+_recorded = asking.recorded
+plant("a horizon is believed that was not confirmed", (asking, "recorded", _recorded_or_below_the_horizon))
+
+
 def _looked_without_a_majority(applied: Any, txid: TxId, branch: str | None = None) -> Any:
     known = asking.final(txid, applied)
     if known is None:

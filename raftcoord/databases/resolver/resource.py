@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from raftcoord import limits
+from raftcoord import env, limits
 from raftcoord.api.answers import NodeStatus
 from raftcoord.databases import drivers
 from raftcoord.databases.owners import Owner
@@ -46,7 +46,8 @@ class Resource:
 
     ``elsewhere``: the names of those whose url leads to another place.
 
-    ``connect``, ``now`` (s) and ``chance`` (from 0 to 1): how a url is connected to, and where time and jitter come from.
+    ``connect``, ``now`` (s), ``chance`` (from 0 to 1) and ``wall_ms`` (Unix time): how a url is connected to, and where time and
+    jitter come from.
 
     Use it from one thread at a time. Raises ConfigError if its URL cannot be used.
     """
@@ -62,6 +63,7 @@ class Resource:
         connect: Callable[[str], Session] = drivers.connect,
         now: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = _CHANCE,
+        wall_ms: Callable[[], int] = env.wall_ms,
     ) -> None:
         self.name = config.name
         self.where = config.shown()
@@ -79,6 +81,7 @@ class Resource:
         self._now = now
         self._connect = connect
         self._chance = chance
+        self._wall_ms = wall_ms
         self._paces = Paces()
         self._session: Session | None = None
         self._sweep: Sweep | None = None
@@ -194,11 +197,21 @@ class Resource:
         self._paces.forget(now - 2 * limits.RESOLVER_FORGET_MS / 1000)
         self._claim()
         try:
-            self._sweep.forget_marks(self._nodes.node_info()["horizon_ms"])
+            self._sweep.forget_marks(self._horizon_ms(self._nodes.node_info()))
         except SqlError as error:
             log.warning(
                 "%s: old marks could not be deleted: %s", self.name, self._config.scrub(self._database.explained(error))
             )
+
+    def _horizon_ms(self, said: NodeStatus) -> int:
+        """Before which marks may be deleted; 0: none.
+
+        A horizon that lies later than the shortest retention allows was moved by a wrong clock. It may be lowered, or have been
+        lowered without that node knowing it yet, and then transactions before it are decided.
+        """
+        if said["leader"] is None:
+            return 0
+        return min(said["horizon_ms"], min(said["wall_ms"], self._wall_ms()) - limits.RETENTION_MS_MIN)
 
     # -- how it stands --------------------------------------------------------------------------------------------
 
