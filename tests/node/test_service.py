@@ -171,7 +171,8 @@ async def test_what_is_older_than_the_horizon_is_forgotten() -> None:
         client, old = await Caller.of(served), new_txid(NOW_MS - 10_000)
         await client.decide(old)
         served.consensus.log.append(Retire(NOW_MS - 5_000))
-        for answer in (await client.ask("status", old), await client.ask("resolve", old, 5000)):
+        for ask in (lambda: client.ask("status", old), lambda: client.ask("resolve", old, 5000)):
+            answer = await ask()
             assert answer[0] == State.FORGOTTEN
             assert answer[4] == served.consensus.applied_index
 
@@ -570,6 +571,22 @@ async def test_a_transaction_older_than_the_horizon_is_not_begun() -> None:
         assert "older than the horizon" in error.message
         assert bank.heard == []
         assert (await client.submit(new_txid(NOW_MS - 5_000), "a"))[0] == State.COMMITTED
+
+
+@pytest.mark.parametrize("method", ["status", "resolve", "submit"])
+async def test_the_horizon_proves_nothing_where_it_cannot_be_confirmed(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been lowered, and the transaction be committed since."""
+    monkeypatch.setattr(limits, "ASK_MS", 50)
+    async with serving_one() as served:
+        bank, client, old = await Bank("a").join(served), await Caller.of(served), new_txid(NOW_MS - 5_001)
+        served.consensus.log.append(Retire(NOW_MS - 5_000))
+        served.consensus.held = True
+        rest = {"status": (), "resolve": (50,), "submit": ({"a": 1}, 50, "decided")}
+        assert (await client.refused(method, old, *rest[method])).code == "unavailable"
+        assert bank.heard == []
+        served.consensus.lose()
 
 
 async def test_a_bug_in_one_request_answers_internal_and_disturbs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
