@@ -11,7 +11,9 @@ from typing import Any
 from raftcoord.core.asking import PRESUMED_ABORT
 from raftcoord.core.tables.decisions import Complete, Decide
 from raftcoord.core.tables.table import Command
+from raftcoord.events import Observers
 from raftcoord.participants.interface import Abort, AlreadyCommitted, Commit, NotPrepared, Prepare, Reply, Request
+from raftcoord.sim.happening import BranchAnswered, OutcomeMade
 from raftcoord.sim.models.decisions import Decided
 from raftcoord.sim.synced import Synced, Violation
 from raftcoord.types import State, TxId, Verdict, Vote, VoteKind
@@ -21,9 +23,13 @@ class Branches(Synced):
     """The branches of all transactions. ``on_violation`` is called once, with the first violation."""
 
     def __init__(
-        self, nodes: Sequence[str], participants: Collection[str], on_violation: Callable[[Violation], None]
+        self,
+        nodes: Sequence[str],
+        participants: Collection[str],
+        on_violation: Callable[[Violation], None],
+        events: Observers | None = None,
     ) -> None:
-        super().__init__(nodes, on_violation)
+        super().__init__(nodes, on_violation, events)
         self.submitted: dict[TxId, tuple[str, ...]] = {}
         """The participants of each transaction that a node coordinates."""
         self.completed_by_caller: set[tuple[TxId, str]] = set()
@@ -84,6 +90,8 @@ class Branches(Synced):
 
     def decided(self, txid: TxId, made: Decided) -> None:
         """That decision is made: a COMMIT needs the yes of everybody, and contradicts nobody."""
+        if self.events.wanted:
+            self.events.tell(OutcomeMade(txid, made.verdict, made.branches))
         if txid in self.model.lost:
             self.violate("one outcome", f"{made.verdict.name} of what was decided and forgotten before", txid)
         if txid in self.forgotten:
@@ -118,6 +126,9 @@ class Branches(Synced):
 
     def on_answered(self, name: str, replies: Sequence[tuple[Request, Reply]], prepared: Collection[TxId]) -> None:
         """A participant answers; what it answers is durable there."""
+        if self.events.wanted:
+            for request, reply in replies:
+                self.events.tell(BranchAnswered(name, request, reply))
         doubts = self._doubts[name]
         willing: dict[TxId, Any] = {}
         for request, reply in replies:

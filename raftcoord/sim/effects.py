@@ -9,13 +9,13 @@ foreign      no branch of another cluster is ever touched
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from raftcoord.core.tables.damages import Heuristic
 from raftcoord.core.tables.table import Command
 from raftcoord.databases import gid as gids
 from raftcoord.sim.database import Server
+from raftcoord.sim.happening import note
 from raftcoord.sim.invariants import Invariants
 from raftcoord.sim.models.decisions import Decided
 from raftcoord.types import State, TxId, Verdict
@@ -31,14 +31,16 @@ class Effects:
         self.unlisted: set[str] = set()
         self.read: set[TxId] = set()
         """What programs have read: then it is decided by the nodes, over one branch or two."""
-        self.log: Callable[[str, str, TxId | None], None] = lambda who, what, txid: None
-        """Told what becomes of branches: (server or program, what, whose)."""
         self.by_resolver = {Verdict.COMMIT: 0, Verdict.ABORT: 0}
         self._invariants = invariants
         self._committed: set[tuple[TxId, str]] = set()
         self._rolled_back: set[tuple[TxId, str]] = set()
         self._aborted: set[TxId] = set()
         self._servers: dict[str, Server] = {}
+
+    def log(self, who: str, what: str, txid: TxId | None) -> None:
+        """Note what becomes of a branch of that transaction. ``who``: a server or a program."""
+        note(self._invariants.events, who, what, txid)
 
     def watch(self, servers: dict[str, Server]) -> None:
         """From now on."""

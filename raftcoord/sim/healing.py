@@ -14,9 +14,7 @@ from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.errors import RaftcoordError
 from raftcoord.history.checker import judge
 from raftcoord.sim import strangers
-from raftcoord.sim.estate import Estate
-from raftcoord.sim.invariants import Invariants
-from raftcoord.sim.workload import Workload
+from raftcoord.sim.cast import Cast
 from raftcoord.sim.world import EPOCH_MS, World
 from raftcoord.types import TxId, Verdict
 
@@ -32,14 +30,12 @@ _PROBES: Final = 5
 class Healing:
     """Of one world whose faults have stopped at ``since`` (virtual s)."""
 
-    def __init__(
-        self, world: World, invariants: Invariants, workload: Workload, since: float, estate: Estate | None
-    ) -> None:
-        self._world = world
-        self._invariants = invariants
-        self._workload = workload
+    def __init__(self, cast: Cast, since: float) -> None:
+        self._world = cast.world
+        self._invariants = cast.invariants
+        self._workload = cast.workload
+        self._estate = cast.estate
         self._since = since
-        self._estate = estate
 
     def settle(self) -> float:
         """Wait until everything is settled; how long it took (virtual s). A violation if it takes longer than LIVENESS_S."""

@@ -35,7 +35,9 @@ from raftcoord.core.tables.decisions import Decide
 from raftcoord.core.tables.horizon import Retire
 from raftcoord.core.tables.members import Members
 from raftcoord.core.tables.table import Command
+from raftcoord.events import Observers
 from raftcoord.sim.branches import Branches
+from raftcoord.sim.happening import EntryCommitted
 from raftcoord.sim.synced import Violation
 from raftcoord.types import State, TxId, Verdict
 
@@ -50,9 +52,13 @@ class Invariants(Branches):
     """Watches every node and participant of a world. ``on_violation`` is called once, with the first."""
 
     def __init__(
-        self, nodes: Sequence[str], participants: Collection[str], on_violation: Callable[[Violation], None]
+        self,
+        nodes: Sequence[str],
+        participants: Collection[str],
+        on_violation: Callable[[Violation], None],
+        events: Observers | None = None,
     ) -> None:
-        super().__init__(nodes, participants, on_violation)
+        super().__init__(nodes, participants, on_violation, events)
         self.leaders: dict[int, str] = {}
         self.decisions_committed = 0
         self.retention_ms = limits.RETENTION_MS_DEFAULT
@@ -201,6 +207,8 @@ class Invariants(Branches):
         data = replica.log.between(index - 1, index)[0][0]
         self.log.append((term, zlib.crc32(data)))
         self.entries.append(data)
+        if self.events.wanted:
+            self.events.tell(EntryCommitted(index, term, data))
         self._apply(data, term, index)
 
     def _complete_leader(self, name: str, replica: Group) -> None:

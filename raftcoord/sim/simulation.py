@@ -8,7 +8,6 @@ audit      all ledgers are equal, money is conserved, the history can be told by
 from __future__ import annotations
 
 import gc
-import logging
 import shutil
 import tempfile
 import time
@@ -17,13 +16,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from raftcoord.events import Observer, Observers
 from raftcoord.sim import strangers
+from raftcoord.sim.cast import Cast
 from raftcoord.sim.conduct import Conduct
 from raftcoord.sim.estate import Estate
 from raftcoord.sim.faults import KINDS, Fault, draw, draw_for_databases
+from raftcoord.sim.happening import Began, See, listening, observers
 from raftcoord.sim.healing import Healing
 from raftcoord.sim.invariants import CLOCKS_WITHIN_S, Invariants
 from raftcoord.sim.knobs import Knobs, knobs
+from raftcoord.sim.loop import SimLoop
 from raftcoord.sim.machines import serving
 from raftcoord.sim.nemesis import Nemesis
 from raftcoord.sim.synced import Violation
@@ -85,18 +88,17 @@ class Report:
 
 
 class Simulation:
-    """One run of one seed. ``plan`` None: drawn from the seed; ``trace``: keep a timeline."""
+    """One run of one seed. ``plan`` None: drawn from the seed."""
 
-    _log_level = logging.CRITICAL + 1
-    """What the rooms log from this level on is let through: nothing, unless somebody listens (timeline.py)."""
-
-    def __init__(
-        self, seed: int, settings: Settings, *, plan: Sequence[Fault] | None = None, trace: bool = False
-    ) -> None:
+    def __init__(self, seed: int, settings: Settings, *, plan: Sequence[Fault] | None = None) -> None:
         self._seed = seed
         self._settings = settings
-        self._trace = trace
         self._plan = plan
+        self._observers: list[See] = []
+
+    def observe(self, see: See) -> None:
+        """Show ``see`` all that will happen (happening.py). Before ``run``."""
+        self._observers.append(see)
 
     def run(self) -> Report:
         """Run it. Deterministic: the same seed, settings and plan give the same report (but for ``wall_s``)."""
@@ -104,20 +106,18 @@ class Simulation:
         root = Path(tempfile.mkdtemp(prefix="raftcoord-sim-", dir=_memory_directory()))
         was_enabled = gc.isenabled()
         gc.disable()  # what is dropped is dropped at once or at the end, never at a moment that chance chooses
-        level = logging.getLogger("raftcoord").level
-        logging.getLogger("raftcoord").setLevel(self._log_level)
+        events = observers()
         try:
-            with knobs(self._seed) as chosen:
-                report = self._run(root, chosen)
+            with knobs(self._seed) as chosen, listening(events if self._observers else None):
+                report = self._run(root, chosen, events)
         finally:
-            logging.getLogger("raftcoord").setLevel(level)
             shutil.rmtree(root, ignore_errors=True)
             if was_enabled:
                 gc.enable()
         report.wall_s = time.perf_counter() - began
         return report
 
-    def _run(self, root: Path, chosen: Knobs) -> Report:
+    def _run(self, root: Path, chosen: Knobs, events: Observers) -> Report:
         settings = self._settings
         report = Report(self._seed, [])
         strangers.executed.clear()
@@ -127,7 +127,7 @@ class Simulation:
             report.violation = violation
             world.loop.stop()
 
-        invariants = Invariants(names, settings.participants, violated)
+        invariants = Invariants(names, settings.participants, violated, events)
         world = World(
             self._seed,
             root,
@@ -137,15 +137,18 @@ class Simulation:
             participants=dict(settings.participants),
             instances=settings.instances,
             knobs=chosen,
+            events=events,
         )
+        for see in self._observers:
+            events.attach(_shown(world.loop, see))
         invariants.locking = frozenset(name for name, make in settings.participants.items() if make in (bank, vault))
         invariants.retention_ms = world.config.retention_ms
         invariants.clocks = lambda: world.clocks(CLOCKS_WITHIN_S)
         timing = world.config.timing
         election = (timing.election_ms_min / 1000, timing.election_ms_max / 1000)
         invariants.conduct = Conduct(names, invariants.must, lambda: world.loop.now, election, chosen.node)
-        if self._trace:
-            world.log = lambda who, what: report.timeline.append(f"{world.loop.now:9.4f} {who:8} {what}")
+        if events.wanted:
+            events.tell(Began(str(root)))
         has_databases = world.rng("databases").random() < settings.databases
         estate = Estate(world, invariants) if has_databases else None
         plan = self._plan
@@ -158,7 +161,7 @@ class Simulation:
         nemesis = Nemesis(world, plan, estate)
         workload = Workload(world, invariants, settings.payloads, settings.audit, settings.clients, settings.gap_s)
         try:
-            self._live(world, invariants, nemesis, workload, report, estate)
+            self._live(Cast(world, invariants, nemesis, workload, estate), report)
         finally:
             report.injected = dict(nemesis.injected)
             report.outcomes = workload.outcomes | ({} if estate is None else estate.outcomes)
@@ -168,16 +171,8 @@ class Simulation:
             world.close()
         return report
 
-    def _live(
-        self,
-        world: World,
-        invariants: Invariants,
-        nemesis: Nemesis,
-        workload: Workload,
-        report: Report,
-        estate: Estate | None,
-    ) -> None:
-        end = self._settings.duration_s
+    def _live(self, cast: Cast, report: Report) -> None:
+        world, workload, estate, end = cast.world, cast.workload, cast.estate, self._settings.duration_s
         world.run(world.start_all)
         world.run(workload.start)
         if estate is not None:
@@ -186,12 +181,16 @@ class Simulation:
         if report.violation is not None:
             return
         world.log("world", "the faults stop")
-        world.run(nemesis.heal)
+        world.run(cast.nemesis.heal)
         workload.stop()
-        healing = Healing(world, invariants, workload, end, estate)
+        healing = Healing(cast, end)
         report.settled_s = healing.settle()
         if report.violation is None:
             healing.audit()
+
+
+def _shown(loop: SimLoop, see: See) -> Observer:
+    return lambda event: see(loop.now, loop.current.name, event)
 
 
 def _states(world: World, invariants: Invariants) -> dict[str, int]:

@@ -16,8 +16,10 @@ from raftcoord.consensus.members_in_log import members_in
 from raftcoord.core.machine import Ledger
 from raftcoord.core.tables.decisions import Complete, Decide
 from raftcoord.core.tables.table import Command
+from raftcoord.events import Observers
 from raftcoord.sim.conduct import Conduct
 from raftcoord.sim.disk import SimNodeDb
+from raftcoord.sim.happening import observers
 from raftcoord.sim.models import LedgerModel, decisions, horizon, replayed
 from raftcoord.storage.node_db import Stored, Write
 from raftcoord.types import TxId
@@ -52,9 +54,12 @@ class _Disk:
 
 
 class Synced:
-    """The disks of all nodes. ``on_violation`` is called once, with the first violation."""
+    """The disks of all nodes. ``on_violation`` is called once, with the first violation; ``events``: gets what is seen here."""
 
-    def __init__(self, nodes: Sequence[str], on_violation: Callable[[Violation], None]) -> None:
+    def __init__(
+        self, nodes: Sequence[str], on_violation: Callable[[Violation], None], events: Observers | None = None
+    ) -> None:
+        self.events = events or observers()
         self.ledger_model = LedgerModel()
         self.model, self.horizon = self.ledger_model[decisions.Model], self.ledger_model[horizon.Model]
         self.log: list[tuple[int, int]] = [(0, 0), (_ANCHOR_TERM, 0)]

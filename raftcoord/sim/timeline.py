@@ -14,24 +14,29 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
 
 from raftcoord.consensus import engine
-from raftcoord.consensus.group import Group
 from raftcoord.core.commands import open_entry
 from raftcoord.core.tables.decisions import Complete, Decide
 from raftcoord.core.tables.founding import Found
 from raftcoord.core.tables.horizon import Retire
 from raftcoord.core.tables.table import Command
+from raftcoord.events import Applied, Copied, Led
 from raftcoord.participants.interface import Abort, Commit, Prepare, Reply, Request
-from raftcoord.sim.estate import Estate
 from raftcoord.sim.faults import Fault
-from raftcoord.sim.invariants import Invariants
-from raftcoord.sim.nemesis import Nemesis
+from raftcoord.sim.happening import (
+    AtNode,
+    Began,
+    Born,
+    BranchAnswered,
+    EntryCommitted,
+    Logged,
+    Noted,
+    OutcomeMade,
+)
 from raftcoord.sim.simulation import Report, Settings, Simulation
-from raftcoord.sim.workload import Workload
-from raftcoord.sim.world import World
 from raftcoord.types import TxId, Vote, VoteKind
 
 _OF_THIS_MACHINE: Final = re.compile(r"; [\d,]+ bytes are free on its disk(?=\.)")
@@ -60,9 +65,16 @@ class Traced:
     """One simulation with its timeline."""
 
     def __init__(self, seed: int, settings: Settings, plan: Sequence[Fault] | None = None) -> None:
-        self._simulation = _Traced(seed, settings, plan=plan)
-        self.report = self._simulation.run()
-        self.lines: list[Line] = self._simulation.lines
+        self.lines: list[Line] = []
+        self._root = ""
+        self._entries: dict[int, bytes] = {}
+        """What is committed, by index."""
+        self._applied: dict[str, int] = {}
+        """Up to where each node has applied it."""
+        simulation = Simulation(seed, settings, plan=plan)
+        simulation.observe(self._see)
+        self.report = simulation.run()
+        self._conclude(self.report)
 
     def everything(self) -> list[str]:
         """Every line."""
@@ -72,153 +84,64 @@ class Traced:
         """What happened to that transaction, with the faults, leaders, starts and kills around it."""
         return [line.text(named=False) for line in self.lines if line.always or _is_about(line, txid)]
 
-
-def _is_about(line: Line, txid: TxId | None) -> bool:
-    return txid is not None and (line.txid == txid or str(txid) in line.what)
-
-
-class _Traced(Simulation):
-    """The simulation, with somebody who looks at all that it hands to ``_live``."""
-
-    _log_level = logging.INFO
-
-    def __init__(self, seed: int, settings: Settings, *, plan: Sequence[Fault] | None) -> None:
-        super().__init__(seed, settings, plan=plan)
-        self.lines: list[Line] = []
-        self._listener = _Listener(self)
-        self._world: World | None = None
-        self._applied: dict[str, int] = {}
-        self._told = 1
-        self._root = ""
-
-    def run(self) -> Report:
-        """As Simulation's."""
-        logger = logging.getLogger("raftcoord")
-        before = logger.propagate
-        logger.addHandler(self._listener)
-        logger.propagate = False
-        try:
-            report = super().run()
-        finally:
-            logger.propagate = before
-            logger.removeHandler(self._listener)
-        self._conclude(report)
-        return report
-
-    def add(self, who: str, what: str, txid: TxId | None = None, *, always: bool = False) -> None:
-        """One more line, now."""
-        if self._world is not None and len(self.lines) < LINES_MAX:
-            what = " ".join(what.replace(self._root, "").removeprefix(f"{who}: ").split())
-            what = _OF_THIS_MACHINE.sub("", what)
-            self.lines.append(Line(self._world.loop.now, who, what, txid, always))
-
-    @property
-    def acting(self) -> str:
-        """The process in which this happens."""
-        return "world" if self._world is None else self._world.loop.current.name
-
     def _conclude(self, report: Report) -> None:
         if len(self.lines) >= LINES_MAX:
             self.lines.append(Line(report.virtual_s, "timeline", f"ends after {LINES_MAX} lines", None, True))
         broken = report.violation
         if broken is not None:
             self.lines.append(Line(report.virtual_s, "BROKEN", str(broken), broken.txid, True))
-        report.timeline = [line.text(named=True) for line in self.lines]
+        report.timeline = self.everything()
 
-    def _live(
-        self,
-        world: World,
-        invariants: Invariants,
-        nemesis: Nemesis,
-        workload: Workload,
-        report: Report,
-        estate: Estate | None,
-    ) -> None:
-        self._world, self._root = world, f"{world.machines[world.nodes[0]].directory}/"
-        for fault in report.plan:
-            if fault.at == 0.0:  # carried out before anybody could look
-                self.add("fault", str(fault), always=True)
-        world.log = lambda who, what: self.add(who, what, always=True)
-        self._watch_log(world, invariants)
-        self._watch_participants(invariants)
-        workload.log = self.add
-        if estate is not None:
-            estate.effects.log = self.add
-        try:
-            super()._live(world, invariants, nemesis, workload, report, estate)
-        finally:
-            self._applied.clear()
+    def _see(self, at: float, acting: str, event: object) -> None:
+        """What the simulation shows: see happening.py."""
+        for who, what, txid, always in self._told(acting, event):
+            if len(self.lines) < LINES_MAX:
+                what = " ".join(what.replace(self._root, "").removeprefix(f"{who}: ").split())
+                self.lines.append(Line(at, who, _OF_THIS_MACHINE.sub("", what), txid, always))
 
-    # -- who looks at what ---------------------------------------------------------------------------------------------
+    def _told(self, acting: str, event: object) -> Iterable[tuple[str, str, TxId | None, bool]]:
+        match event:
+            case Began(root):
+                self._root = f"{root}/"
+            case Noted(who, what, txid, aloud):
+                yield who, what, txid, aloud
+            case Logged(level, message):
+                word = "" if level < logging.WARNING else f"{logging.getLevelName(level).lower()}: "
+                yield acting, f"{word}{message}", None, False
+            case OutcomeMade(txid, verdict, branches):
+                named = ", ".join(sorted(branches)) or "nobody"
+                yield acting, f"sees it decided: {verdict.name} for {named}", txid, False
+            case BranchAnswered(participant, request, reply):
+                yield participant, _answer(request, reply), request.txid, False
+            case EntryCommitted(index, term, entry):
+                self._entries[index] = entry
+                for command in _commands(entry):
+                    for txid, what in _in_words(command):
+                        yield "log", f"entry {index} of term {term} is committed: {what}", txid, False
+            case Born(node, index) | AtNode(node, Copied(index)):
+                self._applied[node] = index
+            case AtNode(node, Applied(index)):
+                yield from self._applies(node, index)
+            case AtNode(node, Led(leader, term)) if leader == node:
+                yield node, f"leads in term {term}", None, True
 
-    def _watch_log(self, world: World, invariants: Invariants) -> None:
-        on_step, on_born, on_decided = invariants.on_step, invariants.on_born, invariants.on_decided
-
-        def stepped(name: str, replica: Group, *rest: Any) -> None:
-            terms = len(invariants.leaders)
-            on_step(name, replica, *rest)
-            if len(invariants.leaders) > terms:
-                self.add(name, f"leads in term {replica.raft.term}", always=True)
-            self._follow(name, replica.applied_index, invariants)
-
-        def born(name: str, *rest: Any) -> None:
-            on_born(name, *rest)
-            consensus = world.machines[name].consensus
-            self._applied[name] = 1 if consensus is None else consensus.applied_index
-
-        def decided(txid: TxId, made: Any) -> None:
-            branches = ", ".join(sorted(made.branches)) or "nobody"
-            self.add(self.acting, f"sees it decided: {made.verdict.name} for {branches}", txid)
-            on_decided(txid, made)
-
-        invariants.on_step = stepped  # type: ignore[method-assign, assignment]
-        invariants.on_born = born  # type: ignore[method-assign, assignment]
-        invariants.on_decided = decided
-
-    def _follow(self, name: str, applied: int, invariants: Invariants) -> None:
-        """Tell each entry as it is committed, and as this node applies it."""
-        while self._told + 1 < len(invariants.entries):
-            self._told += 1
-            term = invariants.log[self._told][0]
-            for command in _commands(invariants.entries[self._told]):
-                for txid, what in _told(command):
-                    self.add("log", f"entry {self._told} of term {term} is committed: {what}", txid)
-        before = self._applied.get(name, applied)
-        for index in range(before + 1, min(applied + 1, len(invariants.entries))):
-            for command in _commands(invariants.entries[index]):
+    def _applies(self, node: str, upto: int) -> Iterable[tuple[str, str, TxId | None, bool]]:
+        for index in range(self._applied.get(node, upto) + 1, upto + 1):
+            for command in _commands(self._entries.get(index, b"")):
                 if isinstance(command, Decide):
-                    self.add(name, f"applies entry {index}: {command.verdict.name}", command.txid)
-        self._applied[name] = applied
-
-    def _watch_participants(self, invariants: Invariants) -> None:
-        on_answered = invariants.on_answered
-
-        def answered(name: str, replies: Sequence[tuple[Request, Reply]], prepared: Collection[TxId]) -> None:
-            for request, reply in replies:
-                self.add(name, _answer(request, reply), request.txid)
-            on_answered(name, replies, prepared)
-
-        invariants.on_answered = answered  # type: ignore[method-assign]
+                    yield node, f"applies entry {index}: {command.verdict.name}", command.txid, False
+        self._applied[node] = upto
 
 
-class _Listener(logging.Handler):
-    """Hears what the rooms log."""
-
-    def __init__(self, traced: _Traced) -> None:
-        super().__init__(logging.INFO)
-        self._traced = traced
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """One more line."""
-        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        self._traced.add(self._traced.acting, f"{level}{record.getMessage()}")
+def _is_about(line: Line, txid: TxId | None) -> bool:
+    return txid is not None and (line.txid == txid or str(txid) in line.what)
 
 
 def _commands(entry: bytes) -> Iterable[Command]:
     return open_entry(entry[1:]).commands() if entry[:1] == engine.REGULAR else ()
 
 
-def _told(command: Command) -> list[tuple[TxId | None, str]]:
+def _in_words(command: Command) -> list[tuple[TxId | None, str]]:
     match command:
         case Decide(txid, verdict, branches, reason, branch):
             why = f", because {f'{branch}: ' if branch else ''}{reason}" if reason else ""

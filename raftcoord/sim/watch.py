@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from raftcoord.consensus.consensus import Consensus
 from raftcoord.consensus.group import Group
@@ -61,14 +61,30 @@ class ConsensusWatcher(Protocol):
         """A copy of the ledger has taken the place of what that node had applied."""
 
 
+class NodeMoments:
+    """An observer of a node that shows where it passes to ``point``. The last one: nobody else sees what ends the process."""
+
+    def __init__(self, point: Point) -> None:
+        self._point = point
+
+    def __call__(self, event: object) -> None:
+        """An event of the node."""
+        label = _MOMENTS.get(type(event))
+        if label is not None:
+            self._point(label)
+
+
+_MOMENTS: Final = {Turning: "before-stage", Applying: "before-apply", Applied: "after-apply"}
+
+
 class NodeWindow:
-    """An observer of a node that shows what it does to ``watcher``, and where it passes to ``point``.
+    """An observer of a node that shows what it does to ``watcher``.
 
     ``broken``: receives an error of the watcher's own, which would be lost among the observers.
     """
 
     def __init__(
-        self, node: Node, consensus: Consensus, point: Point, watcher: ConsensusWatcher, broken: Callable[[str], None]
+        self, node: Node, consensus: Consensus, watcher: ConsensusWatcher, broken: Callable[[str], None]
     ) -> None:
         name, now = node.config.name, asyncio.get_running_loop().time
         self._broken = broken
@@ -76,19 +92,13 @@ class NodeWindow:
         def look() -> None:
             watcher.on_step(name, consensus.group, now())
 
-        def applied() -> None:
-            look()
-            point("after-apply")
-
         def begun(txid: TxId) -> None:
             known = txid in node.transactions.running or consensus.ledger.decision(txid) is not None
             watcher.on_begun(name, txid, known)
 
         self._shown: dict[type, Callable[[Any], None]] = {
-            Turning: lambda event: point("before-stage"),
             Turned: lambda event: look(),
-            Applying: lambda event: point("before-apply"),
-            Applied: lambda event: applied(),
+            Applied: lambda event: look(),
             Sending: lambda event: watcher.on_messages(name, consensus.group, event.messages),
             Heard: lambda event: watcher.on_heard(name, event.sender, event.message),
             Linked: lambda event: watcher.on_link(name, event.peer, event.up),

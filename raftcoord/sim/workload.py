@@ -20,6 +20,7 @@ from raftcoord.errors import InDoubt, LocalProtocolError, Overloaded, RaftcoordE
 from raftcoord.history.operations import Kind, Operation
 from raftcoord.participants.interface import Participant
 from raftcoord.participants.sqlite import SqliteParticipant
+from raftcoord.sim.happening import note
 from raftcoord.sim.invariants import Invariants
 from raftcoord.sim.loop import Process
 from raftcoord.sim.vault import Vault
@@ -51,8 +52,6 @@ class Workload:
         """Every request and what came of it. Times are the order of events: two that share a virtual time are not concurrent."""
         self._events = 0
         self.outcomes: dict[str, int] = {}
-        self.log: Callable[[str, str, TxId], None] = lambda who, what, txid: None
-        """What a client asks and is told: (client, sentence, transaction)."""
         self._world = world
         self._invariants = invariants
         self._gap_s = gap_s
@@ -255,16 +254,16 @@ class Workload:
         operation = Operation(name, Kind(kind), txid, self._event(), asked)
         self.records.append(operation)
         answer = None
-        self.log(name, f"asks: {kind}{f' {asked.name}' if asked is not None else ''}", txid)
+        self._note(name, f"asks: {kind}{f' {asked.name}' if asked is not None else ''}", txid)
         try:
             answer = await send()
             outcome = str(answer.state)
-            self.log(name, f"is told: {answer.state} (term {answer.term}, index {answer.index})", txid)
+            self._note(name, f"is told: {answer.state} (term {answer.term}, index {answer.index})", txid)
             operation.told(self._event(), answer.state, answer.term, answer.index)
             self._invariants.on_answer(name, txid, answer.state, answer.term, answer.index, since)
         except (Unavailable, Overloaded, LocalProtocolError) as error:
             outcome = type(error).__name__
-            self.log(name, f"is told: {outcome}: {error}", txid)
+            self._note(name, f"is told: {outcome}: {error}", txid)
             if kind in ("status", "resolve") and isinstance(error, LocalProtocolError):
                 self._invariants.on_hidden(name, txid, str(error), since)
             if kind != "decide" or not isinstance(error, LocalProtocolError):
@@ -273,12 +272,16 @@ class Workload:
                     self._invariants.on_untouched(txid)
         except InDoubt as error:
             outcome = "InDoubt"
-            self.log(name, f"is told: {outcome}: {error}", txid)
+            self._note(name, f"is told: {outcome}: {error}", txid)
         except asyncio.CancelledError:
             outcome = "gave up"
-            self.log(name, f"gives up: {kind}", txid)
+            self._note(name, f"gives up: {kind}", txid)
         self.outcomes[f"{kind} {outcome}"] = self.outcomes.get(f"{kind} {outcome}", 0) + 1
         return answer
+
+    def _note(self, name: str, what: str, txid: TxId) -> None:
+        """What a client asks, and the answer."""
+        note(self._world.events, name, what, txid)
 
     def _event(self) -> int:
         self._events += 1

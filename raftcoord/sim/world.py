@@ -21,17 +21,19 @@ from raftcoord.config import Address, Config, NodeConfig, Timing
 from raftcoord.consensus.consensus import Consensus
 from raftcoord.env import Env
 from raftcoord.errors import CorruptionError, RaftcoordError, StorageError
+from raftcoord.events import Observers
 from raftcoord.node.node import Node
 from raftcoord.participants.interface import Participant
 from raftcoord.participants.worker import Worker
 from raftcoord.sim import membership
 from raftcoord.sim.disk import NodeDisk, SimNodeDb, SimRunner, image_of_participant
+from raftcoord.sim.happening import AtNode, Born, note
 from raftcoord.sim.knobs import Knobs
 from raftcoord.sim.loop import Killed, Process, SimLoop
 from raftcoord.sim.machines import Machine, Points, serving
 from raftcoord.sim.mischief import Mischief, SufferingConsensus
 from raftcoord.sim.network import End, Network
-from raftcoord.sim.watch import ConsensusWatcher, NodeWindow, ParticipantWatcher, WatchedParticipant
+from raftcoord.sim.watch import ConsensusWatcher, NodeMoments, NodeWindow, ParticipantWatcher, WatchedParticipant
 from raftcoord.types import NodeName
 
 EPOCH_MS: Final = 1_700_000_000_000
@@ -89,6 +91,7 @@ class World:
         instances: Mapping[str, int] | None = None,
         timing: Timing | None = None,
         knobs: Knobs,
+        events: Observers,
         sync_s: float = 0.0005,
     ) -> None:
         self.seed = seed
@@ -107,8 +110,7 @@ class World:
         self.watcher = watcher
         self.sync_s = sync_s
         self.mischief = Mischief(self.rng("mischief"))
-        self.log: Callable[[str, str], None] = lambda who, what: None
-        """Told what happens: (process, sentence)."""
+        self.events = events
         self._root = root
         self._on_error = on_error
         self._participants = participants
@@ -126,6 +128,10 @@ class World:
         self.clients: list[str] = []
         self.ahead_max_ms = 0
         """The furthest that any clock was ever ahead."""
+
+    def log(self, who: str, what: str) -> None:
+        """Note what a process does, or what is done to it."""
+        note(self.events, who, what, aloud=True)
 
     def rng(self, purpose: str) -> random.Random:
         """A generator of its own for each purpose, so that one does not disturb the other."""
@@ -193,7 +199,12 @@ class World:
         )
         machine.consensus.mischief = self.mischief
         machine.node = Node(config, name, machine.consensus, db, env, on_halt=halt)
-        machine.node.events.attach(NodeWindow(machine.node, machine.consensus, point, self.watcher, self.broken))
+        node_events = machine.node.events
+        node_events.attach(NodeWindow(machine.node, machine.consensus, self.watcher, self.broken))
+        if self.events.wanted:
+            node_events.attach(lambda event: self.events.tell(AtNode(name, event)))
+            self.events.tell(Born(name, machine.consensus.applied_index))
+        node_events.attach(NodeMoments(point))
         self.watcher.on_born(name, db, machine.consensus)
         process.spawn(membership.start(self, machine), "start")
 

@@ -5,10 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
+from raftcoord import events
+from raftcoord.sim.happening import (
+    AtNode,
+    Began,
+    Born,
+    BranchAnswered,
+    EntryCommitted,
+    Logged,
+    Noted,
+    OutcomeMade,
+)
 from raftcoord.sim.simulation import Report, Settings, Simulation
+from raftcoord.sim.timeline import Traced
 
 DURATION_S = 5.0
 PROGRAM = """
@@ -60,4 +73,21 @@ def test_another_seed_is_another_simulation() -> None:
 
 def test_a_traced_run_is_the_same_run() -> None:
     settings = Settings(duration_s=3.0)
-    assert told(Simulation(9, settings, trace=True).run()) == told(Simulation(9, settings).run())
+    assert told(Traced(9, settings).report) == told(Simulation(9, settings).run())
+
+
+def test_an_observer_sees_all_that_a_simulation_shows_and_changes_nothing() -> None:
+    """Also one that fails: what it raises is its own."""
+    settings, seen = Settings(duration_s=3.0, databases=1.0), Counter[str]()
+
+    def see(at: float, acting: str, event: object) -> None:
+        assert at >= 0.0
+        assert acting
+        seen[type(event.event if isinstance(event, AtNode) else event).__name__] += 1
+        raise RuntimeError("of the observer")
+
+    simulation = Simulation(9, settings)
+    simulation.observe(see)
+    assert told(simulation.run()) == told(Simulation(9, settings).run())
+    shown = (Began, Noted, Logged, Born, EntryCommitted, OutcomeMade, BranchAnswered, events.Led, events.Applied)
+    assert {each.__name__ for each in shown} <= seen.keys()
