@@ -31,6 +31,7 @@ from raftcoord.events import (
 )
 from raftcoord.node.node import Node
 from raftcoord.participants.interface import Participant, Prepare, Reply, Request
+from raftcoord.sim.disk import SimNodeDb
 from raftcoord.types import Payload, TxId, Vote
 
 Point = Callable[[str], None]
@@ -128,6 +129,32 @@ class ParticipantWatcher(Protocol):
 
     def on_answered(self, name: str, replies: Sequence[tuple[Request, Reply]], prepared: Collection[TxId]) -> None:
         """These answers are about to go out; ``prepared``: what the participant says is in doubt."""
+
+
+class WorldWatcher(ConsensusWatcher, ParticipantWatcher, Protocol):
+    """Who looks at everything."""
+
+    def on_born(self, name: str, db: SimNodeDb, consensus: Consensus) -> None:
+        """A node has been opened from its disk and is about to start."""
+
+    def on_stored(self, name: str, write: Any) -> None:
+        """A node's synced write is on its disk."""
+
+    def on_failed(self, name: str, write: Any) -> None:
+        """A node's write met an error of its disk: it may be stored or not."""
+
+    def on_installed(self, name: str, index: int, term: int) -> None:
+        """A copy of the ledger up to (index, term) replaced what a node had on its disk."""
+
+    def on_wiped(self, name: str, *, removed: bool) -> None:
+        """A node's disk is empty now. ``removed``: it was no member's any more."""
+
+    @property
+    def all_took_part(self) -> bool:
+        """Whether the disk of each node shows that it took part."""
+
+    def on_halt(self, name: str, error: BaseException, *, expected: bool) -> None:
+        """A process met what it cannot handle."""
 
 
 class WatchedParticipant(Participant):

@@ -12,13 +12,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn
 
 from raftcoord import limits
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.client.link import NodeAddress
 from raftcoord.config import Address, Config, NodeConfig, Timing
-from raftcoord.consensus.consensus import Consensus
 from raftcoord.env import Env
 from raftcoord.errors import CorruptionError, RaftcoordError, StorageError
 from raftcoord.events import Observers
@@ -33,7 +32,7 @@ from raftcoord.sim.loop import Killed, Process, SimLoop
 from raftcoord.sim.machines import Machine, Points, serving
 from raftcoord.sim.mischief import Mischief, SufferingConsensus
 from raftcoord.sim.network import End, Network
-from raftcoord.sim.watch import ConsensusWatcher, NodeMoments, NodeWindow, ParticipantWatcher, WatchedParticipant
+from raftcoord.sim.watch import NodeMoments, NodeWindow, WatchedParticipant, WorldWatcher
 from raftcoord.types import NodeName
 
 EPOCH_MS: Final = 1_700_000_000_000
@@ -50,32 +49,6 @@ MakeParticipant = Callable[[Path, Env], Participant]
 """A participant whose files lie in that directory, which outlives it; with that clock and that randomness."""
 
 
-class Watcher(ConsensusWatcher, ParticipantWatcher, Protocol):
-    """Who looks at everything."""
-
-    def on_born(self, name: str, db: SimNodeDb, consensus: Consensus) -> None:
-        """A node has been opened from its disk and is about to start."""
-
-    def on_stored(self, name: str, write: Any) -> None:
-        """A node's synced write is on its disk."""
-
-    def on_failed(self, name: str, write: Any) -> None:
-        """A node's write met an error of its disk: it may be stored or not."""
-
-    def on_installed(self, name: str, index: int, term: int) -> None:
-        """A copy of the ledger up to (index, term) replaced what a node had on its disk."""
-
-    def on_wiped(self, name: str, *, removed: bool) -> None:
-        """A node's disk is empty now. ``removed``: it was no member's any more."""
-
-    @property
-    def all_took_part(self) -> bool:
-        """Whether the disk of each node shows that it took part."""
-
-    def on_halt(self, name: str, error: BaseException, *, expected: bool) -> None:
-        """A process met what it cannot handle."""
-
-
 class World:
     """See the module's head. ``root``: an empty directory of its own."""
 
@@ -83,7 +56,7 @@ class World:
         self,
         seed: int,
         root: Path,
-        watcher: Watcher,
+        watcher: WorldWatcher,
         on_error: Callable[[str], None],
         *,
         nodes: int,
