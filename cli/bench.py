@@ -8,7 +8,7 @@ import click
 
 from .groups import Commands
 from .options import Function, Number, Output, with_output
-from .tables import Column, Listing
+from .tables import Column, PrintedTable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -142,9 +142,9 @@ def _finish(report: BenchReport, output: Output) -> None:
     output.result(report.to_json(), lambda: _table(report))
 
 
-def _table(report: BenchReport) -> Listing:
+def _table(report: BenchReport) -> PrintedTable:
     drops = {"in flight": 0, "rate/s": 0, "p50 ms": 1, "p99 ms": 2, "max ms": 3}
-    table = Listing([Column("what", wrap=True), *(Column(name, drop, right=True) for name, drop in drops.items())])
+    table = PrintedTable([Column("what", wrap=True), *(Column(name, drop, right=True) for name, drop in drops.items())])
     for each in report.results:
         latencies = (each.latency_ms_p50, each.latency_ms_p99, each.latency_ms_max)
         table.add(each.what, str(each.in_flight), f"{each.rate_per_s:,.0f}", *(f"{ms:.2f}" for ms in latencies))
@@ -159,9 +159,9 @@ def _sentence(compared: Compared) -> str:
     )
 
 
-def _databases_table(report: BenchReport) -> Listing:
+def _databases_table(report: BenchReport) -> PrintedTable:
     drops = {"transfers/s": 0, "p50 ms": 2, "p99 ms": 3, "ratio": 1, "of single turns": 4}
-    table = Listing(
+    table = PrintedTable(
         [
             Column("pair"),
             Column("workers", right=True),

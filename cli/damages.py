@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .options import Output, confirm, counted, when
 
 if TYPE_CHECKING:
-    from raftcoord.api.answers import DamageRow, Damages
+    from raftcoord.api.answers import DamagePage, DamageRow
     from raftcoord.config import Config
 
 
@@ -54,7 +54,7 @@ def damage_text(damage: DamageRow) -> str:
     return f"{damage.txid} {shown(damage.branch)}: {shown(damage.what)} ({when(damage.at_ms)}; {seen})"
 
 
-def _text(found: Damages) -> str:
+def _text(found: DamagePage) -> str:
     """Not a table: what happened is a sentence or two, and must be read whole."""
     if not found.total:
         return "no branch is damaged"

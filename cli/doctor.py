@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from raftcoord.config import Config
-    from raftcoord.doctor.findings import Report, Row
+    from raftcoord.doctor.findings import DoctorReport, Row
 
 _STYLES: Final = {"OK": "green", "NOTE": "cyan", "WARNING": "yellow", "ERROR": "bold red"}
 
@@ -54,7 +54,7 @@ def doctor(config: Config, output: Output) -> int:
     return USAGE if report.fails() else 0
 
 
-def _shown(report: Report) -> Group:
+def _shown(report: DoctorReport) -> Group:
     from rich.console import Group
     from rich.text import Text
 

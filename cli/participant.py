@@ -9,7 +9,7 @@ import click
 
 from .groups import Commands
 from .options import Output, confirm, when, with_config, with_output
-from .tables import Column, Listing
+from .tables import Column, PrintedTable
 
 if TYPE_CHECKING:
     from raftcoord.api.answers import ParticipantRow
@@ -100,10 +100,10 @@ def forget(name: str, who: str, yes: bool, config: Config, output: Output) -> No
     output.result(done, f"participant {name} (state {done['before'][:8]}) is forgotten")
 
 
-def _table(rows: list[ParticipantRow]) -> Listing | str:
+def _table(rows: list[ParticipantRow]) -> PrintedTable | str:
     if not rows:
         return "no participants"
-    table = Listing(
+    table = PrintedTable(
         [
             Column("name"),
             Column("state"),

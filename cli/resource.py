@@ -9,7 +9,7 @@ import click
 from .errors import UNAVAILABLE, USAGE
 from .groups import Commands
 from .options import Output, complete_resource, with_config, with_output
-from .tables import Column, Listing
+from .tables import Column, PrintedTable
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -97,7 +97,7 @@ def _shown(found: list[Listed]) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    parts: list[Text | Listing] = []
+    parts: list[Text | PrintedTable] = []
     for each in found:
         head = each.trouble or ("nothing is prepared" if not each.branches else f"{len(each.branches)} prepared")
         line = head if head.startswith(f"resource {each.name} ") else f"{each.name} ({each.where}): {head}"
@@ -107,8 +107,8 @@ def _shown(found: list[Listed]) -> Group:
     return Group(*parts)
 
 
-def _table(each: Listed) -> Listing:
-    table = Listing(
+def _table(each: Listed) -> PrintedTable:
+    table = PrintedTable(
         [
             Column("txid"),
             Column("branch", drop=3, wrap=True),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from raftcoord.sim.case import Case
     from raftcoord.sim.recipe import Recipe
-    from raftcoord.sim.summary import Result, Summary
+    from raftcoord.sim.summary import SeedResult, Summary
 
 _DIGITS_MAX: Final = 18
 _EXPLAINED_MAX: Final = 3
@@ -202,7 +202,7 @@ def _recipe(
 
 
 @contextmanager
-def _progress(output: Output, seeds: int) -> Iterator[Callable[[Result, Summary], None]]:
+def _progress(output: Output, seeds: int) -> Iterator[Callable[[SeedResult, Summary], None]]:
     """A bar on a terminal; for programs and files nothing."""
     if output.as_json or not sys.stdout.isatty():
         yield lambda result, summary: None
@@ -213,7 +213,7 @@ def _progress(output: Output, seeds: int) -> Iterator[Callable[[Result, Summary]
     with Progress(*columns, console=console(), transient=True) as bar:
         task = bar.add_task("seeds", total=seeds)
 
-        def tell(result: Result, summary: Summary) -> None:
+        def tell(result: SeedResult, summary: Summary) -> None:
             if not result.held:
                 bar.console.print(
                     f"seed {result.seed}: {result.failure or f'{result.invariant}: {result.what}'}", markup=False

@@ -30,7 +30,7 @@ class Column:
 
 
 @dataclass(slots=True)
-class Listing:
+class PrintedTable:
     """Rows under columns, to be printed by rich. ``add`` takes a row's cells, in the order of the columns, and its style."""
 
     columns: Sequence[Column]

@@ -11,7 +11,7 @@ import click
 
 from .errors import BROKEN
 from .options import Output, console
-from .tables import Column, Listing
+from .tables import Column, PrintedTable
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -117,9 +117,9 @@ def _under(title: str, lines: Sequence[str]) -> str:
     return "\n".join(["", title, *(f"  {line}" for line in lines), ""]) if lines else ""
 
 
-def _cases(rows: Sequence[Mapping[str, Any]]) -> Listing:
+def _cases(rows: Sequence[Mapping[str, Any]]) -> PrintedTable:
     """The crash matrix."""
-    table = Listing(
+    table = PrintedTable(
         [
             Column("pair"),
             Column("drivers", drop=3, wrap=True),

@@ -11,7 +11,7 @@ from .damages import acknowledge_all, damage_json, damage_text, list_damages
 from .errors import ABORTED
 from .groups import Commands
 from .options import Number, Output, when, with_config, with_output
-from .tables import Column, Listing
+from .tables import Column, PrintedTable
 
 if TYPE_CHECKING:
     from raftcoord.config import Config
@@ -206,10 +206,10 @@ def _shown(row: Mapping[str, Any]) -> dict[str, str]:
     return {**shown, "running": ", ".join(f"{name}: {phase}" for name, phase in running.items())} if running else shown
 
 
-def _table(rows: list[Any]) -> Listing | str:
+def _table(rows: list[Any]) -> PrintedTable | str:
     if not rows:
         return "no transactions"
-    table = Listing(
+    table = PrintedTable(
         [
             Column("txid"),
             Column("state"),

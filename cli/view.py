@@ -12,7 +12,7 @@ from raftcoord.api.leading import Leader, leader_among
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
 from raftcoord.foreign import shown
 
-from .tables import Column, Listing
+from .tables import Column, PrintedTable
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -125,9 +125,9 @@ class View:
     def _answering(self) -> list[tuple[str, NodeStatus]]:
         return [(name, said) for name, said in self.told.items() if isinstance(said, dict)]
 
-    def _table(self) -> Listing:
+    def _table(self) -> PrintedTable:
         numbers_of = {"term": 1, "commit": 4, "applied": 0, "open": 2, "running": 3, "up": 5}
-        table = Listing(
+        table = PrintedTable(
             [
                 *(Column(name) for name in ("node", "role")),
                 *(Column(name, drop, right=True) for name, drop in numbers_of.items()),

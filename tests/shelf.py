@@ -1,4 +1,4 @@
-"""What of a ledger is stored, kept in memory: ``Change`` in its own words, and what a node would be given at a start."""
+"""What of a ledger is stored, kept in memory: ``TableChange`` in its own words, and what a node would be given at a start."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from raftcoord.core.machine import Ledger
 from raftcoord.core.tables import TABLES
 from raftcoord.core.tables.decisions import Decision
-from raftcoord.core.tables.table import Change, Changes, Part
+from raftcoord.core.tables.table import Changes, Part, TableChange
 from raftcoord.types import TxId
 
 
@@ -36,7 +36,7 @@ class Shelf:
         for name, change in changes.items():
             self._store(self.rows.get(name, {}), change)
 
-    def _store(self, rows: dict[Any, Any], change: Change) -> None:
+    def _store(self, rows: dict[Any, Any], change: TableChange) -> None:
         if change.before is not None:
             self._store(rows, change.before)
         for key in change.deletes:

@@ -245,6 +245,17 @@ def test_every_module_says_what_it_is_for() -> None:
     hold(judge)
 
 
+def test_a_class_name_is_one_thing() -> None:
+    """Two classes of one name in two files are two names waiting to be found: the field's word for each, or what it is of."""
+    found: dict[str, set[str]] = {}
+    for path in sources():
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, set()).add(str(path.relative_to(ROOT)))
+    twice = [f"{name}: {', '.join(sorted(paths))}" for name, paths in sorted(found.items()) if len(paths) > 1]
+    assert not twice, "\n".join(["", *twice])
+
+
 def test_docs_and_docstrings_use_the_usual_words() -> None:
     """Names in backquotes are left out: they are code."""
 

@@ -32,7 +32,7 @@ class DamageRow(NamedTuple):
     acknowledged_by: str
 
 
-class Damages(NamedTuple):
+class DamagePage(NamedTuple):
     """Damaged branches, first those that nobody has acknowledged; how many of these there are, and how many in all."""
 
     shown: list[DamageRow]
@@ -207,10 +207,10 @@ def _damage(result: Any) -> DamageRow:
     raise UnreadableAnswer(result)
 
 
-def _damages(result: Any) -> Damages:
+def _damages(result: Any) -> DamagePage:
     match result:
         case {"damages": list(found), "pending": int(pending), "total": int(total)}:
-            return Damages([_damage(item) for item in found], pending, total)
+            return DamagePage([_damage(item) for item in found], pending, total)
     raise UnreadableAnswer(result)
 
 
@@ -256,7 +256,7 @@ ROW: Final[Codec[Row]] = Codec(_row, _as_it_is)
 ROW_OR_NONE: Final[Codec[Row | None]] = Codec(lambda result: None if result is None else _row(result), _as_it_is)
 ROWS: Final = _pages_of(_row, _as_it_is)
 DAMAGE: Final[Codec[DamageRow]] = Codec(_damage, lambda damage: damage._asdict())
-DAMAGES: Final[Codec[Damages]] = Codec(
+DAMAGES: Final[Codec[DamagePage]] = Codec(
     _damages,
     lambda found: {
         "damages": [damage._asdict() for damage in found.shown],

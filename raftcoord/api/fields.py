@@ -24,20 +24,20 @@ STEPS: Final = ("add", "remove", "replace")
 _T = TypeVar("_T")
 
 
-class Field(NamedTuple):
+class WireField(NamedTuple):
     """A kind of value. ``give`` takes what a caller gives in Python, ``read`` what came over the wire. Both return the same."""
 
     give: Callable[[Any], Any]
     read: Callable[[Any], Any]
 
 
-def _either(check: Callable[[Any], Any]) -> Field:
-    return Field(check, check)
+def _either(check: Callable[[Any], Any]) -> WireField:
+    return WireField(check, check)
 
 
-def optional(field: Field) -> Field:
+def optional(field: WireField) -> WireField:
     """The same, or None."""
-    return Field(
+    return WireField(
         lambda value: None if value is None else field.give(value),
         lambda value: None if value is None else field.read(value),
     )
@@ -138,14 +138,14 @@ def _counted(found: dict[TxId, tuple[str, ...]]) -> BranchesByTxid:
     return tuple(found.items())
 
 
-TXID: Final = Field(txid, TxId)
-VERDICT: Final = Field(_verdict, _read_verdict)
+TXID: Final = WireField(txid, TxId)
+VERDICT: Final = WireField(_verdict, _read_verdict)
 TIMEOUT_MS: Final = _either(_timeout_ms)
-PAYLOADS: Final = Field(checked_payloads, read_payloads)
+PAYLOADS: Final = WireField(checked_payloads, read_payloads)
 WAIT: Final = _either(_wait)
 BRANCH: Final = _either(_branch)
-BRANCHES: Final = Field(branches, _read_branches)
-BRANCHES_BY_TXID: Final = Field(_pairs, _read_pairs)
+BRANCHES: Final = WireField(branches, _read_branches)
+BRANCHES_BY_TXID: Final = WireField(_pairs, _read_pairs)
 """A mapping from txids to branches; on the wire a list of pairs. At most BRANCHES_SETTLED_MAX branches in all."""
 
 # -- what is said -------------------------------------------------------------------------------------------------
@@ -202,14 +202,14 @@ WHO: Final = _either(_who)
 """The name of the person or program that does what is recorded."""
 WHY: Final = _either(_why)
 """Why an operator does what is recorded."""
-REASON: Final = Field(_reason, _read_reason)
-WHAT: Final = Field(_what, _read_what)
+REASON: Final = WireField(_reason, _read_reason)
+WHAT: Final = WireField(_what, _read_what)
 """What happened to a branch."""
 
 # -- names, numbers, times ----------------------------------------------------------------------------------------
 
 
-def _of(what: str, values: tuple[str, ...]) -> Field:
+def _of(what: str, values: tuple[str, ...]) -> WireField:
     """One of ``values``."""
 
     def check(value: object) -> str:
@@ -220,11 +220,11 @@ def _of(what: str, values: tuple[str, ...]) -> Field:
     return _either(check)
 
 
-def _name_of(what: str) -> Field:
+def _name_of(what: str) -> WireField:
     return _either(lambda value: checked_name(value, what))
 
 
-def up_to(most: int) -> Field:
+def up_to(most: int) -> WireField:
     """How many rows are listed: from 1 to ``most``."""
 
     def check(value: object) -> int:

@@ -16,7 +16,7 @@ from raftcoord.client.moves import Clean, CloseConnection, Enter, Move, Moves, P
 from raftcoord.databases import drivers
 from raftcoord.databases.driving import Driven
 from raftcoord.databases.patience import within_loop
-from raftcoord.databases.session import AsyncSession, Base, Session
+from raftcoord.databases.session import AsyncDriverSession, Base, DriverSession
 
 if TYPE_CHECKING:
     from raftcoord.client.asynchronous import AsyncClient
@@ -49,12 +49,12 @@ class AsyncTransaction(TransactionBlock):
         given: _T = session.given
         return given
 
-    async def enlist_session(self, session: AsyncSession) -> None:
+    async def enlist_session(self, session: AsyncDriverSession) -> None:
         """See Transaction.enlist_session."""
         self._check_enlistment(session.connection, session.branch)
         await self._begin(session)
 
-    async def _begin(self, session: AsyncSession | Session) -> None:
+    async def _begin(self, session: AsyncDriverSession | DriverSession) -> None:
         session.check_fit()
         cluster = await self._client.admit(self._committing.minted, self._committing.left())
         if await self._drive(self._committing.enlist(session, cluster, is_known_fit(session, cluster))):
@@ -92,11 +92,11 @@ class AsyncTransaction(TransactionBlock):
         return None
 
     def _patiently(self, session: Base) -> AbstractContextManager[None]:
-        if not isinstance(session, AsyncSession):
+        if not isinstance(session, AsyncDriverSession):
             return nullcontext()
         return within_loop(asyncio.get_running_loop().call_later, session.hang_up, self._committing.patience_s())
 
 
 async def _awaited(session: Any, result: Any) -> Any:
     """``result`` of a session, which is a coroutine if the session is asynchronous."""
-    return await result if isinstance(session, AsyncSession) else result
+    return await result if isinstance(session, AsyncDriverSession) else result

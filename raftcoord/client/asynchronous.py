@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from raftcoord import limits
 from raftcoord.api import fields, operations
-from raftcoord.api.answers import DamageRow, Damages, NodeStatus, Page, ParticipantRow, Row
+from raftcoord.api.answers import DamagePage, DamageRow, NodeStatus, Page, ParticipantRow, Row
 from raftcoord.api.leading import leader_among
 from raftcoord.api.operations import A, Operation, R
 from raftcoord.client import admission
@@ -392,7 +392,9 @@ class AsyncClient:
 
     # -- damage ---------------------------------------------------------------------------------------------------
 
-    async def damages(self, txid: TxId | str | None = None, *, limit: int = 100, timeout: float = TIMEOUT_S) -> Damages:
+    async def damages(
+        self, txid: TxId | str | None = None, *, limit: int = 100, timeout: float = TIMEOUT_S
+    ) -> DamagePage:
         """Damaged branches as one node has applied them, first those that nobody has acknowledged, each newest first.
 
         ``txid``: of that transaction alone. ``limit``: 1 to 500. Raises Unavailable.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from raftcoord.api.answers import DamageRow, Damages, NodeStatus, ParticipantRow, Row
+from raftcoord.api.answers import DamagePage, DamageRow, NodeStatus, ParticipantRow, Row
 from raftcoord.api.operations import A, Operation, R
 from raftcoord.client import admission
 from raftcoord.client.asynchronous import AsyncClient
@@ -172,7 +172,7 @@ class Client:
         """See AsyncClient.lower_horizon."""
         return self._run(lambda: self._client.lower_horizon(who, after_ms=after_ms, timeout=timeout))
 
-    def damages(self, txid: TxId | str | None = None, *, limit: int = 100, timeout: float = TIMEOUT_S) -> Damages:
+    def damages(self, txid: TxId | str | None = None, *, limit: int = 100, timeout: float = TIMEOUT_S) -> DamagePage:
         """See AsyncClient.damages."""
         return self._run(lambda: self._client.damages(txid, limit=limit, timeout=timeout))
 

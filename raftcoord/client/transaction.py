@@ -24,7 +24,7 @@ from raftcoord.client.moves import Clean, CloseConnection, Enter, Move, Moves, P
 from raftcoord.databases import drivers
 from raftcoord.databases.driving import Driven
 from raftcoord.databases.patience import within
-from raftcoord.databases.session import Session
+from raftcoord.databases.session import DriverSession
 from raftcoord.errors import Aborted
 from raftcoord.events import Observers
 from raftcoord.types import Outcome, TxId, Verdict
@@ -89,12 +89,12 @@ class Transaction(TransactionBlock):
         given: _T = session.given
         return given
 
-    def enlist_session(self, session: Session) -> None:
+    def enlist_session(self, session: DriverSession) -> None:
         """Begin a branch on a session that an integration has made over a connection of its own kind; see ``enlist``."""
         self._check_enlistment(session.connection, session.branch)
         self._begin(session)
 
-    def _begin(self, session: Session) -> None:
+    def _begin(self, session: DriverSession) -> None:
         with self._patiently(session):  # one driver asks the server whether it is there
             session.check_fit()
         cluster = self._client.admit(self._committing.minted, self._committing.left())
@@ -136,5 +136,5 @@ class Transaction(TransactionBlock):
                 self._complete_later(txid, branches)
         return None
 
-    def _patiently(self, session: Session) -> AbstractContextManager[None]:
+    def _patiently(self, session: DriverSession) -> AbstractContextManager[None]:
         return within(session, self._committing.patience_s())

@@ -23,7 +23,7 @@ from raftcoord.consensus.disk import (
     write_of_identities,
     write_of_invitation,
 )
-from raftcoord.consensus.engine import Message, Timing
+from raftcoord.consensus.engine import EngineTiming, Message
 from raftcoord.consensus.group import Group, MembersDone
 from raftcoord.consensus.host import Errand, Host
 from raftcoord.consensus.identity import Identities, PlaceInFile
@@ -79,7 +79,9 @@ class Consensus:
         stored = db.load()
         self._not_taken_over = not_taken_over(stored, name, [node.name for node in config.nodes])
         timing = config.timing
-        self._timing = Timing(timing.heartbeat_ms / 1000, timing.election_ms_min / 1000, timing.election_ms_max / 1000)
+        self._timing = EngineTiming(
+            timing.heartbeat_ms / 1000, timing.election_ms_min / 1000, timing.election_ms_max / 1000
+        )
         boot = env.rng.getrandbits(63)
         self._group = self._group_of(stored)
         self._identities = Identities(

@@ -8,7 +8,7 @@ from raftcoord.consensus.engine import StoredLog
 from raftcoord.consensus.group import Group, Start, Store
 from raftcoord.core.machine import Ledger
 from raftcoord.core.tables.members import ClusterMembers, Members
-from raftcoord.core.tables.table import NO_CHANGES, Change
+from raftcoord.core.tables.table import NO_CHANGES, TableChange
 from raftcoord.storage.node_db import LogRow, NodeDb, Stored, Write
 from raftcoord.types import NodeName
 
@@ -68,7 +68,7 @@ def write_of_identities(peers: Mapping[NodeName, str]) -> Write:
 
 def write_of_founding(members: Members) -> Write:
     """The founding set, as one commit: it is part of the ledger from its beginning."""
-    return Write(None, [], None, {ClusterMembers.name: Change(fields={"members": members})}, None, None)
+    return Write(None, [], None, {ClusterMembers.name: TableChange(fields={"members": members})}, None, None)
 
 
 def write_of_invitation(members: Members) -> Write:

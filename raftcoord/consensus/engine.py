@@ -39,7 +39,7 @@ Message = dict[str, Any]
 """What an engine sends to a peer's. Everybody may read ``type``; the rest is for the engine and its codec."""
 
 
-class Timing(NamedTuple):
+class EngineTiming(NamedTuple):
     """Seconds. The election timeout is drawn anew from [election_min, election_max] each time."""
 
     heartbeat: float

@@ -46,7 +46,7 @@ DAMAGED_REASON: Final = (
 )
 
 
-class Applied(Protocol):
+class AppliedState(Protocol):
     """What this node has applied, now."""
 
     @property
@@ -93,12 +93,12 @@ def of_decision(decision: Decision) -> Known:
     return Known(decision.state, decision.reason, decision.branch, decision.term, decision.index)
 
 
-def of_standing(standing: Standing, applied: Applied) -> Known:
+def of_standing(standing: Standing, applied: AppliedState) -> Known:
     """What the ledger answered to a proposal."""
     return forgotten(applied) if standing.decision is None else of_decision(standing.decision)
 
 
-def forgotten(applied: Applied) -> Known:
+def forgotten(applied: AppliedState) -> Known:
     """FORGOTTEN, as of what is applied here."""
     return Known(State.FORGOTTEN, FORGOTTEN_REASON, "", applied.applied_term, applied.applied_index)
 
@@ -108,13 +108,13 @@ def undecided(term: int, index: int) -> Known:
     return Known(State.UNDECIDED, "", "", term, index)
 
 
-def recorded(txid: TxId, applied: Applied) -> Known | None:
+def recorded(txid: TxId, applied: AppliedState) -> Known | None:
     """The outcome that is recorded here, which is final. None: none is, as far as is applied here."""
     decision = applied.ledger.decision(txid)
     return None if decision is None else of_decision(decision)
 
 
-def final(txid: TxId, applied: Applied) -> Known | None:
+def final(txid: TxId, applied: AppliedState) -> Known | None:
     """What is final as of what is applied here, which is the latest: a recorded outcome, or FORGOTTEN. None: undecided.
 
     To be asked when that was confirmed. A node that lags may have the horizon of before it was lowered (lowering.py), and what
@@ -123,7 +123,7 @@ def final(txid: TxId, applied: Applied) -> Known | None:
     return recorded(txid, applied) or (forgotten(applied) if txid.ms < applied.ledger.horizon_ms else None)
 
 
-def for_branch(known: Known, txid: TxId, branch: str, applied: Applied) -> Known:
+def for_branch(known: Known, txid: TxId, branch: str, applied: AppliedState) -> Known:
     """The same for a branch that is in doubt, which is to say that somebody sees it prepared.
 
     A COMMIT that does not name it is ABORTED to it. So is FORGOTTEN, because a COMMIT is retired only when every branch that it
@@ -142,7 +142,7 @@ def for_branch(known: Known, txid: TxId, branch: str, applied: Applied) -> Known
     return known
 
 
-def seen_by(branch: str | None, known: Known, txid: TxId, applied: Applied) -> Known:
+def seen_by(branch: str | None, known: Known, txid: TxId, applied: AppliedState) -> Known:
     """``known`` as ``branch`` has to take it; None: as it is."""
     return known if branch is None else for_branch(known, txid, branch, applied)
 
@@ -163,7 +163,7 @@ def confirmed(otherwise: str) -> Question[tuple[int, int]]:
     return reached
 
 
-def status(applied: Applied, txid: TxId, branch: str | None = None) -> Question[Known]:
+def status(applied: AppliedState, txid: TxId, branch: str | None = None) -> Question[Known]:
     """What is recorded of ``txid``; changes nothing. ``branch``: what that branch has to do."""
     known = recorded(txid, applied)
     if known is None:
@@ -172,7 +172,7 @@ def status(applied: Applied, txid: TxId, branch: str | None = None) -> Question[
     return seen_by(branch, known, txid, applied)
 
 
-def resolve(applied: Applied, txid: TxId, now_ms: int, branch: str | None = None) -> Question[Known]:
+def resolve(applied: AppliedState, txid: TxId, now_ms: int, branch: str | None = None) -> Question[Known]:
     """The outcome of ``txid``: what is undecided is aborted, unless the ledger answers otherwise."""
     known = recorded(txid, applied)
     if known is None and txid.ms < applied.ledger.horizon_ms:
@@ -188,7 +188,7 @@ def resolve(applied: Applied, txid: TxId, now_ms: int, branch: str | None = None
     return seen_by(branch, known, txid, applied)
 
 
-def complete(applied: Applied, txid: TxId, branches: tuple[str, ...] | None) -> Question[None]:
+def complete(applied: AppliedState, txid: TxId, branches: tuple[str, ...] | None) -> Question[None]:
     """Record that ``branches`` (None: all) have carried out the outcome. Of what is forgotten there is nothing to record."""
     if applied.ledger.decision(txid) is None:
         yield from confirmed("nothing was completed: this node could not confirm the decision in time; ask again")
@@ -212,7 +212,7 @@ def complete(applied: Applied, txid: TxId, branches: tuple[str, ...] | None) -> 
 # -- what is refused ----------------------------------------------------------------------------------------------
 
 
-def check_new(applied: Applied, txid: TxId, running: Container[TxId], now_ms: int) -> None:
+def check_new(applied: AppliedState, txid: TxId, running: Container[TxId], now_ms: int) -> None:
     """Raise unless a transaction may begin under ``txid`` at a node that runs those in ``running``.
 
     To be asked when it was confirmed that this is the latest, if ``txid`` is older than the horizon as it is known here.

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Final
 
 from raftcoord import limits
-from raftcoord.core.asking import Applied, Propose, Question, check_has_branch, confirmed
+from raftcoord.core.asking import AppliedState, Propose, Question, check_has_branch, confirmed
 from raftcoord.core.tables.damages import Damage, Heuristic, Settle
 from raftcoord.core.tables.decisions import Close
 from raftcoord.errors import InDoubt, LocalProtocolError, NotKnown, Overloaded, Unavailable
@@ -31,7 +31,7 @@ _AGAIN: Final = "no majority has confirmed in time that the branches are closed;
 _NOT_ACKNOWLEDGED: Final = "nothing was acknowledged: this node could not confirm the damage in time; ask again"
 
 
-def listed(applied: Applied, txid: TxId | None) -> list[Damage]:
+def listed(applied: AppliedState, txid: TxId | None) -> list[Damage]:
     """Damage as this node has applied it: first what nobody has acknowledged, each newest first."""
     found = [damage for damage in applied.ledger.damages() if txid is None or damage.txid == txid]
     found.sort(key=lambda damage: (bool(damage.acknowledged_by), -damage.at_ms, damage.txid, damage.branch))
@@ -46,7 +46,7 @@ def too_many(unseen: int) -> str:
     )
 
 
-def report(applied: Applied, txid: TxId, branch: str, what: str, now_ms: int) -> Question[None]:
+def report(applied: AppliedState, txid: TxId, branch: str, what: str, now_ms: int) -> Question[None]:
     """Record damage. The first record for a branch stands."""
     if applied.ledger.decision(txid) is None:
         yield from confirmed("nothing was recorded: this node could not confirm the decision in time; report it again")
@@ -55,7 +55,7 @@ def report(applied: Applied, txid: TxId, branch: str, what: str, now_ms: int) ->
         yield from _recorded(Heuristic(txid, branch, what, now_ms), txid)
 
 
-def _check_report(applied: Applied, txid: TxId, branch: str) -> None:
+def _check_report(applied: AppliedState, txid: TxId, branch: str) -> None:
     ledger = applied.ledger
     decision = ledger.decision(txid)
     if decision is None:
@@ -72,7 +72,7 @@ def _check_report(applied: Applied, txid: TxId, branch: str) -> None:
         raise Overloaded(too_many(ledger.damages_unseen))
 
 
-def acknowledge(applied: Applied, txid: TxId, branch: str, who: str, now_ms: int) -> Question[Damage]:
+def acknowledge(applied: AppliedState, txid: TxId, branch: str, who: str, now_ms: int) -> Question[Damage]:
     """Record who has seen the damage, and wait for that branch no longer. The damage as it is recorded then."""
     yield from confirmed(_NOT_ACKNOWLEDGED)
     if applied.ledger.damage(txid, branch) is not None:
@@ -86,7 +86,7 @@ def acknowledge(applied: Applied, txid: TxId, branch: str, who: str, now_ms: int
 
 
 def acknowledge_all(
-    applied: Applied, branch: str | None, upto_ms: int, who: str, now_ms: int
+    applied: AppliedState, branch: str | None, upto_ms: int, who: str, now_ms: int
 ) -> Question[tuple[int, int]]:
     """The same for a portion of all that nobody has acknowledged: of one branch name, or of any (None).
 
@@ -119,7 +119,7 @@ def _recorded(command: Heuristic | Settle, txid: TxId) -> Question[None]:
 
 
 def close(
-    applied: Applied,
+    applied: AppliedState,
     branches: BranchesByTxid,
     who: str,
     why: str,
@@ -140,7 +140,7 @@ def close(
     return sum(_closed(applied, txid, names) for txid, names in branches)
 
 
-def _to_close(applied: Applied, branches: BranchesByTxid, is_connected: Callable[[str], bool]) -> BranchesByTxid:
+def _to_close(applied: AppliedState, branches: BranchesByTxid, is_connected: Callable[[str], bool]) -> BranchesByTxid:
     """What is to be closed. Raises LocalProtocolError for what cannot be."""
     left = []
     for txid, names in branches:
@@ -163,7 +163,7 @@ def _to_close(applied: Applied, branches: BranchesByTxid, is_connected: Callable
     return tuple(left)
 
 
-def _closed(applied: Applied, txid: TxId, names: tuple[str, ...]) -> int:
+def _closed(applied: AppliedState, txid: TxId, names: tuple[str, ...]) -> int:
     decision = applied.ledger.decision(txid)
     closed = {closing.branch for closing in decision.closed} if decision else set()
     return len(closed.intersection(names))

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from raftcoord import limits
-from raftcoord.core.asking import Applied, Propose, Question
+from raftcoord.core.asking import AppliedState, Propose, Question
 from raftcoord.core.tables.horizon import Lower
 from raftcoord.core.tables.table import Done
 from raftcoord.errors import LocalProtocolError, NotKnown, NotYet, Unavailable
@@ -34,7 +34,7 @@ _NOT_CONFIRMED: Final = (
 
 
 def lower(
-    applied: Applied, offsets: Mapping[NodeName, int | None], who: str, after_ms: int, now_ms: int
+    applied: AppliedState, offsets: Mapping[NodeName, int | None], who: str, after_ms: int, now_ms: int
 ) -> Question[Lower]:
     """Lower the horizon at the leader; what is recorded. ``offsets``: how far each other node's clock is ahead (ms).
 

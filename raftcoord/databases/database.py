@@ -137,7 +137,7 @@ class NotHere(Exception):
         self.server = server
 
 
-class Recipe(Protocol):
+class ServerRecipe(Protocol):
     """How a server of this kind is run in ``directory``, on ``port`` of 127.0.0.1, with a superuser who needs no password.
 
     One for each server. ``user``: who is to run it, None: who runs this. ``stop_signal``: ends it quickly and in order.
@@ -165,7 +165,7 @@ class ServerKind:
 
     find: Callable[[], object]
     """Raises NotHere."""
-    recipe: Callable[[Path, int, bool, Mapping[str, str]], Recipe]
+    recipe: Callable[[Path, int, bool, Mapping[str, str]], ServerRecipe]
     """Of a directory, a port, whether it is to sync its files, and settings of the server's own."""
 
 

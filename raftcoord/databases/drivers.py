@@ -14,7 +14,7 @@ from raftcoord import limits
 from raftcoord.databases import registry
 from raftcoord.databases.database import Database, Driver
 from raftcoord.databases.patience import keep_alive
-from raftcoord.databases.session import AsyncSession, Session
+from raftcoord.databases.session import AsyncDriverSession, DriverSession
 from raftcoord.databases.steps import LoginRefused, SqlError
 from raftcoord.errors import ConfigError, LocalProtocolError
 from raftcoord.types import Branch
@@ -26,27 +26,27 @@ _INSTEAD: Final = {
 """As Database.instead, for what is of no database alone."""
 
 
-def session(connection: Any, branch: Branch) -> Session:
+def session(connection: Any, branch: Branch) -> DriverSession:
     """The session over a synchronous ``connection``. Raises LocalProtocolError if it is none that is known."""
     driver = _driver(connection)
     if driver is not None and not driver.asynchronous:
         made = driver.session_class()(connection, branch)
-        assert isinstance(made, Session)
+        assert isinstance(made, DriverSession)
         return made
     raise _unknown(connection, branch, driver, "Client.transaction() takes synchronous ones")
 
 
-def async_session(connection: Any, branch: Branch) -> AsyncSession | Session:
+def async_session(connection: Any, branch: Branch) -> AsyncDriverSession | DriverSession:
     """The session over an asynchronous ``connection``, or over one of sqlite3. Raises LocalProtocolError if it is neither."""
     driver = _driver(connection)
     if driver is not None and (driver.asynchronous or driver.everywhere):
         made = driver.session_class()(connection, branch)
-        assert isinstance(made, AsyncSession | Session)
+        assert isinstance(made, AsyncDriverSession | DriverSession)
         return made
     raise _unknown(connection, branch, driver, "AsyncClient.transaction() takes asynchronous ones, and sqlite3's")
 
 
-def connect(url: str) -> Session:
+def connect(url: str) -> DriverSession:
     """A session of its own, synchronous and in autocommit. ``url``: as a resource has it.
 
     With the first driver of its kind that is installed. Raises ConfigError for a URL that is wrong or a driver that is
@@ -62,7 +62,7 @@ def connect(url: str) -> Session:
             made = driver.session_class().connect(url)
         except SqlError as error:
             raise LoginRefused(f"the server refuses the login: {error}") from None
-        assert isinstance(made, Session)
+        assert isinstance(made, DriverSession)
         keep_alive(made.fileno())
         made.answer_s = limits.RESOURCE_ANSWER_MS / 1000
         return made

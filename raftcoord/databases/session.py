@@ -76,7 +76,7 @@ class Base(abc.ABC):
         return LocalProtocolError(f"branch {self.branch!r}: the connection {what}; {mend}. Nothing was changed")
 
 
-class Session(Base):
+class DriverSession(Base):
     """A synchronous one. ``answer_s``: how long a protocol may take on a connection of our own; None on the caller's."""
 
     answer_s: float | None = None
@@ -113,7 +113,7 @@ class Session(Base):
         return self.execute(statement._replace(ahead=()))._replace(ahead=tags)
 
 
-class AsyncSession(Base):
+class AsyncDriverSession(Base):
     """An asynchronous one."""
 
     @abc.abstractmethod

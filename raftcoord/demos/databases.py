@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final
 
 from raftcoord.demos.demo import DemoOptions, faults_of, judged, orders_for, paid
-from raftcoord.drills.audit import Violation
+from raftcoord.drills.audit import AuditViolation
 from raftcoord.drills.database_faults import (
     LEDGER,
     ORDERS,
@@ -96,7 +96,7 @@ async def _demo(trial: Trial, orders: tuple[Order, ...], options: DemoOptions, b
             await programs.have_paid(part * len(orders), GIVE_UP_S)
             await trial.strike(fault, hold_s)
         await programs.have_paid(len(orders), GIVE_UP_S)
-        trial.broken += (Violation("program fell", None, fallen) for fallen in programs.fallen())
+        trial.broken += (AuditViolation("program fell", None, fallen) for fallen in programs.fallen())
 
     def did(figures: Mapping[str, int | float]) -> tuple[str, ...]:
         return (

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from raftcoord.drills import orders as order_files
-from raftcoord.drills.audit import Violation
+from raftcoord.drills.audit import AuditViolation
 from raftcoord.drills.faults import Fault, kill_host, kill_leader
 from raftcoord.drills.load import wait_until
 from raftcoord.drills.orders import HOME_BANK, ORDERS_MAX, Generated, Order, opening_for, text_of
@@ -138,7 +138,7 @@ async def judged(
     paid_in_s = trial.now_s()
     if unpaid:
         what = f"{len(unpaid)} orders were not paid in {paid_in_s:.0f} s, the first is order {unpaid[0].order_id}"
-        trial.broken.append(Violation("unpaid", None, what))
+        trial.broken.append(AuditViolation("unpaid", None, what))
     await trial.settle()
     violations, found, directory = await trial.judge(keep=options.keep)
     figures = {

@@ -20,19 +20,19 @@ CHECK: Final = "clock"
 _NTP: Final = "let NTP keep that machine's clock: timedatectl set-ntp true, or chronyc tracking to see why it does not"
 
 
-class Clock(NamedTuple):
+class ClockOffset(NamedTuple):
     """A node's clock against this machine's: how far ahead (ms; negative: behind), give or take ``error_ms``."""
 
     ahead_ms: float
     error_ms: float
 
 
-def measured(asked_ms: float, told_ms: float, took_ms: float) -> Clock:
+def measured(asked_ms: float, told_ms: float, took_ms: float) -> ClockOffset:
     """The node said ``told_ms`` at some moment of ``took_ms`` after ``asked_ms`` here; half of that is its best guess."""
-    return Clock(told_ms - (asked_ms + took_ms / 2), took_ms / 2)
+    return ClockOffset(told_ms - (asked_ms + took_ms / 2), took_ms / 2)
 
 
-def judge(clocks: Mapping[str, Clock], retention_ms: int) -> list[Row]:
+def judge(clocks: Mapping[str, ClockOffset], retention_ms: int) -> list[Row]:
     """A row for each node, against the middle one of the nodes, and one for this machine."""
     if not clocks:
         return []
@@ -41,7 +41,7 @@ def judge(clocks: Mapping[str, Clock], retention_ms: int) -> list[Row]:
     return [*rows, _here(-middle.ahead_ms, middle.error_ms, retention_ms)]
 
 
-def _node(name: str, clock: Clock, middle: Clock) -> Row:
+def _node(name: str, clock: ClockOffset, middle: ClockOffset) -> Row:
     subject, apart = f"node {name}", clock.ahead_ms - middle.ahead_ms
     certain = abs(apart) - clock.error_ms - middle.error_ms
     if certain <= APART_MS:

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from raftcoord.databases.drivers import connect
 from raftcoord.databases.resource_config import ResourceConfig
-from raftcoord.databases.session import Session
+from raftcoord.databases.session import DriverSession
 from raftcoord.databases.steps import INIT, ConnectionLost, LoginRefused, PreparedHere, SqlError, Statement
 from raftcoord.doctor import disks, prepared
 from raftcoord.doctor.findings import REACHABLE, Row, Severity
@@ -73,7 +73,7 @@ def unreachable(name: str, why: str) -> Row:
 
 
 def _look(
-    session: Session, name: str, where: str, url: str, now_ms: Callable[[], int], rows: list[Row]
+    session: DriverSession, name: str, where: str, url: str, now_ms: Callable[[], int], rows: list[Row]
 ) -> PreparedFound | None:
     subject, database = f"resource {name}", session.database
     checks = database.checks
@@ -96,7 +96,7 @@ def _look(
     )
 
 
-def _aged(session: Session, now_ms: Callable[[], int]) -> list[tuple[PreparedHere, float]]:
+def _aged(session: DriverSession, now_ms: Callable[[], int]) -> list[tuple[PreparedHere, float]]:
     """What is prepared, with its age: the database's own, or else that of its transaction, which began before.
 
     What is so old by its transaction alone is looked for twice: it may have been prepared this moment.

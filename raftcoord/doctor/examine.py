@@ -10,13 +10,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from raftcoord.api.answers import Damages, NodeStatus
+from raftcoord.api.answers import DamagePage, NodeStatus
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.config import Config
 from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.doctor import access, clocks, databases, horizon, nodes, prepared
 from raftcoord.doctor.databases import DatabaseLook
-from raftcoord.doctor.findings import Report, Row, Severity
+from raftcoord.doctor.findings import DoctorReport, Row, Severity
 from raftcoord.doctor.in_thread import in_thread
 from raftcoord.env import Env
 from raftcoord.errors import RaftcoordError, Unavailable
@@ -38,7 +38,7 @@ DAMAGES_SHOWN: Final = 20
 _T = TypeVar("_T")
 
 
-def examine(config: Config, tell: Callable[[str], None] = lambda _: None) -> Report:
+def examine(config: Config, tell: Callable[[str], None] = lambda _: None) -> DoctorReport:
     """Look at everything that ``config`` names. ``tell``: progress, when it is slow. Blocks. ``config.path`` must be a file."""
     return asyncio.run(_Examination(config, tell).run())
 
@@ -50,7 +50,7 @@ class _Examination:
         self._now_ms = Env.real().wall_ms
         self._waiting: dict[str, None] = {}
 
-    async def run(self) -> Report:
+    async def run(self) -> DoctorReport:
         teller = asyncio.create_task(self._progress())
         try:
             async with asyncio.TaskGroup() as group:
@@ -59,14 +59,14 @@ class _Examination:
                 asked = group.create_task(self._nodes(looks))
         finally:
             teller.cancel()
-        return Report([_read(self._config), *asked.result(), *local.result()])
+        return DoctorReport([_read(self._config), *asked.result(), *local.result()])
 
     # -- the nodes, and with them what they know of the databases ----------------------------------------------------
 
     async def _nodes(self, looks: list[asyncio.Task[DatabaseLook]]) -> list[Row]:
         reachable, unknown = await self._waits("the nodes' hosts", nodes.endpoints(self._config))
         rows: list[Row] = []
-        found: Damages | RaftcoordError = Unavailable("no node of a founded cluster answers")
+        found: DamagePage | RaftcoordError = Unavailable("no node of a founded cluster answers")
         states: dict[TxId, State | None] = {}
         cluster, looked = "", []
         said: dict[str, NodeStatus | RaftcoordError] = dict(unknown)
@@ -100,7 +100,7 @@ class _Examination:
                 rows += prepared.judge(resource.name, named, each.found, cluster, states)
         return [*nodes.judge(in_order), *nodes.judge_damages(found), *rows]
 
-    async def _damages(self, client: AsyncClient) -> Damages | RaftcoordError:
+    async def _damages(self, client: AsyncClient) -> DamagePage | RaftcoordError:
         try:
             return await client.damages(limit=DAMAGES_SHOWN, timeout=nodes.ASK_S)
         except RaftcoordError as error:

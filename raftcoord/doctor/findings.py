@@ -33,7 +33,7 @@ class Row(NamedTuple):
         return {**self._asdict(), "verdict": self.verdict.name.lower(), "mend": self.mend or None}
 
 
-class Report(NamedTuple):
+class DoctorReport(NamedTuple):
     """Everything that was found, grouped by subject."""
 
     rows: list[Row]

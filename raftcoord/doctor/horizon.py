@@ -12,7 +12,7 @@ from typing import Final
 
 from raftcoord import limits
 from raftcoord.api.answers import NodeStatus
-from raftcoord.doctor.clocks import Clock
+from raftcoord.doctor.clocks import ClockOffset
 from raftcoord.doctor.findings import Row, Severity
 
 HORIZON: Final = "horizon"
@@ -25,7 +25,7 @@ _LOWER: Final = (
 
 
 def judge(
-    answering: Mapping[str, NodeStatus], clocks: Mapping[str, Clock], now_ms: int, retention_ms: int
+    answering: Mapping[str, NodeStatus], clocks: Mapping[str, ClockOffset], now_ms: int, retention_ms: int
 ) -> list[Row]:
     """``answering``: what the nodes say of themselves; ``now_ms``: this machine's clock, to which ``clocks`` refer.
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from raftcoord import __version__
-from raftcoord.api.answers import Damages, NodeStatus
+from raftcoord.api.answers import DamagePage, NodeStatus
 from raftcoord.api.leading import leader_among
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.client.link import NodeAddress
 from raftcoord.config import Config, NodeConfig
 from raftcoord.doctor import access, disks, members
-from raftcoord.doctor.clocks import Clock, measured
+from raftcoord.doctor.clocks import ClockOffset, measured
 from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Row, Severity
 from raftcoord.doctor.in_thread import in_thread
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
@@ -73,16 +73,16 @@ async def endpoints(config: Config) -> tuple[list[NodeAddress], dict[str, Raftco
     return known, unknown
 
 
-async def clocks(client: AsyncClient, told: Told, now_ms: Callable[[], int]) -> dict[str, Clock]:
+async def clocks(client: AsyncClient, told: Told, now_ms: Callable[[], int]) -> dict[str, ClockOffset]:
     """The clock of each node that answers, by its quickest answer."""
     loop = asyncio.get_running_loop()
 
-    async def ask(name: str) -> Clock:
+    async def ask(name: str) -> ClockOffset:
         asked_ms, began = now_ms(), loop.time()
         info = await client.node_info(name, timeout=ASK_S / CLOCK_LOOKS)
         return measured(asked_ms, info["wall_ms"], (loop.time() - began) * 1000)
 
-    found: dict[str, Clock] = {}
+    found: dict[str, ClockOffset] = {}
     for name in [name for name, info in told.items() if isinstance(info, dict)]:
         try:
             looks = [await ask(name) for _ in range(CLOCK_LOOKS)]
@@ -194,7 +194,7 @@ def _versions(answering: Mapping[str, NodeStatus]) -> Iterator[Row]:
 CLUSTER: Final = "cluster"
 
 
-def judge_damages(found: Damages | RaftcoordError) -> list[Row]:
+def judge_damages(found: DamagePage | RaftcoordError) -> list[Row]:
     """A row for each damaged branch that nobody has acknowledged."""
     if isinstance(found, RaftcoordError):
         what = f"whether a branch is damaged could not be asked: {found}"

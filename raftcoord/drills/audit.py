@@ -69,7 +69,7 @@ class Books:
     payments: Collection[Payment] = ()
 
 
-class Violation(NamedTuple):
+class AuditViolation(NamedTuple):
     """A broken promise. ``kind``: a word of this module or of history/; ``txid``: None when it is about an account."""
 
     kind: str
@@ -85,7 +85,7 @@ class AuditResult:
     """``held``: no promise was broken. ``figures``: what was compared, by name with unit."""
 
     held: bool
-    violations: tuple[Violation, ...]
+    violations: tuple[AuditViolation, ...]
     figures: Mapping[str, int | float]
 
     def to_json(self) -> dict[str, Any]:
@@ -146,12 +146,12 @@ class _Case:
             self.outcome[txid] = next((state for state in states if state in _FINAL), None)
         self.unattempted = {told.txid for told in self.told if told.certainty == "not attempted"}
 
-    def nodes(self) -> Iterator[Violation]:
+    def nodes(self) -> Iterator[AuditViolation]:
         """one L, settled."""
         for txid, outcome in self.outcome.items():
             if outcome is None:
                 if txid not in self.unattempted:
-                    yield Violation(
+                    yield AuditViolation(
                         "undecided", txid, "no node has an outcome for it, although what was in doubt was resolved"
                     )
                 continue
@@ -160,24 +160,26 @@ class _Case:
                 says = ", ".join(
                     f"{node}: {row.state} at term {row.term} index {row.index}" for node, row in rows.items()
                 )
-                yield Violation("nodes differ", txid, f"the nodes do not have the same decision ({says})")
+                yield AuditViolation("nodes differ", txid, f"the nodes do not have the same decision ({says})")
             for node, row in rows.items():
                 if row.outstanding:
                     left = ", ".join(row.outstanding)
-                    yield Violation("left open", txid, f"on node {node} the outcome is still outstanding at {left}")
+                    yield AuditViolation(
+                        "left open", txid, f"on node {node} the outcome is still outstanding at {left}"
+                    )
 
-    def history(self) -> Iterator[Violation]:
+    def history(self) -> Iterator[AuditViolation]:
         """history. Participants in doubt resolve, and are not recorded; no drill lasts until something may be forgotten."""
         found = judge(operations(self.attempts, self.told), unseen_resolves=True, horizon_ms=0)
         for violation in found.violations:
-            yield Violation(violation.kind, violation.txid, violation.what)
+            yield AuditViolation(violation.kind, violation.txid, violation.what)
 
-    def clients(self) -> Iterator[Violation]:
+    def clients(self) -> Iterator[AuditViolation]:
         """told, certain. A node that has lost the outcome is named, although ``nodes`` names the transaction as well."""
         for told in self.told:
             txid, state = told.txid, told.state
             if told.certainty == "not attempted" and self.outcome[txid] is State.COMMITTED:
-                yield Violation(
+                yield AuditViolation(
                     "denied", txid, f"a client was told that nothing was attempted ({told.reason}); it is COMMITTED"
                 )
             if state is None:
@@ -186,9 +188,11 @@ class _Case:
                 row = rows.get(txid, UNDECIDED)
                 if row.state is not state:
                     kind = "changed" if row.state in _FINAL else "lost"
-                    yield Violation(kind, txid, f"client {told.client} was told {state}; node {node} says {row.state}")
+                    yield AuditViolation(
+                        kind, txid, f"client {told.client} was told {state}; node {node} says {row.state}"
+                    )
 
-    def entries(self) -> Iterator[Violation]:
+    def entries(self) -> Iterator[AuditViolation]:
         """told, at the same entry. One violation for each answer, and last: it costs nobody money."""
         for told in self.told:
             if not told.index:
@@ -200,10 +204,10 @@ class _Case:
                         f"client {told.client} was told {told.state} at term {told.term} index {told.index}; node {node} has "
                         f"it at term {row.term} index {row.index}"
                     )
-                    yield Violation("moved", told.txid, what)
+                    yield AuditViolation("moved", told.txid, what)
                     break
 
-    def banks(self) -> Iterator[Violation]:
+    def banks(self) -> Iterator[AuditViolation]:
         """all, nothing; and nothing left prepared."""
         for txid, outcome in self.outcome.items():
             sides = {bank: self._finished(bank, txid) for bank in self.attempts[txid].banks}
@@ -212,25 +216,27 @@ class _Case:
             )
             applied = [bank for bank, state in sides.items() if state is State.COMMITTED]
             if outcome is State.COMMITTED and len(applied) < len(sides):
-                yield Violation(
+                yield AuditViolation(
                     "half done" if applied else "not done", txid, f"it is COMMITTED, but not at both banks ({says})"
                 )
             if outcome is not State.COMMITTED and applied:
                 stands = outcome if outcome is not None else State.UNDECIDED
-                yield Violation("done alone", txid, f"it is {stands}, but a bank has applied it ({says})")
+                yield AuditViolation("done alone", txid, f"it is {stands}, but a bank has applied it ({says})")
         for bank, book in self.books.items():
             for txid in book.prepared:
-                yield Violation("left prepared", txid, f"it is still prepared at {bank}")
+                yield AuditViolation("left prepared", txid, f"it is still prepared at {bank}")
 
-    def strangers(self) -> Iterator[Violation]:
+    def strangers(self) -> Iterator[AuditViolation]:
         """alone."""
         for bank, book in self.books.items():
             for txid, state in book.finished.items():
                 order = self.attempts.get(txid)
                 if state is State.COMMITTED and (order is None or bank not in order.banks):
-                    yield Violation("stranger", txid, f"{bank} has applied it, but nobody submitted it to that bank")
+                    yield AuditViolation(
+                        "stranger", txid, f"{bank} has applied it, but nobody submitted it to that bank"
+                    )
 
-    def payments(self) -> Iterator[Violation]:
+    def payments(self) -> Iterator[AuditViolation]:
         """as ordered. A payment that is not there or that nobody ordered is found by ``banks`` and ``strangers``."""
         for bank, book in self.books.items():
             written: dict[TxId, list[tuple[str, str, int]]] = defaultdict(list)
@@ -239,20 +245,20 @@ class _Case:
             for txid, rows in written.items():
                 order = self.attempts.get(txid)
                 if order is not None and bank in order.banks and rows != [s for s in order.sides if s[0] == bank]:
-                    yield Violation("not as ordered", txid, f"{bank} has written down {rows}; it is order {order}")
+                    yield AuditViolation("not as ordered", txid, f"{bank} has written down {rows}; it is order {order}")
 
-    def paid_twice(self) -> Iterator[Violation]:
+    def paid_twice(self) -> Iterator[AuditViolation]:
         """once."""
         paid: dict[int, TxId] = {}
         for txid in self._committed():
             other = paid.setdefault(self.attempts[txid].order_id, txid)
             if other is not txid:
                 order = self.attempts[txid]
-                yield Violation(
+                yield AuditViolation(
                     "paid twice", txid, f"order {order.order_id} was committed by transaction {other} as well"
                 )
 
-    def accounts(self) -> Iterator[Violation]:
+    def accounts(self) -> Iterator[AuditViolation]:
         """money, account by account."""
         moves: dict[tuple[str, str], int] = defaultdict(int)
         touched: dict[tuple[str, str], TxId] = {}
@@ -269,16 +275,16 @@ class _Case:
                 if held != expected:
                     holds = "is gone" if held is None else f"holds {text_of(held)}"
                     what = f"account {account} of {bank} {holds}; with its committed orders it should hold {text_of(expected)}"
-                    yield Violation("balance", touched.get((bank, account)), what)
+                    yield AuditViolation("balance", touched.get((bank, account)), what)
             for account in sorted(balances.keys() - accounts.keys()):
-                yield Violation("balance", None, f"account {account} of {bank} was never opened, but is there")
+                yield AuditViolation("balance", None, f"account {account} of {bank} was never opened, but is there")
 
-    def sums(self) -> Iterator[Violation]:
+    def sums(self) -> Iterator[AuditViolation]:
         """money, over all banks."""
         before, after = self._opening_cents(), self._closing_cents()
         if before != after:
             word = "created" if after > before else "lost"
-            yield Violation(
+            yield AuditViolation(
                 "money", None, f"{text_of(abs(after - before))} was {word}: {text_of(before)} became {text_of(after)}"
             )
 

@@ -16,7 +16,7 @@ from typing import Final, Literal, NamedTuple
 
 from raftcoord.drills.orders import Order
 from raftcoord.errors import check
-from raftcoord.history.operations import Ending, Kind, Operation
+from raftcoord.history.operations import CallKind, Ending, RecordedCall
 from raftcoord.types import Answer, State, TxId
 
 Op = Literal["submit", "resolve"]
@@ -55,12 +55,12 @@ class Told(NamedTuple):
             certainty="known", state=answer.state, reason=answer.reason, term=answer.term, index=answer.index
         )
 
-    def operation(self) -> Operation:
+    def operation(self) -> RecordedCall:
         """The same for the history checker."""
         ending = _ENDINGS[self.certainty]
-        return Operation(
+        return RecordedCall(
             self.client,
-            Kind(self.op),
+            CallKind(self.op),
             self.txid,
             self.called_s,
             None,
@@ -72,11 +72,11 @@ class Told(NamedTuple):
         )
 
 
-def operations(attempts: Iterable[TxId], told: Iterable[Told]) -> list[Operation]:
+def operations(attempts: Iterable[TxId], told: Iterable[Told]) -> list[RecordedCall]:
     """Every submit and resolve of the clients. A submit that never returned is open, and called before all that was told."""
     recorded = [answer.operation() for answer in told]
-    returned = {operation.txid for operation in recorded if operation.kind is Kind.SUBMIT}
-    recorded += [Operation("?", Kind.SUBMIT, txid, -math.inf) for txid in attempts if txid not in returned]
+    returned = {operation.txid for operation in recorded if operation.kind is CallKind.SUBMIT}
+    recorded += [RecordedCall("?", CallKind.SUBMIT, txid, -math.inf) for txid in attempts if txid not in returned]
     return recorded
 
 

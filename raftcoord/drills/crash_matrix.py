@@ -28,9 +28,9 @@ from typing import Any, Final, NamedTuple
 
 from raftcoord.client.synchronous import Client
 from raftcoord.databases.registry import DATABASES, named
-from raftcoord.drills.audit import Violation
+from raftcoord.drills.audit import AuditViolation
 from raftcoord.drills.client_history import percentile
-from raftcoord.drills.crash_program import ACCOUNT, CENTS, Heard, Job
+from raftcoord.drills.crash_program import ACCOUNT, CENTS, Job, ProgramOutcome
 from raftcoord.drills.crash_programs import ForkServer
 from raftcoord.drills.database_banks import AccountWatch
 from raftcoord.drills.options import PROGRAM, SERVER, DrillOptions
@@ -72,7 +72,7 @@ class CaseResult(NamedTuple):
 
     case: CrashCase
     outcome: str
-    told: Heard
+    told: ProgramOutcome
     free_s: float
     wrong: tuple[str, ...]
 
@@ -134,10 +134,12 @@ def run(options: DrillOptions, on_event: OnEvent = lambda event: None) -> DrillR
 
 def report_of(rows: Sequence[CaseResult], not_tested: list[str], left: list[str], options: DrillOptions) -> DrillReport:
     """``left``: what was still open, prepared or damaged in the end. A matrix in which nothing was run is broken."""
-    violations = [Violation("contradiction", None, f"{_named(row.case)}: {each}") for row in rows for each in row.wrong]
-    violations += [Violation("left over", None, each) for each in left]
+    violations = [
+        AuditViolation("contradiction", None, f"{_named(row.case)}: {each}") for row in rows for each in row.wrong
+    ]
+    violations += [AuditViolation("left over", None, each) for each in left]
     if not rows:
-        violations.append(Violation("nothing was run", None, "; ".join(not_tested)))
+        violations.append(AuditViolation("nothing was run", None, "; ".join(not_tested)))
     figures = _figures(rows)
     held = (
         f"{len(rows)} kills, both sides equal after each, nothing prepared is left; locks free after "
@@ -271,7 +273,7 @@ def _program_killed(trial: _Trial) -> CaseResult:
     stopped = programs.start(trial.job)
     killed_at = time.monotonic()
     programs.kill(stopped)
-    return trial.judged(stopped.txid, Heard.KILLED, killed_at)
+    return trial.judged(stopped.txid, ProgramOutcome.KILLED, killed_at)
 
 
 def _server_killed(trial: _Trial, server: DatabaseServer) -> CaseResult:
@@ -297,7 +299,7 @@ class _Trial:
         urls, branches = (first.banks.url, second.banks.url), (first.banks.name, second.banks.name)
         self.job = Job(names, urls, branches, lane.bank, case.point)
 
-    def judged(self, txid: TxId, told: Heard, since: float) -> CaseResult:
+    def judged(self, txid: TxId, told: ProgramOutcome, since: float) -> CaseResult:
         while not all(account.is_free(self._matrix.cluster, txid) for account in self._accounts):
             if time.monotonic() - since > FREE_TIMEOUT_S or self._matrix.stop.is_set():
                 still = f"{txid}: still locked after {FREE_TIMEOUT_S:g} s"
@@ -310,13 +312,13 @@ class _Trial:
         return CaseResult(self._case, str(state), told, free_s, wrong)
 
 
-def _contradictions(case: CrashCase, state: State, told: Heard, moved: tuple[int, ...]) -> Iterator[str]:
+def _contradictions(case: CrashCase, state: State, told: ProgramOutcome, moved: tuple[int, ...]) -> Iterator[str]:
     is_committed = state is State.COMMITTED
     if moved != ((-CENTS, CENTS) if is_committed else (0, 0)):
         yield f"the ledger says {state}, and {moved[0]:+} and {moved[1]:+} cents were moved"
-    if (told is Heard.COMMITTED and not is_committed) or (told is Heard.ABORTED and is_committed):
+    if (told is ProgramOutcome.COMMITTED and not is_committed) or (told is ProgramOutcome.ABORTED and is_committed):
         yield f"the program was told {told}, and the ledger says {state}"
-    if told is Heard.KILLED and is_committed is not case.point.decided:
+    if told is ProgramOutcome.KILLED and is_committed is not case.point.decided:
         yield f"the program was killed {case.point}, and the ledger says {state}"
 
 

@@ -27,7 +27,7 @@ CENTS: Final = 10
 ACCOUNT: Final = "1"
 
 
-class Heard(enum.StrEnum):
+class ProgramOutcome(enum.StrEnum):
     """What a program has heard of its transaction."""
 
     COMMITTED = "committed"
@@ -99,16 +99,16 @@ def main(config: str, modules: list[str]) -> None:
 
 def _run(config: str, job: Job) -> None:
     """The forked process, to its end."""
-    told, why = Heard.COMMITTED, ""
+    told, why = ProgramOutcome.COMMITTED, ""
     try:
         if any(DRIVERS[name].asynchronous for name in job.drivers):
             asyncio.run(pay_async(config, job))
         else:
             pay(config, job)
     except Aborted as error:
-        told, why = Heard.ABORTED, str(error)
+        told, why = ProgramOutcome.ABORTED, str(error)
     except InDoubt as error:
-        told, why = Heard.IN_DOUBT, str(error)
+        told, why = ProgramOutcome.IN_DOUBT, str(error)
     except BaseException as error:  # reported, and then judged by the reader
         _say({"failed": f"{type(error).__name__}: {error}"})
         os._exit(1)

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from raftcoord.drills.crash_program import Heard, Job
+from raftcoord.drills.crash_program import Job, ProgramOutcome
 from raftcoord.errors import RaftcoordError
 from raftcoord.types import TxId
 
@@ -56,11 +56,11 @@ class ForkServer:
     def go_on(self) -> None:
         self._tell("go on")
 
-    def told(self) -> Heard:
+    def told(self) -> ProgramOutcome:
         """What its transaction has ended with."""
         told = self._answer("told")
         self._answer("ended")
-        return Heard(told["told"])
+        return ProgramOutcome(told["told"])
 
     def close(self) -> None:
         """End it, and with it whatever it has forked."""

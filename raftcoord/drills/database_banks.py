@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from raftcoord.databases import drivers
-from raftcoord.databases.session import Session
+from raftcoord.databases.session import DriverSession
 from raftcoord.databases.steps import ConnectionLost, SqlError, Statement
 from raftcoord.drills.audit import Books, Payment
 from raftcoord.drills.orders import HOME_BANK, Opening, Order
@@ -115,7 +115,7 @@ class DatabaseBanks:
             return session.execute(Statement(sql, reads=True)).rows
 
     @contextlib.contextmanager
-    def outside(self) -> Iterator[Session]:
+    def outside(self) -> Iterator[DriverSession]:
         """A connection of its own, in autocommit. Raises ConnectionLost if the server is away."""
         session = drivers.connect(self.url)
         try:
@@ -145,7 +145,7 @@ class AccountWatch:
     def __init__(self, banks: DatabaseBanks, bank: str, account: str) -> None:
         self.banks = banks
         self._where = f"WHERE bank = '{bank}' AND account = '{account}'"
-        self._session: Session | None = None
+        self._session: DriverSession | None = None
 
     def cents(self) -> int:
         ((cents,),) = self._sql(f"SELECT cents FROM accounts {self._where}")
@@ -176,7 +176,7 @@ class AccountWatch:
     def _sql(self, text: str) -> list[tuple[Any, ...]]:
         return self._do(lambda session: session.execute(Statement(text, reads=True, outside=True)).rows)
 
-    def _do(self, work: Callable[[Session], _T]) -> _T:
+    def _do(self, work: Callable[[DriverSession], _T]) -> _T:
         """On a connection that is made anew when the server was killed since."""
         if self._session is not None:
             with contextlib.suppress(ConnectionLost):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from raftcoord.drills.audit import SHOWN_MAX, Violation
+from raftcoord.drills.audit import SHOWN_MAX, AuditViolation
 from raftcoord.drills.client_history import History, percentile
 from raftcoord.errors import check
 
@@ -59,7 +59,7 @@ class DrillReport:
     """
 
     name: str
-    violations: Sequence[Violation]
+    violations: Sequence[AuditViolation]
     figures: Mapping[str, int | float]
     seed: int
     directory: Path | None = None

@@ -22,7 +22,7 @@ from functools import partial
 from typing import Final
 
 from raftcoord.drills import orders as order_files
-from raftcoord.drills.audit import Violation
+from raftcoord.drills.audit import AuditViolation
 from raftcoord.drills.database_banks import DatabaseBanks
 from raftcoord.drills.database_faults import LEDGER, ORDERS, kill_program, kill_resolver, two_databases
 from raftcoord.drills.faults import Fault, kill_node
@@ -111,7 +111,7 @@ class _Transfers:
             over_s = trial.now_s()
             if options.duration_s is None and (unpaid := programs.unpaid()):
                 what = f"{len(unpaid)} orders were not paid, the first is order {unpaid[0].order_id}"
-                trial.broken.append(Violation("unpaid", None, what))
+                trial.broken.append(AuditViolation("unpaid", None, what))
             await trial.settle()
             left_over_s = trial.now_s() - over_s
         violations, found, directory = await trial.judge(keep=options.keep)
@@ -141,9 +141,9 @@ class _Transfers:
             paid = load.paid
             await self._programs.have_paid(paid + 1, min(STALLED_S, until_s - loop.time()))
             for fallen in self._programs.fallen():
-                self._trial.broken.append(Violation("program fell", None, fallen))
+                self._trial.broken.append(AuditViolation("program fell", None, fallen))
             if load.paid == paid and loop.time() < until_s:
-                self._trial.broken.append(Violation("stalled", None, f"no order was paid for {STALLED_S:g} s"))
+                self._trial.broken.append(AuditViolation("stalled", None, f"no order was paid for {STALLED_S:g} s"))
 
     async def _strikes(self, victim: str) -> None:
         """One kind of victim, again and again; those of other kinds may be down at the same time."""

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from raftcoord.drills.audit import Violation, audit
+from raftcoord.drills.audit import AuditViolation, audit
 from raftcoord.drills.client_history import History
 from raftcoord.drills.faults import Fault, Leader, Unkept
 from raftcoord.drills.load import Load, wait_until
@@ -53,7 +53,7 @@ class Trial:
         self.load = Load(stage.clients, self.history, stage.rng)
         self.back_s, self.quiet_s = BACK_TIMEOUT_S, QUIET_TIMEOUT_S
         self.faults: list[FaultRecord] = []
-        self.broken: list[Violation] = []
+        self.broken: list[AuditViolation] = []
         self._opening = opening
         self._on_event = on_event
         self._loop = asyncio.get_running_loop()
@@ -104,7 +104,7 @@ class Trial:
                 record.healed = (await anext(steps)).what
         except RaftcoordError as error:
             kind = error.kind if isinstance(error, Unkept) else "not back"
-            self.broken.append(Violation(kind, None, str(error)))
+            self.broken.append(AuditViolation(kind, None, str(error)))
             return
         record.healed_at_s = self.now_s()
         self.event("heal", record.healed)
@@ -113,13 +113,13 @@ class Trial:
             record.first_commit_s = await self._failover_s(injected.deposed, struck_s, answers_before)
         for name in self.stage.fallen():
             what = f"node {name} has ended by itself; look at {name}.log in {self.stage.directory / 'data'}"
-            self.broken.append(Violation("node fell", None, what))
+            self.broken.append(AuditViolation("node fell", None, what))
 
     async def commits_again(self, when: str) -> None:
         """Wait for a commit from now on, or the last order; it is a violation if neither comes."""
         since_s = self._loop.time()
         if not await wait_until(lambda: self._moves_since(since_s), self.back_s):
-            self.broken.append(Violation("stalled", None, f"no commit for {self.back_s:g} s {when}"))
+            self.broken.append(AuditViolation("stalled", None, f"no commit for {self.back_s:g} s {when}"))
 
     def _moves_since(self, since_s: float) -> bool:
         return self.history.last_commit_s > since_s or self.load.exhausted
@@ -143,9 +143,9 @@ class Trial:
         await self.load.resolve_doubtful(until_s)
         left = await self.stage.quiet(until_s - self._loop.time())
         if left:
-            self.broken.append(Violation("unsettled", None, f"after {self.quiet_s:g} s there is still: {left}"))
+            self.broken.append(AuditViolation("unsettled", None, f"after {self.quiet_s:g} s there is still: {left}"))
 
-    async def judge(self, *, keep: bool) -> tuple[tuple[Violation, ...], Mapping[str, int | float], Path | None]:
+    async def judge(self, *, keep: bool) -> tuple[tuple[AuditViolation, ...], Mapping[str, int | float], Path | None]:
         """The audit: violations, figures, and where the files are kept, which they are if there is a violation or ``keep``."""
         self.event(
             "audit", f"{len(self.history.attempts)} transactions: what clients were told, every node, every bank"
@@ -155,14 +155,14 @@ class Trial:
         try:
             ledgers = await self.stage.ledgers(self.history.attempts)
         except Unavailable as error:
-            violations.append(Violation("unreachable", None, f"the audit was not possible: {error}"))
+            violations.append(AuditViolation("unreachable", None, f"the audit was not possible: {error}"))
         else:
             found = audit(self.history.attempts, self.history.told, ledgers, self._opening, self.stage.books())
             violations += found.violations
             figures |= found.figures
         if not self.history.committed:
             violations.append(
-                Violation("nothing done", None, "not one order was committed: the trial has proved nothing")
+                AuditViolation("nothing done", None, "not one order was committed: the trial has proved nothing")
             )
         figures |= client_figures(self.history) | failover_figures(self.faults)
         figures["faults"] = len(self.faults)

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from raftcoord.history.evidence import Evidence
 from raftcoord.history.log import LOG_RULES
-from raftcoord.history.operations import Operation
-from raftcoord.history.rules import Premises, Violation, first_violation
+from raftcoord.history.operations import RecordedCall
+from raftcoord.history.rules import HistoryViolation, Premises, first_violation
 from raftcoord.types import TxId
 
 
@@ -29,7 +29,7 @@ class Judgement:
     ``operations`` and ``transactions``: how many were judged; an empty history is valid, and proves nothing.
     """
 
-    violations: tuple[Violation, ...]
+    violations: tuple[HistoryViolation, ...]
     operations: int
     transactions: int
 
@@ -39,7 +39,7 @@ class Judgement:
         return not self.violations
 
 
-def judge(operations: Iterable[Operation], *, unseen_resolves: bool, horizon_ms: int) -> Judgement:
+def judge(operations: Iterable[RecordedCall], *, unseen_resolves: bool, horizon_ms: int) -> Judgement:
     """Judge a history; what it must contain stands in operations.py. The order of ``operations`` does not matter.
 
     ``unseen_resolves``: participants, or anybody else who is not recorded, may have resolved: an ABORTED that nobody in the
@@ -55,7 +55,7 @@ def judge(operations: Iterable[Operation], *, unseen_resolves: bool, horizon_ms:
         if evidence is None:
             evidence = evidences[operation.txid] = Evidence(operation.txid)
         evidence.add(operation)
-    violations: list[Violation] = []
+    violations: list[HistoryViolation] = []
     sound: list[Evidence] = []
     for evidence in evidences.values():
         found = first_violation(evidence, premises)

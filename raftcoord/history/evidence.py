@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from raftcoord.history.operations import Ending, Kind, Operation, flaw_of
+from raftcoord.history.operations import CallKind, Ending, RecordedCall, flaw_of
 from raftcoord.types import State, TxId, Verdict
 
 _COMMITTED: Final = State.COMMITTED
@@ -17,17 +17,17 @@ _ABORTED: Final = State.ABORTED
 _UNDECIDED: Final = State.UNDECIDED
 _TOLD: Final = Ending.TOLD
 _NOT_ATTEMPTED: Final = Ending.NOT_ATTEMPTED
-_STATUS: Final = Kind.STATUS
-_DECIDE: Final = Kind.DECIDE
-_SUBMIT: Final = Kind.SUBMIT
+_STATUS: Final = CallKind.STATUS
+_DECIDE: Final = CallKind.DECIDE
+_SUBMIT: Final = CallKind.SUBMIT
 _COMMIT: Final = Verdict.COMMIT
 _ABORT: Final = Verdict.ABORT
 
-_NONE: Final[list[Operation]] = []
+_NONE: Final[list[RecordedCall]] = []
 """Shared by all, and so never changed: most transactions have no list of their own."""
 
 
-def _with(some: list[Operation], one: Operation) -> list[Operation]:
+def _with(some: list[RecordedCall], one: RecordedCall) -> list[RecordedCall]:
     if not some:
         return [one]
     some.append(one)
@@ -57,41 +57,41 @@ class Evidence:
 
     def __init__(self, txid: TxId) -> None:
         self.txid = txid
-        self.committed: Operation | None = None
+        self.committed: RecordedCall | None = None
         """The first to return of those that were told COMMITTED."""
-        self.aborted: Operation | None = None
+        self.aborted: RecordedCall | None = None
         """Likewise ABORTED."""
-        self.entry: Operation | None = None
+        self.entry: RecordedCall | None = None
         """One that was told an outcome and its entry."""
-        self.other_entry: Operation | None = None
+        self.other_entry: RecordedCall | None = None
         """One that was told another entry than ``entry``."""
-        self.undecided: Operation | None = None
+        self.undecided: RecordedCall | None = None
         """The last to be called of those that were told UNDECIDED."""
-        self.undecided_high: Operation | None = None
+        self.undecided_high: RecordedCall | None = None
         """Of these the one as of the highest index."""
         self.undecided_all = _NONE
         """All of these that have an index."""
-        self.forgotten: Operation | None = None
+        self.forgotten: RecordedCall | None = None
         """The first to return of those that were told FORGOTTEN."""
-        self.forgotten_low: Operation | None = None
+        self.forgotten_low: RecordedCall | None = None
         """Of these the one as of the lowest index."""
         self.forgotten_all = _NONE
         """All of these that have an index."""
-        self.commit_by: Operation | None = None
+        self.commit_by: RecordedCall | None = None
         """The first to be called of those that can have made it COMMITTED."""
-        self.abort_by: Operation | None = None
+        self.abort_by: RecordedCall | None = None
         """Likewise ABORTED."""
-        self.unfinished: Operation | None = None
+        self.unfinished: RecordedCall | None = None
         """One that promises an outcome and was told UNDECIDED."""
-        self.flawed: Operation | None = None
+        self.flawed: RecordedCall | None = None
         """One whose record contradicts itself."""
 
     @property
-    def outcome(self) -> Operation | None:
+    def outcome(self) -> RecordedCall | None:
         """The first to return of those that were told an outcome; COMMITTED if two were told."""
         return self.committed or self.aborted
 
-    def add(self, o: Operation) -> None:
+    def add(self, o: RecordedCall) -> None:
         """One more operation of this transaction."""
         if flaw_of(o):
             self.flawed = o
@@ -121,13 +121,13 @@ class Evidence:
         if (kind is not _DECIDE or proposed is _ABORT) and (self.abort_by is None or o.called < self.abort_by.called):
             self.abort_by = o
 
-    def _add_entry(self, o: Operation) -> None:
+    def _add_entry(self, o: RecordedCall) -> None:
         if self.entry is None:
             self.entry = o
         elif o.index != self.entry.index or o.term != self.entry.term:
             self.other_entry = o
 
-    def _add_undecided(self, o: Operation) -> None:
+    def _add_undecided(self, o: RecordedCall) -> None:
         if o.kind is not _STATUS:
             self.unfinished = o
         if self.undecided is None or o.called > self.undecided.called:
@@ -137,7 +137,7 @@ class Evidence:
                 self.undecided_high = o
             self.undecided_all = _with(self.undecided_all, o)
 
-    def _add_forgotten(self, o: Operation) -> None:
+    def _add_forgotten(self, o: RecordedCall) -> None:
         if self.forgotten is None or o.returned < self.forgotten.returned:
             self.forgotten = o
         if o.index:

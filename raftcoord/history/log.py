@@ -22,11 +22,11 @@ from itertools import pairwise
 from typing import Final
 
 from raftcoord.history.evidence import Evidence
-from raftcoord.history.operations import Operation
-from raftcoord.history.rules import Premises, Violation, first_writer
+from raftcoord.history.operations import RecordedCall
+from raftcoord.history.rules import HistoryViolation, Premises, first_writer
 from raftcoord.types import State, TxId
 
-Told = list[tuple[TxId, Operation]]
+Told = list[tuple[TxId, RecordedCall]]
 """Operations that were told an index, one of those that were told a decision's."""
 
 
@@ -40,8 +40,8 @@ def _told(evidences: Iterable[Evidence]) -> Told:
     return told
 
 
-def _two_terms(evidences: Iterable[Evidence], p: Premises) -> Iterator[Violation]:
-    first: dict[int, Operation] = {}
+def _two_terms(evidences: Iterable[Evidence], p: Premises) -> Iterator[HistoryViolation]:
+    first: dict[int, RecordedCall] = {}
     for txid, o in _told(evidences):
         other = first.setdefault(o.index, o)
         if other.term != o.term:
@@ -49,10 +49,10 @@ def _two_terms(evidences: Iterable[Evidence], p: Premises) -> Iterator[Violation
                 f"{o} was told {o.answer}, and {other} of transaction {other.txid} was told {other.answer}: "
                 "an index has one entry, of one term"
             )
-            yield Violation("two terms", txid, (other, o), what)
+            yield HistoryViolation("two terms", txid, (other, o), what)
 
 
-def _terms_fall(evidences: Iterable[Evidence], p: Premises) -> Iterator[Violation]:
+def _terms_fall(evidences: Iterable[Evidence], p: Premises) -> Iterator[HistoryViolation]:
     term_of = {o.index: o.term for _, o in _told(evidences)}
     indices = sorted(term_of)
     terms = [term_of[index] for index in indices]
@@ -65,7 +65,7 @@ def _terms_fall(evidences: Iterable[Evidence], p: Premises) -> Iterator[Violatio
                 f"{later} was told {later.answer}, and {earlier} of transaction {earlier.txid} was told {earlier.answer}: "
                 "terms do not fall along the log"
             )
-            yield Violation("terms fall", later.txid, (earlier, later), what)
+            yield HistoryViolation("terms fall", later.txid, (earlier, later), what)
 
 
 # -- out of order -------------------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ _CALL: Final = 0
 _RETURN: Final = 1
 """In this order at the same time: what is called when something returns is concurrent with it."""
 
-Bound = tuple[float, int, int, int, Operation, Operation, Evidence]
+Bound = tuple[float, int, int, int, RecordedCall, RecordedCall, Evidence]
 """(at, side, a number, index, whose call or return it is, who was told that index, its transaction's evidence).
 
 A call after which the log reached ``index``, or a return by which it had. Index 0 was told to nobody: such a return stands for
@@ -86,7 +86,7 @@ def _bounds(evidences: Iterable[Evidence], p: Premises) -> list[Bound]:
     """In the order of time."""
     found: list[Bound] = []
 
-    def add(at: float, side: int, index: int, of: Operation, told: Operation) -> None:
+    def add(at: float, side: int, index: int, of: RecordedCall, told: RecordedCall) -> None:
         found.append((at, side, len(found), index, of, told, e))
 
     for e in evidences:
@@ -113,7 +113,7 @@ def _bounds(evidences: Iterable[Evidence], p: Premises) -> list[Bound]:
     return found
 
 
-def _out_of_order(evidences: Iterable[Evidence], p: Premises) -> Iterator[Violation]:
+def _out_of_order(evidences: Iterable[Evidence], p: Premises) -> Iterator[HistoryViolation]:
     known = 0
     shower: Bound | None = None
     undecided_up_to: dict[TxId, int] = {}
@@ -134,7 +134,7 @@ def _out_of_order(evidences: Iterable[Evidence], p: Premises) -> Iterator[Violat
                     yield _disorder(shower, known, of, late)
 
 
-def _disorder(shower: Bound, known: int, late: Operation, told: Operation) -> Violation:
+def _disorder(shower: Bound, known: int, late: RecordedCall, told: RecordedCall) -> HistoryViolation:
     """``late`` was called after ``shower`` had shown that ``known`` was committed; ``told`` names an index that is too low."""
     _, _, _, _, by, by_told, e = shower
     shown = f"index {known} was committed when {by}{_of(e.txid, late.txid)} had returned"
@@ -146,14 +146,14 @@ def _disorder(shower: Bound, known: int, late: Operation, told: Operation) -> Vi
         what = f"{shown}; but {late}, called after that, was told {late.answer}, and {told} was told {told.answer}"
     else:
         what = f"{shown}; but {told} was told {told.answer}, and what can have made it so was called after that: {late} first"
-    return Violation("out of order", late.txid, tuple(dict.fromkeys((by, by_told, late, told))), what)
+    return HistoryViolation("out of order", late.txid, tuple(dict.fromkeys((by, by_told, late, told))), what)
 
 
 def _of(txid: TxId, other: TxId) -> str:
     return "" if txid == other else f" of transaction {txid}"
 
 
-LogRule = Callable[[Iterable[Evidence], Premises], Iterator[Violation]]
+LogRule = Callable[[Iterable[Evidence], Premises], Iterator[HistoryViolation]]
 
 LOG_RULES: Final[dict[str, LogRule]] = {
     "two terms": _two_terms,

@@ -32,7 +32,7 @@ from raftcoord.errors import check
 from raftcoord.types import State, TxId, Verdict
 
 
-class Kind(enum.Enum):
+class CallKind(enum.Enum):
     """What was asked."""
 
     DECIDE = "decide"
@@ -50,7 +50,7 @@ class Ending(enum.Enum):
 
 
 @dataclass(slots=True, eq=False)
-class Operation:
+class RecordedCall:
     """One call. ``called`` and ``returned``: on one clock for all operations of a history, in any unit.
 
     ``proposed``: of a decide, and of nothing else. ``state``: what was told, if the ending is TOLD; (``term``, ``index``): the
@@ -58,7 +58,7 @@ class Operation:
     """
 
     client: int | str
-    kind: Kind
+    kind: CallKind
     txid: TxId
     called: float
     proposed: Verdict | None = None
@@ -91,12 +91,12 @@ class Operation:
         return f"{self.state} at term {self.term} index {self.index}" if self.index else f"{self.state}"
 
 
-def flaw_of(operation: Operation) -> str:
+def flaw_of(operation: RecordedCall) -> str:
     """Why no verdict can rest on this record, or "": a clause that begins with a verb."""
     o = operation
     if not o.called <= o.returned:  # also if either is not a number
         return "returned before it was called"
-    if (o.proposed is None) is (o.kind is Kind.DECIDE):
+    if (o.proposed is None) is (o.kind is CallKind.DECIDE):
         return "must say what it proposed if it is a decide, and only then"
     if o.ending is Ending.TOLD:
         if o.state is None or o.returned == math.inf:

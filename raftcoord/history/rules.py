@@ -26,7 +26,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from raftcoord.history.evidence import Evidence
-from raftcoord.history.operations import Operation, flaw_of
+from raftcoord.history.operations import RecordedCall, flaw_of
 from raftcoord.types import TxId
 
 
@@ -40,7 +40,7 @@ class Premises(NamedTuple):
     horizon_ms: int
 
 
-class Violation(NamedTuple):
+class HistoryViolation(NamedTuple):
     """Answers that no write-once ledger can have given.
 
     ``kind``: the rule; ``operations``: those that contradict each other (one alone can be impossible too); ``what``: a sentence.
@@ -48,11 +48,11 @@ class Violation(NamedTuple):
 
     kind: str
     txid: TxId
-    operations: tuple[Operation, ...]
+    operations: tuple[RecordedCall, ...]
     what: str
 
 
-Found = tuple[tuple[Operation, ...], str] | None
+Found = tuple[tuple[RecordedCall, ...], str] | None
 Rule = Callable[[Evidence, Premises], Found]
 
 
@@ -98,7 +98,7 @@ def _remembered(e: Evidence, p: Premises) -> Found:
     return (told, late), f"{late} was told {late.answer}, but was called after {told} had been told {told.answer}"
 
 
-def first_writer(e: Evidence, p: Premises) -> tuple[Operation | None, bool]:
+def first_writer(e: Evidence, p: Premises) -> tuple[RecordedCall | None, bool]:
     """The first call that can have made the outcome that was told, if there is one; and whether the unseen may have, too."""
     if e.committed is not None:
         return e.commit_by, False
@@ -189,16 +189,16 @@ ABSENCE_RULES: Final[dict[str, Rule]] = {
 """Likewise, for a transaction of which somebody was told UNDECIDED or FORGOTTEN."""
 
 
-def first_violation(e: Evidence, p: Premises) -> Violation | None:
+def first_violation(e: Evidence, p: Premises) -> HistoryViolation | None:
     """What is wrong with one transaction, or None."""
     for kind, rule in RULES.items():
         found = rule(e, p)
         if found is not None:
-            return Violation(kind, e.txid, *found)
+            return HistoryViolation(kind, e.txid, *found)
     if e.undecided is None and e.forgotten is None:
         return None
     for kind, rule in ABSENCE_RULES.items():
         found = rule(e, p)
         if found is not None:
-            return Violation(kind, e.txid, *found)
+            return HistoryViolation(kind, e.txid, *found)
     return None

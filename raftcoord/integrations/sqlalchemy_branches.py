@@ -15,7 +15,7 @@ from sqlalchemy.pool import ManagesConnection, PoolResetState
 from sqlalchemy.util import await_only
 
 from raftcoord.databases import drivers
-from raftcoord.databases.session import AsyncSession, Session
+from raftcoord.databases.session import AsyncDriverSession, DriverSession
 from raftcoord.databases.steps import ConnectionLost, Result, SqlError, Statement
 from raftcoord.errors import LocalProtocolError
 from raftcoord.types import Branch
@@ -32,20 +32,20 @@ def refuse_open(connection: object, record: ManagesConnection, state: PoolResetS
         )
 
 
-def session(connection: Connection, branch: Branch) -> Session:
+def session(connection: Connection, branch: Branch) -> DriverSession:
     """The session over ``connection``. Raises LocalProtocolError for a driver that is not known."""
     driver_connection = connection.connection.driver_connection
     if not connection.dialect.is_async:
         return _Pooled(connection, drivers.session(driver_connection, branch))
     inner = drivers.async_session(driver_connection, branch)
-    assert isinstance(inner, AsyncSession)
+    assert isinstance(inner, AsyncDriverSession)
     return (_PooledAsyncpg if connection.dialect.driver == "asyncpg" else _PooledAsync)(connection, inner)
 
 
-class _PooledBase(Session):
+class _PooledBase(DriverSession):
     """What both kinds share. ``connection``: the driver's."""
 
-    def __init__(self, outer: Connection, inner: Session | AsyncSession) -> None:
+    def __init__(self, outer: Connection, inner: DriverSession | AsyncDriverSession) -> None:
         super().__init__(inner.connection, inner.branch)
         self.database = inner.database
         self._outer = outer
@@ -102,7 +102,7 @@ class _PooledBase(Session):
 class _Pooled(_PooledBase):
     """Over a synchronous driver."""
 
-    _inner: Session
+    _inner: DriverSession
 
     def fileno(self) -> int:
         return self._inner.fileno()
@@ -135,7 +135,7 @@ class _Pooled(_PooledBase):
 class _PooledAsync(_PooledBase):
     """Over an asynchronous driver, which begins a transaction by itself."""
 
-    _inner: AsyncSession
+    _inner: AsyncDriverSession
 
     def execute(self, statement: Statement) -> Result:
         """By the driver's session."""

@@ -28,7 +28,7 @@ from raftcoord.node.agreement import Agreement
 from raftcoord.node.alarms import Alarm, Alarms
 from raftcoord.node.completion import Completion
 from raftcoord.node.endpoint import NotDone
-from raftcoord.node.sessions import Session, Sessions
+from raftcoord.node.sessions import ParticipantSession, Sessions
 from raftcoord.types import State, TxId, Verdict
 
 log: Final = logging.getLogger("raftcoord.node")
@@ -50,7 +50,7 @@ class _Outcome:
         self.txid = txid
         self.verdict = verdict
         self.on_acknowledged: OnAcknowledged | None = None
-        self.session: Session | None = None
+        self.session: ParticipantSession | None = None
         self.alarm: Alarm | None = None
         self.attempt = 0
         self.failures = 0
@@ -151,7 +151,7 @@ class _Route:
             else:
                 self._send(outcome, session)
 
-    def _send(self, outcome: _Outcome, session: Session) -> None:
+    def _send(self, outcome: _Outcome, session: ParticipantSession) -> None:
         self._in_flight += 1
         outcome.session = session
         outcome.attempt += 1

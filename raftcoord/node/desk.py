@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from raftcoord import limits
 from raftcoord.api import answers, fields, operations
-from raftcoord.api.answers import DamageRow, Damages, ManyAcknowledged, NodeStatus
+from raftcoord.api.answers import DamagePage, DamageRow, ManyAcknowledged, NodeStatus
 from raftcoord.api.operations import A, Operation, R, Role
 from raftcoord.core import asking, damage
 from raftcoord.core.asking import Confirm, Question
@@ -222,10 +222,10 @@ class Desk:
         )
 
     def _list_damages(self, request: operations.DamageListing, asker: Asker, answer: Answering) -> None:
-        def read() -> Damages:
+        def read() -> DamagePage:
             found = damage.listed(self._agreement, request.txid)
             pending = sum(not each.acknowledged_by for each in found)
-            return Damages([DamageRow(*each[:5]) for each in found[: request.limit]], pending, len(found))
+            return DamagePage([DamageRow(*each[:5]) for each in found[: request.limit]], pending, len(found))
 
         self._listings.ask(asker, listings.at_once(read), answer)
 

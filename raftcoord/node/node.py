@@ -23,7 +23,7 @@ from raftcoord.node.desk import Desk
 from raftcoord.node.listings import StoredDecisions
 from raftcoord.node.port_rpc import ClientPort
 from raftcoord.node.recovery import Recovery
-from raftcoord.node.retirement import Founding, Retirement
+from raftcoord.node.retirement import Founder, Retirement
 from raftcoord.node.sessions import Sessions
 from raftcoord.node.transactions import Transactions
 from raftcoord.rpc.server import Server, listen
@@ -59,7 +59,7 @@ class Node:
         self.delivery = Delivery(self.consensus, self.sessions, self.completion, self._alarms, env)
         self.transactions = Transactions(self.consensus, self.sessions, self.delivery, self._alarms, env, on_halt)
         self.recovery = Recovery(self.consensus, self.sessions, self.delivery, self._alarms)
-        self.founding = Founding(self.consensus, self._alarms, env)
+        self.founding = Founder(self.consensus, self._alarms, env)
         self.retirement = Retirement(self.consensus, self._alarms, env, config.retention_ms)
         admission = Admission(self.consensus, self.sessions, self._alarms, env)
         names = {"node": self.config.name, "cluster_name": config.cluster}

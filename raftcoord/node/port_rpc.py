@@ -19,7 +19,7 @@ from raftcoord.node.admission import Admission
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.desk import Desk, Served
 from raftcoord.node.endpoint import NotDone, NoVote, OnTold, OnVote
-from raftcoord.node.sessions import Session, Sessions
+from raftcoord.node.sessions import ParticipantSession, Sessions
 from raftcoord.rpc import codes
 from raftcoord.rpc.codes import RpcError, unknown_method
 from raftcoord.rpc.connection import Connection
@@ -95,7 +95,7 @@ class Caller:
 
     __slots__ = ("_conn", "methods", "name", "session")
 
-    def __init__(self, conn: Connection, methods: dict[str, Served], session: Session | None = None) -> None:
+    def __init__(self, conn: Connection, methods: dict[str, Served], session: ParticipantSession | None = None) -> None:
         self._conn = conn
         self.methods = methods
         self.session = session

@@ -44,7 +44,7 @@ def _propose(agreement: Agreement, alarms: Alarms, command: Command, on_done: On
     return True
 
 
-class Founding:
+class Founder:
     """Gives the cluster its id: 16 hex digits, minted by the first leader. A second proposal loses in the ledger."""
 
     def __init__(self, agreement: Agreement, alarms: Alarms, env: Env) -> None:

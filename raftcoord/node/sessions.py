@@ -20,7 +20,7 @@ from raftcoord.node.endpoint import Endpoint
 log: Final = logging.getLogger("raftcoord.node")
 
 
-class Session:
+class ParticipantSession:
     """One instance of the participant ``name``, as long as it can be reached."""
 
     __slots__ = ("endpoint", "identity", "instance", "name")
@@ -39,11 +39,11 @@ class Sessions:
     def __init__(self, resources: Iterable[str] = ()) -> None:
         self._resources = frozenset(resources)
         self._log = Rationed(log, asyncio.get_running_loop().time)
-        self._by_name: dict[str, list[Session]] = {}
+        self._by_name: dict[str, list[ParticipantSession]] = {}
         self.on_connected: list[Callable[[str], None]] = []
         """Called with a participant's name whenever an instance of it has connected."""
 
-    def add(self, name: str, instance: str, endpoint: Endpoint, identity: str = "") -> Session:
+    def add(self, name: str, instance: str, endpoint: Endpoint, identity: str = "") -> ParticipantSession:
         """An instance has said hello. An older session of the same instance is half dead and is closed.
 
         The caller has made sure that ``identity`` may go by that name (admission.py).
@@ -52,7 +52,7 @@ class Sessions:
             raise Overloaded(
                 f"{limits.SESSIONS_MAX} participants are connected to this node, the most that it serves; stop some"
             )
-        made = Session(name, instance, endpoint, identity)
+        made = ParticipantSession(name, instance, endpoint, identity)
         sessions = self._by_name.setdefault(name, [])
         for old in [old for old in sessions if old.instance == instance]:
             sessions.remove(old)
@@ -80,7 +80,7 @@ class Sessions:
                 "Nothing was attempted"
             )
 
-    def remove(self, session: Session, reason: str) -> None:
+    def remove(self, session: ParticipantSession, reason: str) -> None:
         """Its connection has ended."""
         sessions = self._by_name.get(session.name, [])
         if session in sessions:
@@ -89,7 +89,7 @@ class Sessions:
             if not sessions:
                 del self._by_name[session.name]
 
-    def pick(self, name: str, *, but: Session | None = None) -> Session | None:
+    def pick(self, name: str, *, but: ParticipantSession | None = None) -> ParticipantSession | None:
         """The live session of ``name`` with the fewest open requests, other than ``but``; None if there is none."""
         sessions = self._by_name.get(name)
         if sessions is None:
@@ -100,7 +100,7 @@ class Sessions:
         live = [session for session in sessions if not session.endpoint.gone and session is not but]
         return min(live, key=lambda session: session.endpoint.waiting, default=None)
 
-    def of(self, name: str) -> list[Session]:
+    def of(self, name: str) -> list[ParticipantSession]:
         """The live sessions of ``name``."""
         return [session for session in self._by_name.get(name, ()) if not session.endpoint.gone]
 

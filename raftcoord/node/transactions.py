@@ -16,15 +16,16 @@ from typing import Any, Final, NamedTuple
 
 from raftcoord import events, limits
 from raftcoord.core.protocols.interface import (
-    Acknowledged,
+    BranchAcknowledged,
+    BranchVoted,
     ConnectDeadline,
     Connected,
     Deliver,
     Effect,
     Event,
     Lost,
-    NotKnown,
     PrepareDeadline,
+    ProposalNotKnown,
     ProposeDecide,
     Reply,
     ReplyDeadline,
@@ -33,7 +34,6 @@ from raftcoord.core.protocols.interface import (
     SendPrepare,
     Stands,
     Started,
-    Voted,
 )
 from raftcoord.core.protocols.two_phase import Ballot, Coordinator, not_connected
 from raftcoord.core.tables.decisions import Decide, Result, Standing
@@ -182,7 +182,7 @@ class Running:
         if self._asked.wait_completed:
             self._at(self._deadline, ReplyDeadline())
         for branch in branches:
-            told = partial(self._later, Acknowledged(branch)) if self._asked.wait_completed else None
+            told = partial(self._later, BranchAcknowledged(branch)) if self._asked.wait_completed else None
             self._owner.delivery.deliver(self._asked.txid, verdict, branch, told)
 
     # -- votes ----------------------------------------------------------------------------------------------------
@@ -192,20 +192,20 @@ class Running:
         session = owner.sessions.pick(branch)
         left_ms = max(1, round((self._vote_deadline - owner.alarms.time()) * 1000))
         if session is None:
-            self._later(Voted(branch, Vote.no(not_connected(branch))))
+            self._later(BranchVoted(branch, Vote.no(not_connected(branch))))
             return
         if owner.events.wanted:
             owner.events.tell(events.Asking(asked.txid, branch))
         try:
             session.endpoint.ask(asked.txid, asked.payloads[branch], left_ms, partial(self._voted, branch))
         except LocalProtocolError as error:
-            self._later(Voted(branch, Vote.no(str(error))))
+            self._later(BranchVoted(branch, Vote.no(str(error))))
 
     def _voted(self, branch: str, vote: Vote | NoVote) -> None:
         told = self._owner.events
         if told.wanted:
             told.tell(events.Voted(self._asked.txid, branch, vote.why if isinstance(vote, NoVote) else vote))
-        self.feed(Lost(branch, vote.why) if isinstance(vote, NoVote) else Voted(branch, vote))
+        self.feed(Lost(branch, vote.why) if isinstance(vote, NoVote) else BranchVoted(branch, vote))
 
     # -- the decision ---------------------------------------------------------------------------------------------
 
@@ -224,7 +224,7 @@ class Running:
             owner.agreement.propose(command, self._deadline, self._decided)
         except (Overloaded, Unavailable):
             if owner.alarms.time() >= self._deadline:
-                self._later(NotKnown())
+                self._later(ProposalNotKnown())
             else:
                 pause_ms = _PROPOSE_RETRY_MS * (1 + owner.env.rng.random())
                 self._alarms.append(owner.alarms.after(pause_ms, partial(self._propose, proposal)))
@@ -233,7 +233,7 @@ class Running:
         told = self._owner.events
         if told.wanted and isinstance(result, Standing):
             told.tell(events.Decided(self._asked.txid, result.state, result.first))
-        self.feed(Stands(result) if isinstance(result, Standing) else NotKnown())
+        self.feed(Stands(result) if isinstance(result, Standing) else ProposalNotKnown())
 
     # -- time and endings -----------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ _KEYS: Final[dict[str, tuple[frozenset[str], frozenset[str]]]] = {  # op: (requi
 _EXAMPLE: Final = '[{"op": "add", "key": "alice", "amount": -10, "min": 0}]'
 
 
-class Refused(Exception):
+class PayloadRefused(Exception):
     """The payload cannot be served; the message is the reason of the no vote."""
 
 
@@ -44,13 +44,15 @@ class AccountOperation(NamedTuple):
 
 
 def parse(payload: Payload) -> tuple[AccountOperation, ...]:
-    """The operations of a payload, in order. Raises Refused and says what is wrong with which one."""
+    """The operations of a payload, in order. Raises PayloadRefused and says what is wrong with which one."""
     if not isinstance(payload, (list, tuple)):
-        raise Refused(f"the payload must be a list of operations such as {_EXAMPLE}, not {_short(payload)}")
+        raise PayloadRefused(f"the payload must be a list of operations such as {_EXAMPLE}, not {_short(payload)}")
     if not payload:
-        raise Refused("the payload is an empty list of operations: leave this participant out of the transaction")
+        raise PayloadRefused(
+            "the payload is an empty list of operations: leave this participant out of the transaction"
+        )
     if len(payload) > limits.OPERATIONS_MAX:
-        raise Refused(
+        raise PayloadRefused(
             f"the payload has {len(payload)} operations, at most {limits.OPERATIONS_MAX} are allowed: "
             "split it into several transactions"
         )
@@ -59,22 +61,22 @@ def parse(payload: Payload) -> tuple[AccountOperation, ...]:
 
 def _operation(number: int, item: Any) -> AccountOperation:
     if not isinstance(item, dict):
-        raise Refused(f"operation {number} must be a map such as {_EXAMPLE[1:-1]}, not {_short(item)}")
+        raise PayloadRefused(f"operation {number} must be a map such as {_EXAMPLE[1:-1]}, not {_short(item)}")
     op = item.get("op")
     if not isinstance(op, str) or op not in _KEYS:
         what = f"unknown op {_short(op)}" if "op" in item else "the key 'op' is missing"
-        raise Refused(f"operation {number}: {what}: use one of {', '.join(_KEYS)}")
+        raise PayloadRefused(f"operation {number}: {what}: use one of {', '.join(_KEYS)}")
     required, allowed = _KEYS[op]
     for key in sorted(required - item.keys()):
-        raise Refused(f"operation {number} ({op}): the key {key!r} is missing")
+        raise PayloadRefused(f"operation {number} ({op}): the key {key!r} is missing")
     for key in item:
         if key not in allowed:
-            raise Refused(
+            raise PayloadRefused(
                 f"operation {number} ({op}): unknown key {_short(key)}: {op} takes {', '.join(sorted(allowed))}"
             )
     account = item["key"]
     if not _is_key(account):
-        raise Refused(
+        raise PayloadRefused(
             f"operation {number} ({op}): {_short(account)} is not an account key: "
             f"use a string of 1 to {limits.ACCOUNT_KEY_LENGTH_MAX} printable characters"
         )
@@ -99,14 +101,14 @@ def _amount(number: int, op: str, name: str, value: object) -> int:
         return value
     outside = f"is outside {AMOUNT_MIN} .. {AMOUNT_MAX}"
     why = outside if type(value) is int else "is not an integer: write whole cents, such as 1050"
-    raise Refused(f"operation {number} ({op}): {name} {_short(value)} {why}")
+    raise PayloadRefused(f"operation {number} ({op}): {name} {_short(value)} {why}")
 
 
 def evaluate(operations: tuple[AccountOperation, ...], read: Callable[[str], int | None]) -> dict[str, int | None]:
     """Run the operations in order: the final amount of every key that is written; None deletes the account.
 
     ``read`` gives an account's amount, or None if there is no such account. An empty result means read-only.
-    Raises Refused with the account and the amounts.
+    Raises PayloadRefused with the account and the amounts.
     """
     written: dict[str, int | None] = {}
     for op, key, amount, least in operations:
@@ -116,7 +118,7 @@ def evaluate(operations: tuple[AccountOperation, ...], read: Callable[[str], int
         elif op == "set":
             written[key] = amount
         elif current is None:
-            raise Refused(f"account {key!r} does not exist: only set creates an account ({op} was asked)")
+            raise PayloadRefused(f"account {key!r} does not exist: only set creates an account ({op} was asked)")
         elif op == "delete":
             written[key] = None
         else:
@@ -129,15 +131,17 @@ def _check_expected(key: str, current: int | None, expected: int | None) -> None
         return
     is_now = "does not exist" if current is None else f"has {current}"
     should = "should not exist" if expected is None else f"{expected} was expected"
-    raise Refused(f"account {key!r} {is_now}, {should}")
+    raise PayloadRefused(f"account {key!r} {is_now}, {should}")
 
 
 def _sum(key: str, current: int, amount: int, least: int | None) -> int:
     result = current + amount
     if not AMOUNT_MIN <= result <= AMOUNT_MAX:
-        raise Refused(f"account {key!r} has {current}: adding {amount} exceeds {AMOUNT_MIN} .. {AMOUNT_MAX}")
+        raise PayloadRefused(f"account {key!r} has {current}: adding {amount} exceeds {AMOUNT_MIN} .. {AMOUNT_MAX}")
     if least is not None and result < least:
-        raise Refused(f"account {key!r} has {current}: adding {amount} would leave {result}, the minimum is {least}")
+        raise PayloadRefused(
+            f"account {key!r} has {current}: adding {amount} would leave {result}, the minimum is {least}"
+        )
     return result
 
 

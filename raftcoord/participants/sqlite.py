@@ -45,7 +45,7 @@ from raftcoord.participants.interface import (
     WrongCluster,
 )
 from raftcoord.participants.locks import Locks
-from raftcoord.participants.operations import AccountOperation, Refused
+from raftcoord.participants.operations import AccountOperation, PayloadRefused
 from raftcoord.types import Payload, TxId, Verdict, Vote, checked_cluster_id, first_txid_of
 
 _ENDED: Final = {Verdict.COMMIT: BranchState.COMMITTED, Verdict.ABORT: BranchState.ABORTED}
@@ -132,7 +132,7 @@ class SqliteParticipant(Participant):
         for key, amount in accounts.items():
             try:
                 (operation,) = operations.parse([{"op": "set", "key": key, "amount": amount}])
-            except Refused as refused:
+            except PayloadRefused as refused:
                 raise LocalProtocolError(f"the account cannot be opened: {refused}") from None
             if self._file.amount(operation.key) is not None or self._locks.owner(operation.key) is not None:
                 raise LocalProtocolError(
@@ -268,7 +268,7 @@ class SqliteParticipant(Participant):
             return
         try:
             parsed = operations.parse(request.payload)
-        except Refused as refused:
+        except PayloadRefused as refused:
             self._reply(request, Vote.no(str(refused)))
             return
         digest = hashlib.blake2b(msgpack.packb(parsed), digest_size=16).digest()
@@ -306,7 +306,7 @@ class SqliteParticipant(Participant):
         """All locks are held: try the operations. Returns whether the locks stay held."""
         try:
             writes = operations.evaluate(parsed, self._amount)
-        except Refused as refused:
+        except PayloadRefused as refused:
             vote = Vote.no(str(refused))
         else:
             vote = Vote.yes() if writes else Vote.read_only()

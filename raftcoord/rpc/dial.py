@@ -21,7 +21,7 @@ from raftcoord.rpc import codes
 from raftcoord.rpc.codes import RpcError
 from raftcoord.rpc.connection import Connection, log
 from raftcoord.rpc.handler import Handler
-from raftcoord.rpc.hello import Introduction
+from raftcoord.rpc.hello import HelloSender
 
 BACKOFF_S_MIN: Final = 0.05
 BACKOFF_S_MAX: Final = 1.0
@@ -65,7 +65,7 @@ async def connect(
             answered.set_exception(error)
 
     def protocol() -> Connection:
-        introduction = Introduction(handler, role, details, up, refused)
+        introduction = HelloSender(handler, role, details, up, refused)
         made = Connection(introduction, max_frame_bytes=max_frame_bytes, label=label)
         made.silent_ms = silent_ms
         return made

@@ -92,7 +92,7 @@ class Door:
             self._timer.cancel()
 
 
-class Introduction:
+class HelloSender:
     """The dialer's end: a Handler that says hello and gives way to ``handler`` once it is answered.
 
     ``on_up(conn, details)`` is called at that moment, before any other message; ``on_refused(error)`` instead if the hello

@@ -14,12 +14,12 @@ from raftcoord.core.tables.table import Command
 from raftcoord.events import Observers
 from raftcoord.participants.interface import Abort, AlreadyCommitted, Commit, NotPrepared, Prepare, Reply, Request
 from raftcoord.sim.happening import BranchAnswered, OutcomeMade
-from raftcoord.sim.models.decisions import Decided
-from raftcoord.sim.synced import Synced, Violation
+from raftcoord.sim.models.decisions import ModelDecision
+from raftcoord.sim.synced import SyncedDisks, Violation
 from raftcoord.types import State, TxId, Verdict, Vote, VoteKind
 
 
-class Branches(Synced):
+class Branches(SyncedDisks):
     """The branches of all transactions. ``on_violation`` is called once, with the first violation."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Branches(Synced):
         """Those of which somebody was told FORGOTTEN: they are never decided any more."""
         self.reused: set[TxId] = set()
         """Those that a careless client submitted twice, with other payloads: a later vote is not the one that counted."""
-        self.on_decided: Callable[[TxId, Decided], None] = lambda txid, decided: None
+        self.on_decided: Callable[[TxId, ModelDecision], None] = lambda txid, decided: None
         self.on_command: Callable[[Command], None] = lambda command: None
         """Called with each command that is committed."""
         self.databases: frozenset[str] = frozenset()
@@ -88,7 +88,7 @@ class Branches(Synced):
                 mine = known is not None and name in known.branches
                 self.must(done or not mine, "complete", f"{name} is called complete and has not committed", txid)
 
-    def decided(self, txid: TxId, made: Decided) -> None:
+    def decided(self, txid: TxId, made: ModelDecision) -> None:
         """That decision is made: a COMMIT needs the yes of everybody, and contradicts nobody."""
         if self.events.wanted:
             self.events.tell(OutcomeMade(txid, made.verdict, made.branches))

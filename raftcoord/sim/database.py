@@ -4,7 +4,7 @@ It reads the very statements that the dialects write (databases/postgresql, data
 number, which a branch adds to. What was answered is durable. What a real server does that misled others, it does as well
 (database_mariadb.py, database_postgresql.py).
 
-Owed: every end of a branch is reported to ``Watcher`` at the moment in which it happens.
+Owed: every end of a branch is reported to ``ServerWatcher`` at the moment in which it happens.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ Table = tuple[tuple[re.Pattern[str], Callable[..., Result]], ...]
 """What each statement does, by how it begins."""
 
 
-class Watcher(Protocol):
+class ServerWatcher(Protocol):
     """Who is told how branches end. ``by``: of whose connection."""
 
-    def on_commit(self, server: Server, gid: str, by: str, *, prepared: bool) -> None:
+    def on_commit(self, server: SimServer, gid: str, by: str, *, prepared: bool) -> None:
         """The branch is committed now. ``prepared``: it was before."""
 
-    def on_rollback(self, server: Server, gid: str, by: str) -> None:
+    def on_rollback(self, server: SimServer, gid: str, by: str) -> None:
         """The branch is rolled back now; it may have been prepared or not."""
 
 
-class Branch:
+class SimBranch:
     """A transaction under a gid. ``owner``: the session that keeps it from others; ``gone_at``: when the owner was gone."""
 
-    def __init__(self, gid: str, owner: Connection | None) -> None:
+    def __init__(self, gid: str, owner: SimConnection | None) -> None:
         self.gid = gid
         self.owner = owner
         self.amount = 0
@@ -56,15 +56,15 @@ class Branch:
         self.listed = True
 
 
-class Connection:
+class SimConnection:
     """One connection of ``process`` to ``server``. ``by``: the kind of program that holds it."""
 
-    def __init__(self, server: Server, process: Process, by: str) -> None:
+    def __init__(self, server: SimServer, process: Process, by: str) -> None:
         self.server = server
         self.process = process
         self.by = by
         self.open = True
-        self.branch: Branch | None = None
+        self.branch: SimBranch | None = None
         """What the server has open for it."""
         self._waiting: Any = None
         process.on_kill.append(self._leave)
@@ -106,7 +106,7 @@ class Connection:
         self.server.left(self)
 
 
-class Server:
+class SimServer:
     """See the module's head. ``epoch_ms``: the wall time when it was 0.0 s."""
 
     kind: str
@@ -114,21 +114,21 @@ class Server:
     statements: Table
     """What it understands beside ``_COMMON``."""
 
-    def __init__(self, loop: SimLoop, name: str, rng: random.Random, watcher: Watcher, epoch_ms: int) -> None:
+    def __init__(self, loop: SimLoop, name: str, rng: random.Random, watcher: ServerWatcher, epoch_ms: int) -> None:
         self.loop = loop
         self.name = name
         self.amount = 0
         self.marks: dict[str, float] = {owners.SINCE: -1.0}
         """What was marked, and when (virtual s)."""
-        self.prepared: dict[str, Branch] = {}
+        self.prepared: dict[str, SimBranch] = {}
         self.process = Process(loop, name)
-        self.on_unlisted: Callable[[Server, str], None] = lambda server, gid: None
+        self.on_unlisted: Callable[[SimServer, str], None] = lambda server, gid: None
         """Called when MariaDB has answered OK without effect."""
         self.rng = rng
         self._epoch_ms = epoch_ms
         self._watcher = watcher
         self._armed: tuple[int, Callable[[], None]] | None = None
-        self._connections: dict[Connection, None] = {}
+        self._connections: dict[SimConnection, None] = {}
 
     @property
     def runs(self) -> bool:
@@ -139,11 +139,11 @@ class Server:
         """How long the next message takes (s)."""
         return self.rng.random() * _DELAY_S
 
-    def connect(self, process: Process, by: str) -> Connection:
+    def connect(self, process: Process, by: str) -> SimConnection:
         """A connection of ``process``. Raises ConnectionLost if nobody listens."""
         if not self.runs:
             raise ConnectionLost("the simulated database does not run")
-        made = Connection(self, process, by)
+        made = SimConnection(self, process, by)
         self._connections[made] = None
         return made
 
@@ -172,18 +172,18 @@ class Server:
         """Nothing ends it any more."""
         self._armed = None
 
-    def left(self, connection: Connection) -> None:
+    def left(self, connection: SimConnection) -> None:
         """The other end is gone; the server notices it soon, if it runs."""
         if connection in self._connections:
             when = self.loop.now + self.rng.random() * _NOTICED_S
             self.loop.at(when, self.process, self._noticed, connection)
 
-    def _noticed(self, connection: Connection) -> None:
+    def _noticed(self, connection: SimConnection) -> None:
         if connection in self._connections:
             del self._connections[connection]
             self._forget(connection, connection.by)
 
-    def _forget(self, connection: Connection, by: str) -> None:
+    def _forget(self, connection: SimConnection, by: str) -> None:
         branch, connection.branch = connection.branch, None
         if branch is None:
             return
@@ -194,7 +194,7 @@ class Server:
 
     # -- what is said to it ---------------------------------------------------------------------------------------
 
-    def receive(self, connection: Connection, statement: Statement) -> None:
+    def receive(self, connection: SimConnection, statement: Statement) -> None:
         """A statement is here, with those that go ahead of it."""
         if connection not in self._connections:
             return
@@ -225,7 +225,7 @@ class Server:
         self._armed = None if passes <= 0 else (passes - 1, ends)
         return ends if passes <= 0 else None
 
-    def _carry_out(self, connection: Connection, sql: str) -> Result:
+    def _carry_out(self, connection: SimConnection, sql: str) -> Result:
         for pattern, carry_out in (*self.statements, *_COMMON):
             found = pattern.match(sql)
             if found is not None:
@@ -234,18 +234,18 @@ class Server:
 
     # -- both -----------------------------------------------------------------------------------------------------
 
-    def _work(self, connection: Connection, amount: str) -> Result:
+    def _work(self, connection: SimConnection, amount: str) -> Result:
         branch = self.begun(connection)
         branch.amount += int(amount)
         return done(1)
 
-    def begun(self, connection: Connection) -> Branch:
+    def begun(self, connection: SimConnection) -> SimBranch:
         """The transaction that is open there, or a new one."""
         if connection.branch is None:
-            connection.branch = Branch("", connection)
+            connection.branch = SimBranch("", connection)
         return connection.branch
 
-    def commit(self, branch: Branch, by: str) -> Result:
+    def commit(self, branch: SimBranch, by: str) -> Result:
         """It is committed, prepared or not."""
         was_prepared = self.prepared.pop(branch.gid, None) is not None
         self.amount += branch.amount
@@ -254,13 +254,13 @@ class Server:
         self._watcher.on_commit(self, branch.gid, by, prepared=was_prepared)
         return done(0)
 
-    def roll_back(self, branch: Branch, by: str) -> Result:
+    def roll_back(self, branch: SimBranch, by: str) -> Result:
         """It is rolled back, prepared or not."""
         self.prepared.pop(branch.gid, None)
         self._watcher.on_rollback(self, branch.gid, by)
         return done(0)
 
-    def prepare(self, branch: Branch) -> Result:
+    def prepare(self, branch: SimBranch) -> Result:
         """It is prepared."""
         branch.prepared_at = self.loop.now
         self.prepared[branch.gid] = branch
@@ -270,23 +270,23 @@ class Server:
         """Whose the marks are."""
         return [(gid,) for gid in sorted(self.marks) if owners.FIRST <= gid < owners.LAST]
 
-    def add_mark(self, connection: Connection, gid: str) -> Result:
+    def add_mark(self, connection: SimConnection, gid: str) -> Result:
         """A mark outside of any branch."""
         self.marks.setdefault(gid, self.loop.now)
         return done(1)
 
-    def _mark_of(self, connection: Connection, gid: str) -> Result:
+    def _mark_of(self, connection: SimConnection, gid: str) -> Result:
         return rows([(1,)] if gid in self.marks else [])
 
-    def _marks_of(self, connection: Connection, listed: str) -> Result:
+    def _marks_of(self, connection: SimConnection, listed: str) -> Result:
         return rows([(gid,) for gid in re.findall(r"'([^']+)'", listed) if gid in self.marks])
 
-    def _covers(self, connection: Connection, head: str, gid: str, since_ms: str) -> Result:
+    def _covers(self, connection: SimConnection, head: str, gid: str, since_ms: str) -> Result:
         older = any(head <= mark < gid for mark in self.marks)
         named = [at for mark, at in self.marks.items() if mark == owners.SINCE or owners.FIRST <= mark < owners.LAST]
         return rows([(older or any(self._epoch_ms + at * 1000 < int(since_ms) for at in named),)])
 
-    def _delete_marks(self, connection: Connection, first: str, last: str) -> Result:
+    def _delete_marks(self, connection: SimConnection, first: str, last: str) -> Result:
         gone = [mark for mark in self.marks if first <= mark < last]
         for mark in gone:
             del self.marks[mark]
@@ -309,9 +309,9 @@ def table(*entries: tuple[str, Callable[..., Result]]) -> Table:
 
 
 _COMMON: Final = table(
-    (rf"{re.escape(UPDATE)}(-?\d+)$", Server._work),
-    (r"SELECT 1 FROM raftcoord[._]marks WHERE gid = '([^']+)'$", Server._mark_of),
-    (r"SELECT gid FROM raftcoord[._]marks WHERE gid IN \((.*)\)$", Server._marks_of),
-    (r"SELECT EXISTS .*?gid >= '([^']+)' AND gid < '([^']+)'.*\* 1000 < (\d+)\)$", Server._covers),
-    (r"DELETE FROM raftcoord[._]marks WHERE gid >= '([^']+)' AND gid < '([^']+)'$", Server._delete_marks),
+    (rf"{re.escape(UPDATE)}(-?\d+)$", SimServer._work),
+    (r"SELECT 1 FROM raftcoord[._]marks WHERE gid = '([^']+)'$", SimServer._mark_of),
+    (r"SELECT gid FROM raftcoord[._]marks WHERE gid IN \((.*)\)$", SimServer._marks_of),
+    (r"SELECT EXISTS .*?gid >= '([^']+)' AND gid < '([^']+)'.*\* 1000 < (\d+)\)$", SimServer._covers),
+    (r"DELETE FROM raftcoord[._]marks WHERE gid >= '([^']+)' AND gid < '([^']+)'$", SimServer._delete_marks),
 )

@@ -4,70 +4,70 @@ from __future__ import annotations
 
 from raftcoord.databases.postgresql.dialect import FAILED_TRANSACTION, NEGATIVE_LENGTH, UNDEFINED_OBJECT
 from raftcoord.databases.steps import Result, SqlError
-from raftcoord.sim.database import Branch, Connection, Server, done, rows, table
+from raftcoord.sim.database import SimBranch, SimConnection, SimServer, done, rows, table
 
 
-class PostgreSqlServer(Server):
+class PostgreSqlServer(SimServer):
     """See the module's head."""
 
     kind = "postgresql"
 
-    def _set_local(self, connection: Connection, gid: str) -> Result:
+    def _set_local(self, connection: SimConnection, gid: str) -> Result:
         self.begun(connection).gid = gid
         return done(0, "SET")
 
-    def _pg_whose(self, connection: Connection) -> Result:
+    def _pg_whose(self, connection: SimConnection) -> Result:
         named = "".join(f"<row><gid>{gid}</gid></row>" for (gid,) in self.owner_rows())
         return rows([(100, named)])
 
-    def _pg_mark(self, connection: Connection, gid: str) -> Result:
+    def _pg_mark(self, connection: SimConnection, gid: str) -> Result:
         self._pg_named(connection, gid).marked = gid
         return done(1, "INSERT 0 1")
 
-    def _pg_ask_name(self, connection: Connection, gid: str) -> Result:
+    def _pg_ask_name(self, connection: SimConnection, gid: str) -> Result:
         self._pg_named(connection, gid)
         return rows([(gid,)])
 
-    def _pg_named(self, connection: Connection, gid: str) -> Branch:
+    def _pg_named(self, connection: SimConnection, gid: str) -> SimBranch:
         branch = connection.branch
         if branch is None or branch.gid != gid:
             raise SqlError(NEGATIVE_LENGTH, "negative substring length not allowed")
         return branch
 
-    def _pg_prepare(self, connection: Connection, gid: str) -> Result:
+    def _pg_prepare(self, connection: SimConnection, gid: str) -> Result:
         branch, connection.branch = connection.branch, None
         if branch is None:
             raise SqlError(FAILED_TRANSACTION, "no transaction")
         branch.owner = None
         return self.prepare(branch)
 
-    def _pg_is_prepared(self, connection: Connection, gid: str) -> Result:
+    def _pg_is_prepared(self, connection: SimConnection, gid: str) -> Result:
         return rows([(1,)] if gid in self.prepared else [])
 
-    def _pg_end(self, connection: Connection, gid: str) -> Branch:
+    def _pg_end(self, connection: SimConnection, gid: str) -> SimBranch:
         if gid not in self.prepared:
             raise SqlError(UNDEFINED_OBJECT, f'prepared transaction with identifier "{gid}" does not exist')
         return self.prepared[gid]
 
-    def _pg_commit_prepared(self, connection: Connection, gid: str) -> Result:
+    def _pg_commit_prepared(self, connection: SimConnection, gid: str) -> Result:
         return self.commit(self._pg_end(connection, gid), connection.by)
 
-    def _pg_rollback_prepared(self, connection: Connection, gid: str) -> Result:
+    def _pg_rollback_prepared(self, connection: SimConnection, gid: str) -> Result:
         return self.roll_back(self._pg_end(connection, gid), connection.by)
 
-    def _pg_commit(self, connection: Connection) -> Result:
+    def _pg_commit(self, connection: SimConnection) -> Result:
         branch, connection.branch = connection.branch, None
         if branch is not None:
             self.commit(branch, connection.by)
         return done(0, "COMMIT")
 
-    def _pg_rollback(self, connection: Connection) -> Result:
+    def _pg_rollback(self, connection: SimConnection) -> Result:
         branch, connection.branch = connection.branch, None
         if branch is not None and branch.gid:
             self.roll_back(branch, connection.by)
         return done(0, "ROLLBACK")
 
-    def _pg_list(self, connection: Connection, beginning: str) -> Result:
+    def _pg_list(self, connection: SimConnection, beginning: str) -> Result:
         now = self.loop.now
         return rows(
             [

@@ -1,6 +1,6 @@
 """The disk of one simulated machine: real files, real SQLite, and a power switch.
 
-The files lie in a directory of their own (on tmpfs, if the caller can). ``NodeDisk`` knows which part of node.db-wal was synced.
+The files lie in a directory of their own (on tmpfs, if the caller can). ``SimDisk`` knows which part of node.db-wal was synced.
 When the power goes, everything behind that part is lost, or some of it, by chance: a new life starts from an image of the
 directory in which that is so. When only the process dies, everything written is there.
 
@@ -63,7 +63,7 @@ def _backfilled(directory: Path) -> int:
     return int.from_bytes(shared, sys.byteorder)
 
 
-class NodeDisk:
+class SimDisk:
     """What is known of the disk under one life of a node. ``fault``: called at each write, may make it fail."""
 
     def __init__(self, directory: Path) -> None:
@@ -201,7 +201,7 @@ def fail_participant(participant: Participant | None, code: Callable[[], int], r
 class SimNodeDb(NodeDb):
     """The real node.db, on a disk that tells what is synced and can fail."""
 
-    disk: NodeDisk
+    disk: SimDisk
 
     def write(self, w: Write) -> None:
         """As NodeDb's."""

@@ -14,10 +14,10 @@ from typing import Final
 from raftcoord.core.tables.damages import Heuristic
 from raftcoord.core.tables.table import Command
 from raftcoord.databases import gid as gids
-from raftcoord.sim.database import Server
+from raftcoord.sim.database import SimServer
 from raftcoord.sim.happening import note
 from raftcoord.sim.invariants import Invariants
-from raftcoord.sim.models.decisions import Decided
+from raftcoord.sim.models.decisions import ModelDecision
 from raftcoord.types import State, TxId, Verdict
 
 FOREIGN: Final = ("f00df00df00df00d", "00000000deadbeef")
@@ -36,13 +36,13 @@ class Effects:
         self._committed: set[tuple[TxId, str]] = set()
         self._rolled_back: set[tuple[TxId, str]] = set()
         self._aborted: set[TxId] = set()
-        self._servers: dict[str, Server] = {}
+        self._servers: dict[str, SimServer] = {}
 
     def log(self, who: str, what: str, txid: TxId | None) -> None:
         """Note what becomes of a branch of that transaction. ``who``: a server or a program."""
         note(self._invariants.events, who, what, txid)
 
-    def watch(self, servers: dict[str, Server]) -> None:
+    def watch(self, servers: dict[str, SimServer]) -> None:
         """From now on."""
         self._servers = servers
         self._invariants.databases = frozenset(servers)
@@ -50,7 +50,7 @@ class Effects:
         self._invariants.on_command = self.on_command
         before = self._invariants.on_decided
 
-        def decided(txid: TxId, made: Decided) -> None:
+        def decided(txid: TxId, made: ModelDecision) -> None:
             before(txid, made)
             self._on_decided(txid, made)
 
@@ -63,7 +63,7 @@ class Effects:
 
     # -- what the servers tell ------------------------------------------------------------------------------------
 
-    def on_commit(self, server: Server, gid: str, by: str, *, prepared: bool) -> None:
+    def on_commit(self, server: SimServer, gid: str, by: str, *, prepared: bool) -> None:
         """See Watcher."""
         read = gids.parse(gid)
         self.log(server.name, f"commits {gid} for a {by}", read and read.txid)
@@ -81,7 +81,7 @@ class Effects:
         must(prepared or txid not in self.read, "together", f"{name} was committed without a decision", txid)
         self._committed.add((txid, name))
 
-    def on_rollback(self, server: Server, gid: str, by: str) -> None:
+    def on_rollback(self, server: SimServer, gid: str, by: str) -> None:
         """See Watcher."""
         read = gids.parse(gid)
         self.log(server.name, f"rolls {gid} back for a {by}", read and read.txid)
@@ -98,7 +98,7 @@ class Effects:
         must(good, "together", f"a {by} rolled {name} back, and the ledger says {self._invariants.says(txid)}", txid)
         self._rolled_back.add((txid, name))
 
-    def on_unlisted(self, server: Server, gid: str) -> None:
+    def on_unlisted(self, server: SimServer, gid: str) -> None:
         """A server has answered OK, and has lost sight of the branch."""
         read = gids.parse(gid)
         self.log(server.name, f"answers OK, and has lost sight of {gid}", read and read.txid)
@@ -106,7 +106,7 @@ class Effects:
 
     # -- what the ledger says -------------------------------------------------------------------------------------
 
-    def _on_decided(self, txid: TxId, made: Decided) -> None:
+    def _on_decided(self, txid: TxId, made: ModelDecision) -> None:
         if made.verdict is not Verdict.COMMIT:
             return
         must = self._invariants.must

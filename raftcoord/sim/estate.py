@@ -19,9 +19,9 @@ from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.databases import gid as gids
 from raftcoord.databases.resolver.resource import Resource
 from raftcoord.databases.resource_config import ResourceConfig
-from raftcoord.databases.session import Session
+from raftcoord.databases.session import DriverSession
 from raftcoord.sim.blocking import Blocking, BlockingClient
-from raftcoord.sim.database import Branch, Server
+from raftcoord.sim.database import SimBranch, SimServer
 from raftcoord.sim.database_mariadb import MariaDbServer
 from raftcoord.sim.database_postgresql import PostgreSqlServer
 from raftcoord.sim.effects import FOREIGN, Effects
@@ -31,8 +31,7 @@ from raftcoord.sim.loop import Process
 from raftcoord.sim.programs import Program
 from raftcoord.sim.sessions import ResolverSession
 from raftcoord.sim.world import EPOCH_MS, World
-from raftcoord.types import Branch as BranchName
-from raftcoord.types import TxId, Verdict
+from raftcoord.types import Branch, TxId, Verdict
 
 _RESTART_S: Final = 2.0
 """How soon an operator restarts a server that has lost sight of a branch (s)."""
@@ -57,14 +56,14 @@ class Estate:
         self._pauses: dict[str, tuple[int, float]] = {}
         self.effects.watch(self.servers)
 
-    def _server(self, name: str) -> Server:
+    def _server(self, name: str) -> SimServer:
         world = self._world
         kind = self._rng.choice((MariaDbServer, PostgreSqlServer))
         server = kind(world.loop, name, world.rng(f"server {name}"), self.effects, EPOCH_MS)
         server.on_unlisted = self._unlisted
         for cluster in FOREIGN:
             gid = str(gids.make(cluster, TxId.new(EPOCH_MS, self._rng.randbytes(10)), name))
-            server.prepared[gid] = Branch(gid, None)
+            server.prepared[gid] = SimBranch(gid, None)
         return server
 
     def start(self) -> None:
@@ -93,9 +92,9 @@ class Estate:
 
     # -- resolvers ------------------------------------------------------------------------------------------------
 
-    async def _resolve(self, process: Process, client: AsyncClient, server: Server, rng: random.Random) -> None:
-        def connect(url: str) -> Session:
-            return ResolverSession(server.connect(process, "resolver"), BranchName(server.name), blocking)
+    async def _resolve(self, process: Process, client: AsyncClient, server: SimServer, rng: random.Random) -> None:
+        def connect(url: str) -> DriverSession:
+            return ResolverSession(server.connect(process, "resolver"), Branch(server.name), blocking)
 
         def look(blocking: Blocking) -> None:
             resource = Resource(
@@ -209,7 +208,7 @@ class Estate:
             if name not in self.servers:
                 self._world.set_clock(name, 0)
 
-    def _unlisted(self, server: Server, gid: str) -> None:
+    def _unlisted(self, server: SimServer, gid: str) -> None:
         """MariaDB has lost sight of a branch: an operator restarts it, as the record of the damage advises."""
         self.effects.on_unlisted(server, gid)
         self._at(self._world.loop.now + _RESTART_S * (0.5 + self._rng.random()), self._restart, server.name)
@@ -266,5 +265,5 @@ class Estate:
         }
 
 
-def _config(server: Server) -> ResourceConfig:
-    return ResourceConfig(BranchName(server.name), f"{server.kind}://app@{server.name}/{server.name}")
+def _config(server: SimServer) -> ResourceConfig:
+    return ResourceConfig(Branch(server.name), f"{server.kind}://app@{server.name}/{server.name}")

@@ -31,7 +31,7 @@ from raftcoord.errors import ConfigError, RaftcoordError
 from raftcoord.sim.loop import Killed
 from raftcoord.sim.recipe import Recipe
 from raftcoord.sim.simulation import Settings, Simulation
-from raftcoord.sim.summary import Result
+from raftcoord.sim.summary import SeedResult
 
 SEED_S_MAX: Final = 120.0
 """Wall time (s) that one seed may take; the usual is well under one."""
@@ -46,7 +46,7 @@ _GRACE_S: Final = 3.0
 
 def hunt(
     recipe: Recipe, seeds: Sequence[int], *, workers: int | None = None, seed_s_max: float = SEED_S_MAX
-) -> Iterator[Result]:
+) -> Iterator[SeedResult]:
     """Run every seed and yield its result, in the order in which they end.
 
     ``workers``: processes, one per core if None. ``seed_s_max``: wall time of one seed (s). Raises ConfigError if
@@ -76,7 +76,7 @@ class _Pool:
         self._seed_s_max = seed_s_max
         self._workers: list[_Worker] = []
 
-    def results(self) -> Iterator[Result]:
+    def results(self) -> Iterator[SeedResult]:
         """See ``hunt``."""
         try:
             for _ in range(self._wanted):
@@ -99,7 +99,7 @@ class _Pool:
         self._workers.append(worker)
         worker.start()
 
-    def _hear(self, worker: _Worker) -> Iterator[Result]:
+    def _hear(self, worker: _Worker) -> Iterator[SeedResult]:
         try:
             message = json.loads(worker.conn.recv_bytes())
         except (EOFError, OSError):
@@ -113,7 +113,7 @@ class _Pool:
             raise ConfigError(message["trouble"])
         if "result" in message:
             worker.todo.popleft()
-            yield Result(**message["result"])
+            yield SeedResult(**message["result"])
         worker.ready = True
         worker.since = time.monotonic()
         if not worker.todo:
@@ -126,7 +126,7 @@ class _Pool:
         self._next += len(taken)
         return list(taken)
 
-    def _lose(self, worker: _Worker, why: str) -> Result:
+    def _lose(self, worker: _Worker, why: str) -> SeedResult:
         """A worker that is no use any more: the seed that it had is the one to blame."""
         worker.process.terminate()
         worker.end()
@@ -137,7 +137,7 @@ class _Pool:
         self._again.extend(worker.todo)
         if self._again or self._next < len(self._seeds):
             self._hire()
-        return Result(seed, failure=why)
+        return SeedResult(seed, failure=why)
 
 
 class _Worker:
@@ -213,7 +213,7 @@ def _told_to_end(number: int, frame: FrameType | None) -> None:
     sys.exit(1)  # not at once: the files of the simulation are removed on the way out
 
 
-def run_one(seed: int, settings: Settings) -> Result:
+def run_one(seed: int, settings: Settings) -> SeedResult:
     """Run one seed here. What it raises is its result."""
     began = time.perf_counter()
     try:
@@ -221,9 +221,9 @@ def run_one(seed: int, settings: Settings) -> Result:
     except (Exception, Killed) as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         what = f"raised {type(error).__name__}: {error} ({where.filename}:{where.lineno})"
-        return Result(seed, failure=what, wall_s=time.perf_counter() - began)
+        return SeedResult(seed, failure=what, wall_s=time.perf_counter() - began)
     broken = report.violation
-    return Result(
+    return SeedResult(
         seed,
         invariant="" if broken is None else broken.invariant,
         what="" if broken is None else broken.what,

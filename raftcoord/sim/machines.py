@@ -9,7 +9,7 @@ from pathlib import Path
 from raftcoord.node.node import Node
 from raftcoord.participants.interface import Participant
 from raftcoord.participants.worker import Worker
-from raftcoord.sim.disk import NodeDisk, SimNodeDb, SimRunner
+from raftcoord.sim.disk import SimDisk, SimNodeDb, SimRunner
 from raftcoord.sim.loop import Process
 from raftcoord.sim.mischief import SufferingConsensus
 
@@ -28,7 +28,7 @@ class Machine:
     """Until when (virtual s) it was how far ahead."""
     clock_offset_s: float = 0.0
     clock_rate: float = 1.0
-    disk: NodeDisk | None = None
+    disk: SimDisk | None = None
     runner: SimRunner | None = None
     db: SimNodeDb | None = None
     node: Node | None = None

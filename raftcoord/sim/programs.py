@@ -11,7 +11,7 @@ from raftcoord.client.async_transaction import AsyncTransaction
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.databases.steps import Statement
 from raftcoord.errors import Aborted, InDoubt, RaftcoordError
-from raftcoord.sim.database import UPDATE, Connection, Server
+from raftcoord.sim.database import UPDATE, SimConnection, SimServer
 from raftcoord.sim.loop import Process
 from raftcoord.sim.sessions import ProgramSession
 from raftcoord.types import Branch, TxId
@@ -20,11 +20,11 @@ _GAP_S: Final = 0.4
 """The usual pause between two transactions of a program (s)."""
 
 
-class Owner(Protocol):
+class ProgramHost(Protocol):
     """Whose program it is."""
 
     @property
-    def servers(self) -> Mapping[str, Server]:
+    def servers(self) -> Mapping[str, SimServer]:
         """By name."""
 
     @property
@@ -47,12 +47,12 @@ class Owner(Protocol):
 class Program:
     """One life of a program."""
 
-    def __init__(self, owner: Owner, process: Process, client: AsyncClient, rng: random.Random) -> None:
+    def __init__(self, owner: ProgramHost, process: Process, client: AsyncClient, rng: random.Random) -> None:
         self._owner = owner
         self._process = process
         self._client = client
         self._rng = rng
-        self._pool: dict[str, Connection] = {}
+        self._pool: dict[str, SimConnection] = {}
 
     async def live(self) -> None:
         """One transaction after the other."""

@@ -12,10 +12,10 @@ from typing import Final
 
 from raftcoord import limits
 from raftcoord.databases.registry import named
-from raftcoord.databases.session import AsyncSession, Base, Session
+from raftcoord.databases.session import AsyncDriverSession, Base, DriverSession
 from raftcoord.databases.steps import ConnectionLost, Result, Statement
 from raftcoord.sim.blocking import Blocking
-from raftcoord.sim.database import Connection
+from raftcoord.sim.database import SimConnection
 from raftcoord.types import Branch
 
 _ANSWER_S: Final = limits.RESOURCE_ANSWER_MS / 1000
@@ -24,9 +24,9 @@ _ANSWER_S: Final = limits.RESOURCE_ANSWER_MS / 1000
 class _Base(Base):
     """What both share."""
 
-    connection: Connection
+    connection: SimConnection
 
-    def __init__(self, connection: Connection, branch: Branch) -> None:
+    def __init__(self, connection: SimConnection, branch: Branch) -> None:
         super().__init__(connection, branch)
         self.database = named(connection.server.kind)
         self.at_once = self.database.drivers[0].session_class().at_once
@@ -40,19 +40,19 @@ class _Base(Base):
         return False
 
 
-class ProgramSession(_Base, AsyncSession):
+class ProgramSession(_Base, AsyncDriverSession):
     """A program's. ``point(label)``: a labelled moment."""
 
-    def __init__(self, connection: Connection, branch: Branch, point: Callable[[str], None]) -> None:
+    def __init__(self, connection: SimConnection, branch: Branch, point: Callable[[str], None]) -> None:
         super().__init__(connection, branch)
         self._point = point
 
     def hang_up(self) -> None:
-        """See AsyncSession."""
+        """See AsyncDriverSession."""
         self.connection.hang_up()
 
     async def execute(self, statement: Statement) -> Result:
-        """See AsyncSession."""
+        """See AsyncDriverSession."""
         self._point("before-statement")
         result = await self.connection.ask(statement)
         self._point("after-statement")
@@ -62,14 +62,14 @@ class ProgramSession(_Base, AsyncSession):
         """Nothing is open that the branch's own end has left."""
 
     async def close(self) -> None:
-        """See AsyncSession."""
+        """See AsyncDriverSession."""
         self.connection.hang_up()
 
 
-class ResolverSession(_Base, Session):
+class ResolverSession(_Base, DriverSession):
     """A resolver's, in a thread that waits with ``blocking``."""
 
-    def __init__(self, connection: Connection, branch: Branch, blocking: Blocking) -> None:
+    def __init__(self, connection: SimConnection, branch: Branch, blocking: Blocking) -> None:
         super().__init__(connection, branch)
         self._blocking = blocking
 
@@ -78,7 +78,7 @@ class ResolverSession(_Base, Session):
         return True
 
     def execute(self, statement: Statement) -> Result:
-        """See Session. A silent database is hung up on, as patience.py does it for a real one."""
+        """See DriverSession. A silent database is hung up on, as patience.py does it for a real one."""
         return self._blocking.wait(self._ask(statement))
 
     async def _ask(self, statement: Statement) -> Result:
@@ -92,5 +92,5 @@ class ResolverSession(_Base, Session):
         """Nothing is open in autocommit."""
 
     def close(self) -> None:
-        """See Session."""
+        """See DriverSession."""
         self.connection.hang_up()

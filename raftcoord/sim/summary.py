@@ -17,7 +17,7 @@ from raftcoord.sim.healing import LIVENESS_S
 
 
 @dataclass(frozen=True)
-class Result:
+class SeedResult:
     """One seed. ``invariant``: the promise that was broken, or "". ``failure``: why there is no verdict, or ""."""
 
     seed: int
@@ -44,9 +44,9 @@ class Summary:
 
     def __init__(self) -> None:
         self.seeds = 0
-        self.broken: list[Result] = []
+        self.broken: list[SeedResult] = []
         """The seeds that broke a promise."""
-        self.failed: list[Result] = []
+        self.failed: list[SeedResult] = []
         """The seeds without a verdict: the simulation raised, died or took too long."""
         self.injected: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
@@ -58,7 +58,7 @@ class Summary:
         """Of all digests: two hunts over the same seeds that differ here did not run the same simulations."""
         self._settled: list[float] = []
 
-    def add(self, result: Result) -> None:
+    def add(self, result: SeedResult) -> None:
         """Count one more seed."""
         self.seeds += 1
         if result.failure:
@@ -147,7 +147,7 @@ class Summary:
         }
 
 
-def _sorted(results: Sequence[Result]) -> list[Result]:
+def _sorted(results: Sequence[SeedResult]) -> list[SeedResult]:
     return sorted(results, key=lambda result: result.seed)
 
 

@@ -38,7 +38,7 @@ class Violation(Exception):
         self.txid = txid
 
 
-class _Disk:
+class _SyncedDisk:
     """What is synced on one node's disk: the term of each entry by index, and the hard state."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class _Disk:
         return index < len(self.terms) and self.terms[index] == term
 
 
-class Synced:
+class SyncedDisks:
     """The disks of all nodes. ``on_violation`` is called once, with the first violation; ``events``: gets what is seen here."""
 
     def __init__(
@@ -61,7 +61,7 @@ class Synced:
     ) -> None:
         self.events = events or observers()
         self.ledger_model = LedgerModel()
-        self.model, self.horizon = self.ledger_model[decisions.Model], self.ledger_model[horizon.Model]
+        self.model, self.horizon = self.ledger_model[decisions.DecisionsModel], self.ledger_model[horizon.HorizonModel]
         self.log: list[tuple[int, int]] = [(0, 0), (_ANCHOR_TERM, 0)]
         """(term, checksum) of each committed entry, by index."""
         self.entries: list[bytes] = [b"", b""]
@@ -74,8 +74,8 @@ class Synced:
         self.taken_in: set[str] = set()
         """The identities in every set of members that was ever in a log."""
         self._on_violation = on_violation
-        self._disks = {name: _Disk() for name in nodes}
-        self._lost: dict[str, _Disk] = {}
+        self._disks = {name: _SyncedDisk() for name in nodes}
+        self._lost: dict[str, _SyncedDisk] = {}
         """Disks that are gone: what they held was held by a majority when the leader was told so."""
         self._identity: dict[str, str] = {}
         self._introduced: dict[str, dict[str, str]] = {name: {} for name in nodes}
@@ -141,7 +141,7 @@ class Synced:
     def on_wiped(self, name: str, *, removed: bool) -> None:
         """That node's disk is empty now. ``removed``: what it held counts for nothing any more."""
         self._identity.pop(name, None)
-        lost, self._disks[name] = self._disks[name], _Disk()
+        lost, self._disks[name] = self._disks[name], _SyncedDisk()
         if not removed:
             self._lost[name] = lost
         self._introduced[name] = {}

@@ -17,7 +17,7 @@ from typing import Any, Final
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.env import Env
 from raftcoord.errors import InDoubt, LocalProtocolError, Overloaded, RaftcoordError, Unavailable
-from raftcoord.history.operations import Kind, Operation
+from raftcoord.history.operations import CallKind, RecordedCall
 from raftcoord.participants.interface import Participant
 from raftcoord.participants.sqlite import SqliteParticipant
 from raftcoord.sim.happening import note
@@ -48,7 +48,7 @@ class Workload:
     ) -> None:
         self.audit = audit
         self._payloads = payloads
-        self.records: list[Operation] = []
+        self.records: list[RecordedCall] = []
         """Every request and what came of it. Times are the order of events: two that share a virtual time are not concurrent."""
         self._events = 0
         self.outcomes: dict[str, int] = {}
@@ -251,7 +251,7 @@ class Workload:
         self, name: str, kind: str, txid: TxId, asked: Verdict | None, send: Callable[[], Awaitable[Any]]
     ) -> Any:
         since = len(self._invariants.log) - 1
-        operation = Operation(name, Kind(kind), txid, self._event(), asked)
+        operation = RecordedCall(name, CallKind(kind), txid, self._event(), asked)
         self.records.append(operation)
         answer = None
         self._note(name, f"asks: {kind}{f' {asked.name}' if asked is not None else ''}", txid)

@@ -25,7 +25,7 @@ from raftcoord.node.node import Node
 from raftcoord.participants.interface import Participant
 from raftcoord.participants.worker import Worker
 from raftcoord.sim import membership
-from raftcoord.sim.disk import NodeDisk, SimNodeDb, SimRunner, image_of_participant
+from raftcoord.sim.disk import SimDisk, SimNodeDb, SimRunner, image_of_participant
 from raftcoord.sim.happening import AtNode, Born, note
 from raftcoord.sim.knobs import Knobs
 from raftcoord.sim.loop import Killed, Process, SimLoop
@@ -154,7 +154,7 @@ class World:
             self.log(name, f"refuses to start: {error}")
             self.watcher.on_halt(name, error, expected=machine.damaged)
             return
-        machine.db, machine.disk = db, NodeDisk(directory)
+        machine.db, machine.disk = db, SimDisk(directory)
         db.disk = machine.disk
         db.disk.on_synced = lambda write: self.watcher.on_stored(name, write)
         db.disk.on_failed = lambda write: self.watcher.on_failed(name, write)

@@ -36,7 +36,7 @@ from raftcoord.core.tables import TABLES
 from raftcoord.core.tables.decisions import Decision, Decisions
 from raftcoord.core.tables.founding import Founding
 from raftcoord.core.tables.members import ClusterMembers, Members
-from raftcoord.core.tables.table import Change, Part, Table
+from raftcoord.core.tables.table import Part, Table, TableChange
 from raftcoord.errors import StorageError, check
 from raftcoord.limits import NodeBounds
 from raftcoord.storage import files
@@ -301,8 +301,8 @@ class NodeDb:
             execute("DELETE FROM log WHERE idx < ?", (w.drop_log_before,))
         self._put_own_rows(own_rows_in(w))
 
-    def _change(self, table: type[Table], change: Change) -> None:
-        """In the order that Change says."""
+    def _change(self, table: type[Table], change: TableChange) -> None:
+        """In the order that TableChange says."""
         if change.before is not None:
             self._change(table, change.before)
         if table.rows is not None:

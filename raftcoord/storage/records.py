@@ -18,7 +18,7 @@ import msgpack
 
 from raftcoord.core.tables import TABLES
 from raftcoord.core.tables.members import ClusterMembers
-from raftcoord.core.tables.table import Field
+from raftcoord.core.tables.table import TableField
 
 INDEX_MAX: Final = (1 << 63) - 1
 """The largest log index and term: SQLite's INTEGER is signed, 64 bits."""
@@ -82,7 +82,7 @@ class SnapshotHead(NamedTuple):
         return str(self.fields["cluster"])
 
 
-FIELDS: Final[Mapping[str, Field]] = {name: field for table in TABLES for name, field in table.fields.items()}
+FIELDS: Final[Mapping[str, TableField]] = {name: field for table in TABLES for name, field in table.fields.items()}
 """The fields of all tables."""
 STATE_FIELDS: Final = {name: field for name, field in FIELDS.items() if field.epoch is None}
 OWN_ROWS: Final = {name: field for name, field in FIELDS.items() if field.epoch is not None}
@@ -147,13 +147,13 @@ def read_snapshot_head(value: bytes) -> SnapshotHead:
     return SnapshotHead(**own, fields=fields)
 
 
-def _flat(value: NodeState | SnapshotHead, known: Mapping[str, Field]) -> dict[str, Any]:
+def _flat(value: NodeState | SnapshotHead, known: Mapping[str, TableField]) -> dict[str, Any]:
     flat = value._asdict()
     fields = flat.pop("fields")
     return {**flat, **{name: field.write(fields[name]) for name, field in known.items()}}
 
 
-def _parted(value: bytes, known: Mapping[str, Field]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _parted(value: bytes, known: Mapping[str, TableField]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is not of the tables, and the fields of the tables. An older release knew fewer of them."""
     flat = dict(json.loads(value))
     fields = {name: field.read(flat.pop(name)) if name in flat else field.default for name, field in known.items()}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from raftcoord.core.tables import TABLES
 from raftcoord.core.tables.members import Members
-from raftcoord.core.tables.table import Change, Changes
+from raftcoord.core.tables.table import Changes, TableChange
 from raftcoord.errors import check
 from raftcoord.storage.records import INDEX_MAX, JOINED, OWN_ROWS, LogRow, NodeState, epoch_of
 
@@ -109,5 +109,5 @@ def fields_after(changes: Changes, old: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**old, **new} if new else old
 
 
-def _fields_of(change: Change) -> dict[str, Any]:
+def _fields_of(change: TableChange) -> dict[str, Any]:
     return change.fields if change.before is None else {**_fields_of(change.before), **change.fields}

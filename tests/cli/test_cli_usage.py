@@ -18,7 +18,7 @@ from raftcoord import errors
 from raftcoord.config import Config
 from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.databases.steps import Finding
-from raftcoord.drills.audit import Violation
+from raftcoord.drills.audit import AuditViolation
 from raftcoord.drills.report import DrillReport
 from raftcoord.errors import ConfigError, Unavailable
 from raftcoord.processes.local_cluster import LocalCluster, write_local_config
@@ -238,7 +238,7 @@ def test_the_drills_are_listed() -> None:
 
 
 def test_a_broken_promise_is_exit_code_6_and_names_the_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
-    violation = Violation("outcome lost", TXID, "acknowledged, and no node knows it")
+    violation = AuditViolation("outcome lost", TXID, "acknowledged, and no node knows it")
     report = DrillReport("kill-all", [violation], {"transactions": 7}, 1)
     monkeypatch.setattr("raftcoord.drills.catalog.run", lambda name, options, on_event: report)
     result = run("drill", "run", "kill-all")

@@ -15,7 +15,7 @@ import pytest
 
 from raftcoord import limits
 from raftcoord.config import Config
-from raftcoord.core.tables.table import Change
+from raftcoord.core.tables.table import TableChange
 from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 from raftcoord.storage.node_db import NodeDb, Write
 
@@ -33,7 +33,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Config]:
         raftcoord(config, "up", "-d")
         raftcoord(config, "down")
         ahead = {
-            "horizon": Change(fields={"horizon_ms": now_ms() + 2 * DAY_MS})
+            "horizon": TableChange(fields={"horizon_ms": now_ms() + 2 * DAY_MS})
         }  # the same for all, as it is replicated
         for node in config.nodes:
             with closing(NodeDb.open(node.data_dir, cluster_name=config.cluster, node=node.name)) as db:

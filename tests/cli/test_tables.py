@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from raftcoord_cli import bench, participant, resource, telling, txn
-from raftcoord_cli.tables import Column, Listing
+from raftcoord_cli.tables import Column, PrintedTable
 from raftcoord_cli.view import View
 from rich.console import Console
 
@@ -45,7 +45,7 @@ def squeezed(text: str) -> str:
     return re.sub(r"\s", "", text)
 
 
-def transactions() -> Listing:
+def transactions() -> PrintedTable:
     row = {
         "state": State.ABORTED,
         "at_ms": 1_700_000_000_000,
@@ -58,19 +58,19 @@ def transactions() -> Listing:
         for reason in ("", "participant 'bank-z' is not connected to this node: start it, or correct the name")
     ]
     table = txn._table(rows)
-    assert isinstance(table, Listing)
+    assert isinstance(table, PrintedTable)
     return table
 
 
-def participants() -> Listing:
+def participants() -> PrintedTable:
     row = ParticipantRow("bank-a", *[None] * (len(ParticipantRow._fields) - 1))  # type: ignore[arg-type]
     row = row._replace(identity="ab" * 16, at_ms=1_700_000_000_000, who="alice", before="cd" * 16, refused=("ef" * 16,))
     table = participant._table([row, row._replace(name="a-bank-with-a-name-of-its-own", sessions=2)])
-    assert isinstance(table, Listing)
+    assert isinstance(table, PrintedTable)
     return table
 
 
-def prepared() -> Listing:
+def prepared() -> PrintedTable:
     gid = SimpleNamespace(txid=TxId.new(), branch="ledger")
     branch = SimpleNamespace(
         each=(gid, 12.0, "shop_of_the_other_branch", False), whose="this cluster", state="UNDECIDED"
@@ -78,13 +78,13 @@ def prepared() -> Listing:
     return resource._table(SimpleNamespace(branches=[branch, branch]))  # type: ignore[arg-type]
 
 
-def nodes() -> Listing:
+def nodes() -> PrintedTable:
     said = {"role": "leader", "term": 7, "commit_index": 123_456, "applied_index": 123_456, "open": 0, "running": 12}
     answers = {**said, "uptime_s": 12_345.0, "participants": ["bank-a", "bank-b"], "peers": {}, "damages": 0}
     return View("demo", {"n1": answers, "n2": {**answers, "role": "follower"}})._table()
 
 
-def measured() -> Listing:
+def measured() -> PrintedTable:
     each = SimpleNamespace(
         what="decide through a follower",
         in_flight=512,
@@ -96,7 +96,7 @@ def measured() -> Listing:
     return bench._table(SimpleNamespace(results=[each]))  # type: ignore[arg-type]
 
 
-def compared() -> Listing:
+def compared() -> PrintedTable:
     rate = SimpleNamespace(rate_per_s=1234.5, latency_ms_p50=1.2, latency_ms_p99=3.4)
     each = SimpleNamespace(
         pair="mixed", workers=32, plain=rate, coordinated=rate, ratio=0.8, ratio_min=0.7, ratio_max=0.9
@@ -104,7 +104,7 @@ def compared() -> Listing:
     return bench._databases_table(SimpleNamespace(results=[each]))  # type: ignore[arg-type]
 
 
-def killed() -> Listing:
+def killed() -> PrintedTable:
     row = {
         "pair": "postgresql-mariadb",
         "drivers": ["psycopg", "PyMySQL"],
@@ -118,10 +118,18 @@ def killed() -> Listing:
     return telling._cases([row])
 
 
-TABLES: tuple[Callable[[], Listing], ...] = (transactions, participants, prepared, nodes, measured, compared, killed)
+TABLES: tuple[Callable[[], PrintedTable], ...] = (
+    transactions,
+    participants,
+    prepared,
+    nodes,
+    measured,
+    compared,
+    killed,
+)
 
 
-def judge(table: Listing, width: int, terminal: bool) -> None:
+def judge(table: PrintedTable, width: int, terminal: bool) -> None:
     shown = lines(table, width, terminal)
     assert max(map(len, shown)) <= width
     assert not any("…" in line for line in shown)
@@ -138,7 +146,7 @@ def judge(table: Listing, width: int, terminal: bool) -> None:
 
 
 @pytest.mark.parametrize("make", TABLES, ids=lambda make: make.__name__)
-def test_every_table_of_the_command_line_fits_every_width(make: Callable[[], Listing]) -> None:
+def test_every_table_of_the_command_line_fits_every_width(make: Callable[[], PrintedTable]) -> None:
     table = make()
     for width in WIDTHS:
         for terminal in (False, True):
@@ -160,7 +168,7 @@ def test_no_list_has_a_table_of_its_own() -> None:
     """doctor and sim show pairs of a name and a text, not rows."""
     users = {path.name for path in CLI.glob("*.py") if "rich.table" in path.read_text()}
     assert users == {"doctor.py", "sim.py"}
-    made = {path.stem for path in CLI.glob("*.py") if "= Listing(" in path.read_text()}
+    made = {path.stem for path in CLI.glob("*.py") if "= PrintedTable(" in path.read_text()}
     assert made == {"txn", "participant", "resource", "view", "bench", "telling"}, "add it to TABLES"
 
 
@@ -171,7 +179,7 @@ def test_any_table_fits_whatever_it_holds() -> None:
         columns += [
             Column(f"column {number}", rng.randrange(5), rng.random() < 0.5, rng.random() < 0.5) for number in range(5)
         ]
-        table = Listing(columns)
+        table = PrintedTable(columns)
         for _ in range(rng.randrange(1, 4)):
             table.add("0123456789abcdef" * 2, *(rng.choice(WORDS) for _ in range(5)))
         for width in rng.sample(WIDTHS, 10):
@@ -181,7 +189,7 @@ def test_any_table_fits_whatever_it_holds() -> None:
 
 
 def test_what_a_stranger_wrote_moves_no_cursor_and_makes_no_line() -> None:
-    table = Listing([Column("key"), Column("reason", wrap=True)])
+    table = PrintedTable([Column("key"), Column("reason", wrap=True)])
     table.add("k", "red \x1b[31m[bold]alarm[/bold]\nERROR forged\r")
     shown = lines(table, 100)
     assert len(shown) == 4

@@ -9,7 +9,7 @@ import pytest
 
 from raftcoord import AsyncClient, Client, LocalProtocolError, TxId, Unavailable, limits
 from raftcoord.api import answers
-from raftcoord.api.answers import DamageRow, Damages, UnreadableAnswer
+from raftcoord.api.answers import DamagePage, DamageRow, UnreadableAnswer
 from raftcoord.rpc.codes import RpcError
 from raftcoord.types import State
 
@@ -26,7 +26,7 @@ def test_damage_is_listed_reported_and_acknowledged() -> None:
             node.answers["damages"] = {"damages": [ROW], "pending": 1, "total": 4}
             node.answers["report_damage"] = True
             node.answers["acknowledge"] = {**ROW, "acknowledged_by": "ann"}
-            assert await client.damages(str(TXID), limit=7) == Damages([DAMAGE], 1, 4)
+            assert await client.damages(str(TXID), limit=7) == DamagePage([DAMAGE], 1, 4)
             assert await client.report_damage(TXID, "ledger", "gone") is None
             assert (await client.acknowledge(TXID.hex(), "ledger", "ann")).acknowledged_by == "ann"
             assert node.asked[-3:] == [

@@ -10,7 +10,7 @@ import pytest
 
 from raftcoord.client.committing import Committing
 from raftcoord.client.moves import Clean, CloseConnection, Enter, Move, Moves, ProposeOutcome, ReportComplete, Run
-from raftcoord.databases.session import Session
+from raftcoord.databases.session import DriverSession
 from raftcoord.databases.steps import Effect, NotPossible, Result, Statement
 from raftcoord.errors import (
     Aborted,
@@ -37,7 +37,7 @@ class Book:
         return lambda gid, **_: what
 
 
-class Spoken(Session):
+class Spoken(DriverSession):
     """A session that notes nothing: the moves are what is looked at."""
 
     def __init__(self, name: str) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Collection, Sequence
 from raftcoord.consensus.engine import (
     NOTHING_ARRIVES,
     Arriving,
+    EngineTiming,
     EntryTriple,
     InForce,
     Message,
     Staged,
     Step,
     StoredLog,
-    Timing,
 )
 
 
@@ -51,7 +51,7 @@ class OneNodeEngine:
 
     term, vote, majority = 1, None, 1
 
-    def __init__(self, identity: str, stored: StoredLog, timing: Timing, rng: random.Random, now: float) -> None:
+    def __init__(self, identity: str, stored: StoredLog, timing: EngineTiming, rng: random.Random, now: float) -> None:
         self._identity = identity
         self.log = OneNodeLog(stored)
         self.commit_index = self._taken = stored.applied_index

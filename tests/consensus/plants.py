@@ -23,7 +23,7 @@ from raftcoord.consensus.pysyncobj.raft import Raft
 from raftcoord.core import commands
 from raftcoord.core.machine import Ledger
 from raftcoord.core.tables.decisions import Complete, Decisions
-from raftcoord.core.tables.table import Command, Kind
+from raftcoord.core.tables.table import Command, CommandKind
 from raftcoord.errors import ConfigError, Unavailable
 from raftcoord.rpc import dial
 from raftcoord.storage import examine
@@ -201,7 +201,7 @@ _complete = Decisions._complete
 
 def h9_a_bad_command_raises() -> AbstractContextManager[Any]:
     """What a replicated method of one's own does on bad input."""
-    return mock.patch.dict(Decisions.commands, {2: Kind(Complete, _complete_or_raise)})
+    return mock.patch.dict(Decisions.commands, {2: CommandKind(Complete, _complete_or_raise)})
 
 
 def _known_commands(self: commands.Sealed) -> tuple[Command, ...]:

@@ -20,7 +20,7 @@ from test_group import a_decide, settle
 from world import ANCHOR, TIMING, founding, identity
 
 from raftcoord import config, limits
-from raftcoord.consensus.engine import MEMBERS, REGULAR, Engine, Message, StoredLog, Timing
+from raftcoord.consensus.engine import MEMBERS, REGULAR, Engine, EngineTiming, Message, StoredLog
 from raftcoord.consensus.group import Group, Start
 from raftcoord.consensus.host import Errand, Host, Stores
 from raftcoord.consensus.pysyncobj.guard import Guarded
@@ -47,7 +47,7 @@ def test_every_timing_that_cluster_yaml_may_have_is_one_for_the_engine(heartbeat
     least = limits.ELECTION_HEARTBEATS_MIN * heartbeat_ms
     for shortest, longest in ((least, least + 1), (least, limits.ELECTION_MS_MAX)):
         timing = config.Timing(heartbeat_ms, shortest, longest)
-        seconds = Timing(timing.heartbeat_ms / 1000, timing.election_ms_min / 1000, timing.election_ms_max / 1000)
+        seconds = EngineTiming(timing.heartbeat_ms / 1000, timing.election_ms_min / 1000, timing.election_ms_max / 1000)
         Guarded(identity(1), StoredLog([ANCHOR], 0, None, 1), seconds, random.Random(1), 0.0, NodeBounds())
 
 

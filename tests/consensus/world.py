@@ -20,7 +20,7 @@ import msgpack
 from shelf import Shelf
 
 from raftcoord import limits
-from raftcoord.consensus.engine import EntryTriple, InForce, StoredLog, Timing
+from raftcoord.consensus.engine import EngineTiming, EntryTriple, InForce, StoredLog
 from raftcoord.consensus.group import Group, Ready, Start, Store
 from raftcoord.consensus.messages import decode, encode
 from raftcoord.consensus.pysyncobj.guard import Guarded
@@ -32,7 +32,7 @@ from raftcoord.errors import NotKnown, RaftcoordError, Unavailable
 from raftcoord.limits import NodeBounds
 from raftcoord.types import NodeName, TxId, Verdict
 
-TIMING = Timing(heartbeat=0.05, election_min=0.3, election_max=0.6)
+TIMING = EngineTiming(heartbeat=0.05, election_min=0.3, election_max=0.6)
 ANCHOR: EntryTriple = (b"\x01", 1, 0)
 EPOCH_MS = 1_700_000_000_000
 

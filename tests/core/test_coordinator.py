@@ -11,15 +11,16 @@ import pytest
 
 from raftcoord import limits
 from raftcoord.core.protocols.interface import (
-    Acknowledged,
+    BranchAcknowledged,
+    BranchVoted,
     ConnectDeadline,
     Connected,
     Deliver,
     Effect,
     Event,
     Lost,
-    NotKnown,
     PrepareDeadline,
+    ProposalNotKnown,
     ProposeDecide,
     Reply,
     ReplyDeadline,
@@ -28,7 +29,6 @@ from raftcoord.core.protocols.interface import (
     SendPrepare,
     Stands,
     Started,
-    Voted,
 )
 from raftcoord.core.protocols.two_phase import (
     BALLOTS,
@@ -118,19 +118,19 @@ class Explorer:
             if branch not in world.asked:
                 yield Connected(branch)
             elif branch not in world.answered:
-                yield Voted(branch, Vote.yes())
-                yield Voted(branch, Vote.no("sold out"))
-                yield Voted(branch, Vote.read_only())
+                yield BranchVoted(branch, Vote.yes())
+                yield BranchVoted(branch, Vote.no("sold out"))
+                yield BranchVoted(branch, Vote.read_only())
                 yield Lost(branch, "its connection was lost")
         if not world.connect_deadline:
             yield ConnectDeadline()
         if not world.prepare_deadline:
             yield PrepareDeadline(100)
         if world.proposal is not None and not world.fate_told:
-            yield NotKnown()
+            yield ProposalNotKnown()
             yield from map(Stands, self.standings(world.proposal))
         for branch in world.told() - world.acknowledged:
-            yield Acknowledged(branch)
+            yield BranchAcknowledged(branch)
         if world.delivered and not world.reply_deadline:
             yield ReplyDeadline()
 
@@ -149,7 +149,7 @@ class Explorer:
         effects = coordinator.handle(event)
         made = replace(world, coordinator=coordinator)
         match event:
-            case Voted(branch) | Lost(branch):
+            case BranchVoted(branch) | Lost(branch):
                 made = replace(made, answered=made.answered | {branch})
             case ConnectDeadline():
                 made = replace(made, connect_deadline=True)
@@ -157,9 +157,9 @@ class Explorer:
                 made = replace(made, prepare_deadline=True)
             case Stands(standing):
                 made = replace(made, fate_told=True, standing=standing)
-            case NotKnown():
+            case ProposalNotKnown():
                 made = replace(made, fate_told=True)
-            case Acknowledged(branch):
+            case BranchAcknowledged(branch):
                 made = replace(made, acknowledged=made.acknowledged | {branch})
             case ReplyDeadline():
                 made = replace(made, reply_deadline=True)
@@ -261,13 +261,13 @@ def test_the_exploration_reaches_every_move_and_every_standing_rule() -> None:
 ANY_EVENT: dict[type, Event] = {
     Started: Started(frozenset({"a"})),
     Connected: Connected("a"),
-    Voted: Voted("a", Vote.yes()),
+    BranchVoted: BranchVoted("a", Vote.yes()),
     Lost: Lost("a", "gone"),
     ConnectDeadline: ConnectDeadline(),
     PrepareDeadline: PrepareDeadline(1),
     Stands: Stands(FORGOTTEN),
-    NotKnown: NotKnown(),
-    Acknowledged: Acknowledged("a"),
+    ProposalNotKnown: ProposalNotKnown(),
+    BranchAcknowledged: BranchAcknowledged("a"),
     ReplyDeadline: ReplyDeadline(),
 }
 
@@ -308,14 +308,14 @@ def test_every_move_stands_in_the_table_and_every_ballot_can_be_reached() -> Non
 
 def test_a_branch_that_is_not_of_the_transaction_cannot_vote() -> None:
     with pytest.raises(Halt, match="'z' said 'yes'"):
-        preparing("a").handle(Voted("z", Vote.yes()))
+        preparing("a").handle(BranchVoted("z", Vote.yes()))
 
 
 def test_a_branch_cannot_vote_twice() -> None:
     coordinator = preparing("a", "b")
-    coordinator.handle(Voted("a", Vote.yes()))
+    coordinator.handle(BranchVoted("a", Vote.yes()))
     with pytest.raises(Halt, match="'a' said 'no'"):
-        coordinator.handle(Voted("a", Vote.no("after all")))
+        coordinator.handle(BranchVoted("a", Vote.no("after all")))
 
 
 def test_a_commit_with_our_branches_against_our_abort_proposal_is_somebody_elses() -> None:
@@ -342,32 +342,34 @@ def proposal(effects: list[Effect]) -> ProposeDecide:
 
 def test_all_yes_proposes_commit_of_all() -> None:
     coordinator = preparing("a", "b")
-    assert coordinator.handle(Voted("b", Vote.yes())) == []
-    assert proposal(coordinator.handle(Voted("a", Vote.yes()))) == ProposeDecide(Verdict.COMMIT, ("a", "b"), "", "")
+    assert coordinator.handle(BranchVoted("b", Vote.yes())) == []
+    assert proposal(coordinator.handle(BranchVoted("a", Vote.yes()))) == ProposeDecide(
+        Verdict.COMMIT, ("a", "b"), "", ""
+    )
 
 
 def test_a_read_only_branch_is_released_by_its_vote() -> None:
     coordinator = preparing("a", "b")
-    coordinator.handle(Voted("a", Vote.read_only()))
-    assert proposal(coordinator.handle(Voted("b", Vote.yes()))).branches == ("b",)
+    coordinator.handle(BranchVoted("a", Vote.read_only()))
+    assert proposal(coordinator.handle(BranchVoted("b", Vote.yes()))).branches == ("b",)
 
 
 def test_all_read_only_is_recorded_as_a_commit_without_branches() -> None:
     coordinator = preparing("a")
-    assert proposal(coordinator.handle(Voted("a", Vote.read_only()))) == ProposeDecide(Verdict.COMMIT, (), "", "")
+    assert proposal(coordinator.handle(BranchVoted("a", Vote.read_only()))) == ProposeDecide(Verdict.COMMIT, (), "", "")
     standing = stands(Verdict.COMMIT)
     assert coordinator.handle(Stands(standing)) == [Reply(standing)]
 
 
 def test_a_no_aborts_at_once_and_names_the_branch_and_its_reason() -> None:
     coordinator = preparing("a", "b", "c")
-    coordinator.handle(Voted("a", Vote.yes()))
-    made = proposal(coordinator.handle(Voted("b", Vote.no("alice has only 5"))))
+    coordinator.handle(BranchVoted("a", Vote.yes()))
+    made = proposal(coordinator.handle(BranchVoted("b", Vote.no("alice has only 5"))))
     assert made == ProposeDecide(Verdict.ABORT, ("a", "c"), "alice has only 5", "b")
 
 
 def test_a_no_without_a_reason_gets_one() -> None:
-    assert "no reason" in proposal(preparing("a").handle(Voted("a", Vote.no("")))).reason
+    assert "no reason" in proposal(preparing("a").handle(BranchVoted("a", Vote.no("")))).reason
 
 
 def test_a_lost_vote_may_be_a_yes_so_its_branch_is_told_the_abort() -> None:
@@ -379,7 +381,7 @@ def test_a_lost_vote_may_be_a_yes_so_its_branch_is_told_the_abort() -> None:
 
 def test_a_timed_out_vote_is_a_proposal_to_abort_and_names_who_was_late() -> None:
     coordinator = preparing("a", "b")
-    coordinator.handle(Voted("a", Vote.yes()))
+    coordinator.handle(BranchVoted("a", Vote.yes()))
     made = proposal(coordinator.handle(PrepareDeadline(4000)))
     assert made == ProposeDecide(Verdict.ABORT, ("a", "b"), "participant 'b' did not vote within 4000 ms", "b")
 
@@ -409,30 +411,30 @@ def test_a_participant_that_connects_after_the_proposal_is_not_asked() -> None:
 def test_a_yes_that_comes_after_the_abort_was_proposed_changes_nothing() -> None:
     coordinator = preparing("a")
     coordinator.handle(PrepareDeadline(100))
-    assert coordinator.handle(Voted("a", Vote.yes())) == []
+    assert coordinator.handle(BranchVoted("a", Vote.yes())) == []
     standing = stands(Verdict.ABORT, "a")
     assert coordinator.handle(Stands(standing)) == [Reply(standing), Deliver(Verdict.ABORT, ("a",))]
 
 
 def test_late_commit_loses_to_presumed_abort() -> None:
     coordinator = preparing("a", "b")
-    coordinator.handle(Voted("a", Vote.yes()))
-    coordinator.handle(Voted("b", Vote.yes()))
+    coordinator.handle(BranchVoted("a", Vote.yes()))
+    coordinator.handle(BranchVoted("b", Vote.yes()))
     standing = stands(Verdict.ABORT, first=False)
     assert coordinator.handle(Stands(standing)) == [Reply(standing), Deliver(Verdict.ABORT, ("a", "b"))]
 
 
 def test_a_commit_with_other_branches_is_a_txid_used_twice() -> None:
     coordinator = preparing("a", "b")
-    coordinator.handle(Voted("a", Vote.yes()))
-    coordinator.handle(Voted("b", Vote.yes()))
+    coordinator.handle(BranchVoted("a", Vote.yes()))
+    coordinator.handle(BranchVoted("b", Vote.yes()))
     standing = stands(Verdict.COMMIT, "b", "c", first=False)
     assert coordinator.handle(Stands(standing)) == [ReplyTxidUsed(standing), Deliver(Verdict.ABORT, ("a",))]
 
 
 def test_what_is_forgotten_is_told_as_forgotten_and_the_branches_are_released() -> None:
     coordinator = preparing("a")
-    coordinator.handle(Voted("a", Vote.yes()))
+    coordinator.handle(BranchVoted("a", Vote.yes()))
     effects = coordinator.handle(Stands(FORGOTTEN))
     assert effects == [Reply(FORGOTTEN), Deliver(Verdict.ABORT, ("a",))]
     assert FORGOTTEN.state is State.FORGOTTEN
@@ -440,35 +442,35 @@ def test_what_is_forgotten_is_told_as_forgotten_and_the_branches_are_released() 
 
 def test_a_proposal_of_unknown_fate_is_in_doubt_and_nothing_is_delivered() -> None:
     coordinator = preparing("a")
-    coordinator.handle(Voted("a", Vote.yes()))
-    assert coordinator.handle(NotKnown()) == [ReplyInDoubt()]
+    coordinator.handle(BranchVoted("a", Vote.yes()))
+    assert coordinator.handle(ProposalNotKnown()) == [ReplyInDoubt()]
     assert coordinator.done
 
 
 def test_a_caller_who_waits_for_completion_is_answered_after_the_last_acknowledgement() -> None:
     coordinator = preparing("a", "b", wait_completed=True)
-    coordinator.handle(Voted("a", Vote.yes()))
-    coordinator.handle(Voted("b", Vote.yes()))
+    coordinator.handle(BranchVoted("a", Vote.yes()))
+    coordinator.handle(BranchVoted("b", Vote.yes()))
     standing = stands(Verdict.COMMIT, "a", "b")
     assert coordinator.handle(Stands(standing)) == [Deliver(Verdict.COMMIT, ("a", "b"))]
-    assert coordinator.handle(Acknowledged("b")) == []
-    assert coordinator.handle(Acknowledged("b")) == []
-    assert coordinator.handle(Acknowledged("a")) == [Reply(standing)]
+    assert coordinator.handle(BranchAcknowledged("b")) == []
+    assert coordinator.handle(BranchAcknowledged("b")) == []
+    assert coordinator.handle(BranchAcknowledged("a")) == [Reply(standing)]
 
 
 def test_a_caller_who_waits_for_completion_is_answered_what_stands_at_the_deadline() -> None:
     coordinator = preparing("a", wait_completed=True)
-    coordinator.handle(Voted("a", Vote.yes()))
+    coordinator.handle(BranchVoted("a", Vote.yes()))
     standing = stands(Verdict.COMMIT, "a")
     coordinator.handle(Stands(standing))
     assert coordinator.handle(ReplyDeadline()) == [Reply(standing)]
-    assert coordinator.handle(Acknowledged("a")) == []
+    assert coordinator.handle(BranchAcknowledged("a")) == []
 
 
 @pytest.mark.parametrize("extra", [0, 1])
 def test_a_reason_is_cut_at_the_bound(extra: int) -> None:
     reason = "x" * (limits.REASON_LENGTH_MAX + extra)
-    made = proposal(preparing("a").handle(Voted("a", Vote(Vote.no("").kind, reason))))
+    made = proposal(preparing("a").handle(BranchVoted("a", Vote(Vote.no("").kind, reason))))
     assert made.reason == reason[: limits.REASON_LENGTH_MAX]
 
 

@@ -26,7 +26,7 @@ from raftcoord.databases.marks import Marked
 from raftcoord.databases.owners import Owner
 from raftcoord.databases.resolver import listing
 from raftcoord.databases.resolver.resource import Resource
-from raftcoord.databases.session import Session
+from raftcoord.databases.session import DriverSession
 from raftcoord.databases.steps import INIT, Effect, Finding, PreparedHere, Result, SqlError, Statement
 from raftcoord.databases.urls import FilePlace
 from raftcoord.doctor import databases
@@ -82,7 +82,7 @@ class BoxChecks(Checks):
         return []
 
 
-class BoxSession(Session):
+class BoxSession(DriverSession):
     def is_closed(self) -> bool:
         return False
 

@@ -14,7 +14,7 @@ from raftcoord import Aborted, Client, ConfigError, LocalProtocolError, TxId
 from raftcoord.databases import drivers, gid
 from raftcoord.databases.gid import XA_PART_BYTES_MAX, Gid
 from raftcoord.databases.registry import named
-from raftcoord.databases.session import Session
+from raftcoord.databases.session import DriverSession
 from raftcoord.databases.steps import Effect, Result, SqlError, Statement
 from raftcoord.processes.database_servers import DatabaseServer
 
@@ -31,7 +31,7 @@ def bank(mariadb: DatabaseServer) -> Iterator[MariaDbBank]:
     made.close()
 
 
-def prepare(bank: MariaDbBank, *, cluster: str = CLUSTER, amount: int = 1) -> tuple[Gid, Session]:
+def prepare(bank: MariaDbBank, *, cluster: str = CLUSTER, amount: int = 1) -> tuple[Gid, DriverSession]:
     """A branch that adds ``amount``, and the session that has prepared it."""
     made = gid.make(cluster, TxId.new(), "bank")
     session = drivers.session(bank.connect(), made.branch)
@@ -42,7 +42,7 @@ def prepare(bank: MariaDbBank, *, cluster: str = CLUSTER, amount: int = 1) -> tu
     return made, session
 
 
-def leave(bank: MariaDbBank, session: Session) -> None:
+def leave(bank: MariaDbBank, session: DriverSession) -> None:
     """End the session, and wait until the server has seen it and 10 ms more (FACTS: 0 of 20,000 lost after that)."""
     thread = session.connection.thread_id()
     session.close()

@@ -14,7 +14,7 @@ from raftcoord import Client, LocalProtocolError, TxId, Unavailable
 from raftcoord.databases import drivers, gid
 from raftcoord.databases.gid import Gid
 from raftcoord.databases.registry import named
-from raftcoord.databases.session import Session
+from raftcoord.databases.session import DriverSession
 from raftcoord.databases.sqlite.rows import REPLAY_FAILED
 from raftcoord.databases.steps import Effect, SqlError
 
@@ -31,7 +31,7 @@ def bank(tmp_path: Path) -> Iterator[SqliteBank]:
     made.close()
 
 
-def begin(bank: SqliteBank) -> tuple[Gid, Session]:
+def begin(bank: SqliteBank) -> tuple[Gid, DriverSession]:
     made = gid.make(CLUSTER, TxId.new(), "bank")
     session = drivers.session(bank.connect(), made.branch)
     session.enter()

@@ -16,7 +16,7 @@ from raftcoord.config import Config
 from raftcoord.databases import drivers, gid
 from raftcoord.databases.gid import Gid
 from raftcoord.databases.registry import named
-from raftcoord.databases.session import Session
+from raftcoord.databases.session import DriverSession
 from raftcoord.databases.sqlite.drivers import SqliteSession
 from raftcoord.databases.steps import Effect, Result, Statement, Steps
 from raftcoord.types import Branch
@@ -51,7 +51,7 @@ class Interrupt:
         return interrupted
 
 
-def prepared(bank: SqliteBank, made: Gid) -> Session:
+def prepared(bank: SqliteBank, made: Gid) -> DriverSession:
     """A session that has prepared a branch."""
     session = drivers.session(bank.connect(), made.branch)
     session.enter()

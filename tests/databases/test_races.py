@@ -27,7 +27,7 @@ from raftcoord.databases.registry import named
 from raftcoord.databases.resolver.resource import Resource
 from raftcoord.databases.resolver.sweep_report import SweepReport
 from raftcoord.databases.resource_config import ResourceConfig
-from raftcoord.databases.session import Session
+from raftcoord.databases.session import DriverSession
 from raftcoord.databases.steps import Effect, Result, SqlError, Statement
 from raftcoord.drills.program_drivers import DRIVERS, execute_async, finished
 from raftcoord.processes.database_servers import DatabaseServer
@@ -216,7 +216,7 @@ def test_what_is_called_committed_right_after_the_preparing_session_closed_is_in
         server.stop()
 
 
-def committed(session: Session, gid: gids.Gid) -> tuple[str, Effect]:
+def committed(session: DriverSession, gid: gids.Gid) -> tuple[str, Effect]:
     """What XA COMMIT was answered with at last, and what the protocol then found."""
     while True:
         steps, answer = MY.commit_prepared(gid), "OK"

@@ -26,7 +26,7 @@ from raftcoord.databases.resolver.resource import Resource
 from raftcoord.databases.resolver.rules import ON_ANSWER, ON_EFFECT, ON_OPEN, Act, Paces
 from raftcoord.databases.resolver.sweep_report import SweepReport
 from raftcoord.databases.resource_config import ResourceConfig
-from raftcoord.databases.session import Session
+from raftcoord.databases.session import DriverSession
 from raftcoord.databases.steps import Effect
 from raftcoord.errors import RemoteProtocolError
 from raftcoord.processes.database_servers import DatabaseServer
@@ -83,7 +83,7 @@ def my(mariadb: DatabaseServer) -> Iterator[MariaDbBank]:
     made.close()
 
 
-def prepare(bank: Bank, gid: Gid, amount: int = -10) -> Session:
+def prepare(bank: Bank, gid: Gid, amount: int = -10) -> DriverSession:
     """What a program does up to its yes: alice's amount changes by ``amount``, or 0: no lock is held. The session is alive."""
     session = drivers.session(bank.connect(), gid.branch)
     session.enter()
@@ -774,7 +774,7 @@ def test_a_resolver_killed_at_any_step_loses_nothing(
     assert at > 5, "it was killed nowhere"
 
 
-def mortal_session(url: str, mortal: Mortal) -> Session:
+def mortal_session(url: str, mortal: Mortal) -> DriverSession:
     session = drivers.connect(url)
     session.execute = mortal.lives(session.execute)  # type: ignore[method-assign]
     return session

@@ -21,7 +21,7 @@ from raftcoord import LocalProtocolError, TxId
 from raftcoord.databases import drivers, gid
 from raftcoord.databases.gid import Gid
 from raftcoord.databases.registry import named
-from raftcoord.databases.session import Session
+from raftcoord.databases.session import DriverSession
 from raftcoord.databases.sqlite.dialect import Sqlite
 from raftcoord.databases.sqlite.drivers import SqliteSession
 from raftcoord.databases.sqlite.rows import REPLAY_FAILED
@@ -92,7 +92,7 @@ def dump(connection: sqlite3.Connection) -> Dump:
         connection.text_factory = text_factory
 
 
-def begin(connection: sqlite3.Connection) -> tuple[Gid, Session]:
+def begin(connection: sqlite3.Connection) -> tuple[Gid, DriverSession]:
     made = gid.make(CLUSTER, TxId.new(), "bank")
     session = drivers.session(connection, made.branch)
     session.enter()
@@ -100,12 +100,12 @@ def begin(connection: sqlite3.Connection) -> tuple[Gid, Session]:
     return made, session
 
 
-def prepare(made: Gid, session: Session, dialect: Any = LITE) -> None:
+def prepare(made: Gid, session: DriverSession, dialect: Any = LITE) -> None:
     session.check_work()
     session.run(dialect.prepare(made, marks=True))
 
 
-def vote(made: Gid, session: Session, dialect: Any = LITE) -> None:
+def vote(made: Gid, session: DriverSession, dialect: Any = LITE) -> None:
     """As a program does it: what cannot be prepared is rolled back."""
     try:
         prepare(made, session, dialect)

@@ -260,7 +260,7 @@ def test_what_is_done_aside_returns_and_raises_as_it_is() -> None:
 
 
 def test_the_clock_of_a_node_is_measured() -> None:
-    async def measure() -> dict[str, clocks.Clock]:
+    async def measure() -> dict[str, clocks.ClockOffset]:
         clock = Clock()
         async with serving(Log("n1"), clock=clock) as (served,):
             address = f"127.0.0.1:{served.node.client_port}"

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from raftcoord import TxId, __version__, limits
-from raftcoord.api.answers import DamageRow, Damages
+from raftcoord.api.answers import DamagePage, DamageRow
 from raftcoord.config import Address, Config, NodeConfig
 from raftcoord.databases import gid as gids
 from raftcoord.databases.mariadb import checks as mariadb
 from raftcoord.databases.registry import named
 from raftcoord.databases.steps import Finding, PreparedHere, SqlError
 from raftcoord.doctor import access, clocks, disks, horizon, nodes, prepared
-from raftcoord.doctor.clocks import Clock
+from raftcoord.doctor.clocks import ClockOffset
 from raftcoord.doctor.disks import Speed
-from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, Report, Row, Severity
+from raftcoord.doctor.findings import DAMAGE, LEADER, REACHABLE, DoctorReport, Row, Severity
 from raftcoord.doctor.prepared import PreparedFound
 from raftcoord.errors import ConfigError, Unavailable
 from raftcoord.processes.local_cluster import write_local_config
@@ -59,7 +59,7 @@ MYSQL_SETTINGS = {
 
 def judged(retention_ms: int = HOUR_MS, **ahead_ms: float) -> list[Row]:
     """``ahead_ms`` of each node, give or take 10."""
-    return clocks.judge({name: Clock(ahead, 10) for name, ahead in ahead_ms.items()}, retention_ms)
+    return clocks.judge({name: ClockOffset(ahead, 10) for name, ahead in ahead_ms.items()}, retention_ms)
 
 
 def of(rows: list[Row], subject: str) -> Row:
@@ -68,7 +68,7 @@ def of(rows: list[Row], subject: str) -> Row:
 
 
 def test_the_round_trip_is_halved_and_bounds_what_is_certain() -> None:
-    assert clocks.measured(1_000, 1_600, 200) == Clock(500, 100)
+    assert clocks.measured(1_000, 1_600, 200) == ClockOffset(500, 100)
 
 
 def test_clocks_that_agree_are_fine() -> None:
@@ -127,7 +127,7 @@ def of_horizon(ahead_ms: int, retentions: tuple[int, ...] = (HOUR_MS, HOUR_MS, H
         name: {"horizon_ms": NOW_MS + ahead_ms, "retention_ms": kept}
         for name, kept in zip(names, retentions, strict=True)
     }
-    times = {name: Clock(clock.get(name, 0), 10) for name in names}
+    times = {name: ClockOffset(clock.get(name, 0), 10) for name in names}
     return horizon.judge(answering, times, NOW_MS, HOUR_MS)
 
 
@@ -193,7 +193,7 @@ def test_without_a_leader_it_says_how_many_nodes_are_needed() -> None:
     rows = nodes.judge({"n1": told("candidate"), "n2": Unavailable("gone"), "n3": Unavailable("gone")})
     row = having(rows, LEADER, "1 of 3 nodes answer, 2 are needed")
     assert row.verdict is Severity.ERROR
-    assert Report(rows).fails(LEADER)
+    assert DoctorReport(rows).fails(LEADER)
 
 
 @pytest.mark.parametrize(("behind", "verdict"), [(nodes.BEHIND_ENTRIES, None), (nodes.BEHIND_ENTRIES + 1, "warning")])
@@ -266,7 +266,7 @@ def test_another_release_is_told() -> None:
 def test_damage_that_nobody_acknowledged_is_an_error_with_the_command() -> None:
     txid = TxId.new()
     pending, seen = DamageRow(txid, "bank", "rolled back by hand", 1, ""), DamageRow(txid, "other", "seen", 1, "ann")
-    rows = nodes.judge_damages(Damages([pending, seen], 3, 4))
+    rows = nodes.judge_damages(DamagePage([pending, seen], 3, 4))
     row = having(rows, DAMAGE, "rolled back by hand")
     assert row.verdict is Severity.ERROR
     assert f"raftcoord txn acknowledge {txid} bank --as NAME" in row.mend
@@ -275,10 +275,10 @@ def test_damage_that_nobody_acknowledged_is_an_error_with_the_command() -> None:
 
 
 def test_acknowledged_damage_is_no_trouble_and_an_unknown_one_is_not_called_none() -> None:
-    assert having(nodes.judge_damages(Damages([], 0, 4)), "4 acknowledged").verdict is Severity.OK
+    assert having(nodes.judge_damages(DamagePage([], 0, 4)), "4 acknowledged").verdict is Severity.OK
     row = having(nodes.judge_damages(Unavailable("nobody")), "could not be asked")
     assert row.verdict is Severity.WARNING
-    assert not Report([row]).fails(DAMAGE)
+    assert not DoctorReport([row]).fails(DAMAGE)
 
 
 # -- directories --------------------------------------------------------------------------------------------------
@@ -595,7 +595,7 @@ def test_the_worst_comes_first_and_subjects_stay_together() -> None:
         Row("a", "y", Severity.OK, ""),
         Row("b", "y", Severity.ERROR, ""),
     ]
-    report = Report(rows)
+    report = DoctorReport(rows)
     assert [(subject, [row.check for row in each]) for subject, each in report.by_subject().items()] == [
         ("b", ["y", "x"]),
         ("a", ["x", "y"]),

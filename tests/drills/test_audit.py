@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from raftcoord.drills.audit import SHOWN_MAX, UNDECIDED, AuditResult, Books, LedgerRow, Payment, Violation, audit
+from raftcoord.drills.audit import SHOWN_MAX, UNDECIDED, AuditResult, AuditViolation, Books, LedgerRow, Payment, audit
 from raftcoord.drills.client_history import Told
 from raftcoord.drills.orders import HOME_BANK, Opening, Order, both_ways, opening_for
 from raftcoord.types import Branch, State, TxId
@@ -248,7 +248,7 @@ def test_an_account_that_vanished_or_appeared_is_found(case: Case) -> None:
 
 
 def test_a_report_shows_a_bounded_number_of_violations_and_counts_all() -> None:
-    violations = tuple(Violation("lost", TxId.new(), "gone") for _ in range(SHOWN_MAX + 1))
+    violations = tuple(AuditViolation("lost", TxId.new(), "gone") for _ in range(SHOWN_MAX + 1))
     report = AuditResult(False, violations, {}).to_json()
     assert report["violation_count"] == SHOWN_MAX + 1
     assert len(report["violations"]) == SHOWN_MAX

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from raftcoord_cli.main import main
 
 from raftcoord import ConfigError
-from raftcoord.drills.audit import Violation
+from raftcoord.drills.audit import AuditViolation
 from raftcoord.drills.catalog import DRILLS, Drill, drill_named
 from raftcoord.drills.options import FLAGS, DrillOptions
 from raftcoord.drills.report import DrillReport, Event, OnEvent
@@ -21,7 +21,7 @@ NIGHTLY = Path(__file__).parents[2] / "scripts" / "nightly"
 def throwaway(options: DrillOptions, on_event: OnEvent) -> DrillReport:
     """A drill of a few lines; it is broken when it lasts for 13 s."""
     on_event(Event(0.0, "start", "nothing goes wrong"))
-    broken = [Violation("unlucky", None, "13 s")] if options.duration_s == 13 else []
+    broken = [AuditViolation("unlucky", None, "13 s")] if options.duration_s == 13 else []
     return DrillReport("throwaway", broken, {"orders": 0}, options.seed, if_held="nothing was done")
 
 

@@ -12,7 +12,7 @@ from raftcoord.drills.client_history import History, Told, operations, percentil
 from raftcoord.drills.orders import Order
 from raftcoord.errors import Halt
 from raftcoord.history.checker import judge
-from raftcoord.history.operations import Ending, Kind
+from raftcoord.history.operations import CallKind, Ending
 from raftcoord.types import Branch, State, TxId
 
 ORDER = Order(1, "1", Branch("bank-aa"), "2", 100, "")
@@ -87,7 +87,12 @@ def test_every_answer_is_an_operation_for_the_checker() -> None:
     answers = [told(a, 1.0), told(b, 2.0, None), told(b, 3.0, None)._replace(op="resolve")]
     answers.append(told(c, 4.0, None)._replace(certainty="not attempted"))
     recorded = operations((a, b, c), answers)
-    assert [operation.kind for operation in recorded] == [Kind.SUBMIT, Kind.SUBMIT, Kind.RESOLVE, Kind.SUBMIT]
+    assert [operation.kind for operation in recorded] == [
+        CallKind.SUBMIT,
+        CallKind.SUBMIT,
+        CallKind.RESOLVE,
+        CallKind.SUBMIT,
+    ]
     endings = [Ending.TOLD, Ending.OPEN, Ending.OPEN, Ending.NOT_ATTEMPTED]
     assert [operation.ending for operation in recorded] == endings
     first = recorded[0]

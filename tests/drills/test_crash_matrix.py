@@ -15,7 +15,7 @@ from raftcoord_cli.main import main
 from raftcoord import ConfigError, State, limits
 from raftcoord.drills import crash_matrix
 from raftcoord.drills.crash_matrix import CaseResult, CrashCase, report_of, run
-from raftcoord.drills.crash_program import CENTS, Heard, Job
+from raftcoord.drills.crash_program import CENTS, Job, ProgramOutcome
 from raftcoord.drills.crash_programs import ForkServer
 from raftcoord.drills.options import PROGRAM, DrillOptions
 from raftcoord.drills.points import Point
@@ -77,28 +77,48 @@ def test_without_a_resolver_locks_stay_and_the_matrix_is_broken(monkeypatch: pyt
 @pytest.mark.parametrize(
     ("point", "state", "told", "moved", "wrong"),
     [
-        (Point.AFTER_DECISION, State.COMMITTED, Heard.KILLED, PAID, ""),
-        (Point.BEFORE_DECISION, State.ABORTED, Heard.KILLED, NOT_PAID, ""),
-        (Point.BEFORE_PREPARE, State.UNDECIDED, Heard.KILLED, NOT_PAID, ""),
-        (Point.BEFORE_DECISION, State.COMMITTED, Heard.COMMITTED, PAID, ""),
-        (Point.BEFORE_DECISION, State.ABORTED, Heard.IN_DOUBT, NOT_PAID, ""),
-        (Point.AFTER_DECISION, State.COMMITTED, Heard.KILLED, (-CENTS, 0), "-10 and +0 cents were moved"),
-        (Point.AFTER_DECISION, State.COMMITTED, Heard.KILLED, NOT_PAID, "COMMITTED, and +0 and +0"),
-        (Point.BEFORE_PREPARE, State.UNDECIDED, Heard.KILLED, (0, CENTS), "UNDECIDED, and +0 and +10"),
-        (Point.BEFORE_DECISION, State.ABORTED, Heard.KILLED, PAID, "ABORTED, and -10 and +10"),
+        (Point.AFTER_DECISION, State.COMMITTED, ProgramOutcome.KILLED, PAID, ""),
+        (Point.BEFORE_DECISION, State.ABORTED, ProgramOutcome.KILLED, NOT_PAID, ""),
+        (Point.BEFORE_PREPARE, State.UNDECIDED, ProgramOutcome.KILLED, NOT_PAID, ""),
+        (Point.BEFORE_DECISION, State.COMMITTED, ProgramOutcome.COMMITTED, PAID, ""),
+        (Point.BEFORE_DECISION, State.ABORTED, ProgramOutcome.IN_DOUBT, NOT_PAID, ""),
+        (Point.AFTER_DECISION, State.COMMITTED, ProgramOutcome.KILLED, (-CENTS, 0), "-10 and +0 cents were moved"),
+        (Point.AFTER_DECISION, State.COMMITTED, ProgramOutcome.KILLED, NOT_PAID, "COMMITTED, and +0 and +0"),
+        (Point.BEFORE_PREPARE, State.UNDECIDED, ProgramOutcome.KILLED, (0, CENTS), "UNDECIDED, and +0 and +10"),
+        (Point.BEFORE_DECISION, State.ABORTED, ProgramOutcome.KILLED, PAID, "ABORTED, and -10 and +10"),
         (
             Point.BEFORE_DECISION,
             State.ABORTED,
-            Heard.COMMITTED,
+            ProgramOutcome.COMMITTED,
             NOT_PAID,
             "told committed, and the ledger says ABORTED",
         ),
-        (Point.BEFORE_DECISION, State.COMMITTED, Heard.ABORTED, PAID, "told aborted, and the ledger says COMMITTED"),
-        (Point.BETWEEN_COMMITS, State.ABORTED, Heard.KILLED, NOT_PAID, "killed between commits, and the ledger says"),
-        (Point.BETWEEN_PREPARES, State.COMMITTED, Heard.KILLED, PAID, "killed between prepares, and the ledger says"),
+        (
+            Point.BEFORE_DECISION,
+            State.COMMITTED,
+            ProgramOutcome.ABORTED,
+            PAID,
+            "told aborted, and the ledger says COMMITTED",
+        ),
+        (
+            Point.BETWEEN_COMMITS,
+            State.ABORTED,
+            ProgramOutcome.KILLED,
+            NOT_PAID,
+            "killed between commits, and the ledger says",
+        ),
+        (
+            Point.BETWEEN_PREPARES,
+            State.COMMITTED,
+            ProgramOutcome.KILLED,
+            PAID,
+            "killed between prepares, and the ledger says",
+        ),
     ],
 )
-def test_a_contradiction_is_named(point: Point, state: State, told: Heard, moved: tuple[int, int], wrong: str) -> None:
+def test_a_contradiction_is_named(
+    point: Point, state: State, told: ProgramOutcome, moved: tuple[int, int], wrong: str
+) -> None:
     found = list(crash_matrix._contradictions(CrashCase(COUPLE, point, PROGRAM), state, told, moved))
     assert (wrong in found[0]) if wrong else not found
 
@@ -110,7 +130,9 @@ def test_nothing_run_is_not_held_and_says_what_was_not_there() -> None:
 
 
 def test_a_row_that_does_not_hold_breaks_the_verdict() -> None:
-    row = CaseResult(CrashCase(COUPLE, Point.AFTER_DECISION, PROGRAM), "COMMITTED", Heard.KILLED, 0.4, ("half of it",))
+    row = CaseResult(
+        CrashCase(COUPLE, Point.AFTER_DECISION, PROGRAM), "COMMITTED", ProgramOutcome.KILLED, 0.4, ("half of it",)
+    )
     report = report_of([row], [], [], DrillOptions())
     assert (report.held, report.to_json()["rows"][0]["held"]) == (False, False)
 

@@ -15,7 +15,7 @@ from raftcoord.bench import cluster as bench
 from raftcoord.bench.cluster import Measured
 from raftcoord.bench.measuring import BenchOptions, BenchReport
 from raftcoord.demos.demo import DemoOptions, paid
-from raftcoord.drills.audit import Violation
+from raftcoord.drills.audit import AuditViolation
 from raftcoord.drills.catalog import drill_named
 from raftcoord.drills.client_history import History
 from raftcoord.drills.options import DrillOptions
@@ -72,7 +72,7 @@ def test_the_time_of_a_report_is_all_the_time_that_it_took() -> None:
 
 def test_a_broken_drill_names_the_transaction_and_where_the_files_are() -> None:
     txid = TxId.new()
-    broken = (Violation("lost", txid, "n2 says UNDECIDED"), Violation("money", None, "1.00 was created"))
+    broken = (AuditViolation("lost", txid, "n2 says UNDECIDED"), AuditViolation("money", None, "1.00 was created"))
     report = DrillReport("kill-all", broken, {"x": math.nan}, 1, Path("/t"), [FaultRecord("kill -9", 1.23456)])
     assert report.verdict == f"BROKEN: kill-all: lost of transaction {txid}: n2 says UNDECIDED (and 1 more)"
     written = json.loads(json.dumps(report.to_json(), allow_nan=False))

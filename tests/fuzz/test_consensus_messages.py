@@ -13,7 +13,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from raftcoord.consensus import engine, messages
-from raftcoord.consensus.engine import StoredLog, Timing
+from raftcoord.consensus.engine import EngineTiming, StoredLog
 from raftcoord.consensus.group import Group, Start
 from raftcoord.consensus.pysyncobj.guard import Guarded
 from raftcoord.core.commands import encode_command, encode_entry
@@ -32,7 +32,7 @@ DOCUMENTED: Final = (
     "invariant broken: the leader contradicts the committed entry",  # Raft 5.4: what is committed stays
 )
 
-TIMING = Timing(0.05, 0.3, 0.6)
+TIMING = EngineTiming(0.05, 0.3, 0.6)
 FOUNDING: Final = founded({NodeName(f"n{n}"): (n, f"{n:032x}", "", "") for n in (1, 2, 3)})
 terms = st.integers(0, 4)
 indexes = st.integers(0, 7)

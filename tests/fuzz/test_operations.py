@@ -17,7 +17,7 @@ from raftcoord_cli.submit import read_branches
 from raftcoord.api.payloads import checked_payloads
 from raftcoord.errors import ConfigError, LocalProtocolError
 from raftcoord.participants import operations
-from raftcoord.participants.operations import AMOUNT_MAX, AMOUNT_MIN, Refused
+from raftcoord.participants.operations import AMOUNT_MAX, AMOUNT_MIN, PayloadRefused
 from raftcoord.participants.sqlite import SqliteParticipant
 from raftcoord.rpc import frames
 from raftcoord.types import TxId, Vote, VoteKind
@@ -86,7 +86,7 @@ def test_any_payload_is_operations_or_refused_in_words(payload: Any) -> None:
     try:
         parsed = operations.parse(payload)
         wanted = operations.evaluate(parsed, accounts.get)
-    except Refused as refused:
+    except PayloadRefused as refused:
         str(refused).encode()  # it can be sent as a reason
         return
     event("evaluated")

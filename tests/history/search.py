@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from raftcoord.history.operations import Ending, Kind, Operation
+from raftcoord.history.operations import CallKind, Ending, RecordedCall
 from raftcoord.types import State, TxId, Verdict
 
 
@@ -41,16 +41,16 @@ class World(NamedTuple):
 
 
 WRITES = {
-    Kind.SUBMIT: {Verdict.COMMIT, Verdict.ABORT},
-    Kind.RESOLVE: {Verdict.ABORT},
-    Kind.STATUS: set(),
+    CallKind.SUBMIT: {Verdict.COMMIT, Verdict.ABORT},
+    CallKind.RESOLVE: {Verdict.ABORT},
+    CallKind.STATUS: set(),
 }
 
 
 class Search:
     """The search in one history."""
 
-    def __init__(self, history: Sequence[Operation], unseen_resolves: bool, horizon_ms: int) -> None:
+    def __init__(self, history: Sequence[RecordedCall], unseen_resolves: bool, horizon_ms: int) -> None:
         self.history = history
         self.unseen_resolves = unseen_resolves
         self.horizon_ms = horizon_ms
@@ -93,7 +93,7 @@ class Search:
             if number in world.answered or not self.before[number] <= world.answered:
                 continue
             if operation.ending is not Ending.NOT_ATTEMPTED:
-                writes = {operation.proposed} if operation.kind is Kind.DECIDE else WRITES[operation.kind]
+                writes = {operation.proposed} if operation.kind is CallKind.DECIDE else WRITES[operation.kind]
                 for verdict in writes:
                     assert verdict is not None
                     yield from self._write(world, operation.txid, verdict)
@@ -112,12 +112,12 @@ class Search:
         if at > register.undecided_at and at >= world.committed:
             yield world.having(txid, register._replace(verdict=verdict, decided_at=at), at)
 
-    def _answer(self, world: World, o: Operation) -> Iterator[World]:
+    def _answer(self, world: World, o: RecordedCall) -> Iterator[World]:
         register = world.register(o.txid)
         if o.state is State.UNDECIDED:
             at = o.index or world.committed
             if (
-                o.kind is Kind.STATUS
+                o.kind is CallKind.STATUS
                 and register.verdict is None
                 and not register.forgotten_at
                 and at >= world.committed

@@ -11,8 +11,8 @@ import pytest
 
 from raftcoord.errors import Halt
 from raftcoord.history.checker import Judgement, judge
-from raftcoord.history.operations import Ending, Kind, Operation
-from raftcoord.history.rules import Violation
+from raftcoord.history.operations import CallKind, Ending, RecordedCall
+from raftcoord.history.rules import HistoryViolation
 from raftcoord.types import State, TxId, Verdict
 
 COMMITTED, ABORTED, UNDECIDED, FORGOTTEN = State.COMMITTED, State.ABORTED, State.UNDECIDED, State.FORGOTTEN
@@ -20,39 +20,39 @@ TXID = TxId.new(1000, bytes(10))
 OTHER = TxId.new(1000, bytes([1] * 10))
 
 
-def opened(kind: Kind, called: float, *, client: int = 0, txid: TxId = TXID) -> Operation:
-    return Operation(client, kind, txid, called)
+def opened(kind: CallKind, called: float, *, client: int = 0, txid: TxId = TXID) -> RecordedCall:
+    return RecordedCall(client, kind, txid, called)
 
 
-def decide(verdict: Verdict, called: float, *, client: int = 0, txid: TxId = TXID) -> Operation:
-    return Operation(client, Kind.DECIDE, txid, called, verdict)
+def decide(verdict: Verdict, called: float, *, client: int = 0, txid: TxId = TXID) -> RecordedCall:
+    return RecordedCall(client, CallKind.DECIDE, txid, called, verdict)
 
 
-def told(made: Operation, at: float, state: State, term: int = 0, index: int = 0) -> Operation:
+def told(made: RecordedCall, at: float, state: State, term: int = 0, index: int = 0) -> RecordedCall:
     made.told(at, state, term, index)
     return made
 
 
-def refused(made: Operation, at: float) -> Operation:
+def refused(made: RecordedCall, at: float) -> RecordedCall:
     made.not_attempted(at)
     return made
 
 
-def submitted(at: float, state: State, term: int = 0, index: int = 0, *, txid: TxId = TXID) -> Operation:
+def submitted(at: float, state: State, term: int = 0, index: int = 0, *, txid: TxId = TXID) -> RecordedCall:
     """A submit that took its client one unit of time until ``at``."""
-    return told(opened(Kind.SUBMIT, at - 1, txid=txid), at, state, term, index)
+    return told(opened(CallKind.SUBMIT, at - 1, txid=txid), at, state, term, index)
 
 
-def asked(called: float, at: float, state: State, term: int = 0, index: int = 0, *, txid: TxId = TXID) -> Operation:
+def asked(called: float, at: float, state: State, term: int = 0, index: int = 0, *, txid: TxId = TXID) -> RecordedCall:
     """A status, by client 7."""
-    return told(opened(Kind.STATUS, called, client=7, txid=txid), at, state, term, index)
+    return told(opened(CallKind.STATUS, called, client=7, txid=txid), at, state, term, index)
 
 
-def judged(*operations: Operation, unseen_resolves: bool = False, horizon_ms: int = 0) -> Judgement:
+def judged(*operations: RecordedCall, unseen_resolves: bool = False, horizon_ms: int = 0) -> Judgement:
     return judge(operations, unseen_resolves=unseen_resolves, horizon_ms=horizon_ms)
 
 
-def violation(*operations: Operation, unseen_resolves: bool = False, horizon_ms: int = 0) -> Violation:
+def violation(*operations: RecordedCall, unseen_resolves: bool = False, horizon_ms: int = 0) -> HistoryViolation:
     found = judged(*operations, unseen_resolves=unseen_resolves, horizon_ms=horizon_ms)
     assert not found.valid
     (only,) = found.violations
@@ -65,7 +65,7 @@ def violation(*operations: Operation, unseen_resolves: bool = False, horizon_ms:
 
 
 def test_two_outcomes_are_found_and_explained() -> None:
-    one, other = submitted(2, COMMITTED, 1, 5), told(opened(Kind.RESOLVE, 3, client=4), 4.25, ABORTED)
+    one, other = submitted(2, COMMITTED, 1, 5), told(opened(CallKind.RESOLVE, 3, client=4), 4.25, ABORTED)
     found = violation(other, one)
     assert (found.kind, found.txid, found.operations) == ("two outcomes", TXID, (one, other))
     assert found.what == (
@@ -115,10 +115,10 @@ def test_a_txid_that_no_horizon_can_have_passed_is_not_forgotten() -> None:
 
 @pytest.mark.parametrize(
     "made",
-    [opened(Kind.SUBMIT, 0), opened(Kind.RESOLVE, 0), decide(Verdict.COMMIT, 0)],
+    [opened(CallKind.SUBMIT, 0), opened(CallKind.RESOLVE, 0), decide(Verdict.COMMIT, 0)],
     ids=lambda made: made.kind.value,
 )
-def test_whoever_owes_an_outcome_is_not_told_undecided(made: Operation) -> None:
+def test_whoever_owes_an_outcome_is_not_told_undecided(made: RecordedCall) -> None:
     assert violation(told(made, 1, UNDECIDED)).kind == "unfinished"
 
 
@@ -127,7 +127,7 @@ def test_whoever_owes_an_outcome_is_not_told_undecided(made: Operation) -> None:
 
 def test_a_commit_that_nobody_proposed_is_found_whatever_the_unseen_may_do() -> None:
     for unseen in (False, True):
-        found = violation(asked(2, 3, COMMITTED), opened(Kind.RESOLVE, 0), unseen_resolves=unseen)
+        found = violation(asked(2, 3, COMMITTED), opened(CallKind.RESOLVE, 0), unseen_resolves=unseen)
         assert found.kind == "out of nothing"
         assert "no operation of this history can have made it so" in found.what
 
@@ -147,28 +147,28 @@ def test_the_caller_must_say_what_the_unseen_may_do_and_how_far_the_horizon_went
 @pytest.mark.parametrize(
     ("writer", "state"),
     [
-        (opened(Kind.SUBMIT, 0), COMMITTED),
-        (opened(Kind.SUBMIT, 0), ABORTED),
-        (opened(Kind.RESOLVE, 0), ABORTED),
+        (opened(CallKind.SUBMIT, 0), COMMITTED),
+        (opened(CallKind.SUBMIT, 0), ABORTED),
+        (opened(CallKind.RESOLVE, 0), ABORTED),
         (decide(Verdict.COMMIT, 0), COMMITTED),
         (decide(Verdict.ABORT, 0), ABORTED),
     ],
     ids=str,
 )
-def test_an_open_operation_may_take_effect_at_any_time_after_its_call(writer: Operation, state: State) -> None:
+def test_an_open_operation_may_take_effect_at_any_time_after_its_call(writer: RecordedCall, state: State) -> None:
     assert judged(writer, asked(1e9, 1e9 + 1, state)).valid
     assert violation(writer, asked(-2, -1, state)).kind == "out of nothing"
 
 
 @pytest.mark.parametrize("state", [COMMITTED, ABORTED])
 def test_what_was_not_attempted_has_no_effect(state: State) -> None:
-    refusal = refused(opened(Kind.SUBMIT, 0), 1)
+    refusal = refused(opened(CallKind.SUBMIT, 0), 1)
     assert violation(refusal, asked(2, 3, state)).kind == "out of nothing"
     assert judged(refusal, asked(2, 3, UNDECIDED)).valid
 
 
 def test_a_decide_that_loses_is_told_what_stands() -> None:
-    resolve = told(opened(Kind.RESOLVE, 0), 1, ABORTED, 1, 5)
+    resolve = told(opened(CallKind.RESOLVE, 0), 1, ABORTED, 1, 5)
     assert judged(resolve, told(decide(Verdict.COMMIT, 2), 3, ABORTED, 1, 5)).valid
     assert violation(resolve, told(decide(Verdict.COMMIT, 2), 3, COMMITTED, 1, 6)).kind == "two outcomes"
 
@@ -221,7 +221,7 @@ def test_undecided_is_not_as_of_before_what_was_committed_when_it_was_asked() ->
 
 
 def test_a_decision_does_not_stand_before_what_was_committed_when_it_was_asked_for() -> None:
-    early, late = opened(Kind.SUBMIT, 0, txid=OTHER), opened(Kind.SUBMIT, 3, txid=OTHER)
+    early, late = opened(CallKind.SUBMIT, 0, txid=OTHER), opened(CallKind.SUBMIT, 3, txid=OTHER)
     shown, told_late = submitted(2, COMMITTED, 1, 5), asked(4, 5, COMMITTED, 1, 4, txid=OTHER)
     found = violation(shown, late, told_late)
     assert found.kind == "out of order"
@@ -242,7 +242,7 @@ def test_a_decision_does_not_stand_before_what_was_committed_when_it_was_asked_f
         {"called": math.nan},
         {"returned": math.nan},
         {"proposed": Verdict.ABORT},
-        {"kind": Kind.DECIDE},
+        {"kind": CallKind.DECIDE},
         {"ending": Ending.TOLD, "returned": 1.0},
         {"ending": Ending.TOLD, "state": ABORTED},
         {"ending": Ending.TOLD, "returned": 1.0, "state": ABORTED, "term": 1},
@@ -254,14 +254,14 @@ def test_a_decision_does_not_stand_before_what_was_committed_when_it_was_asked_f
     ids=str,
 )
 def test_a_record_that_cannot_be_judged_is_a_violation_that_says_so(flaw: dict[str, Any]) -> None:
-    fields: dict[str, Any] = {"client": 3, "kind": Kind.RESOLVE, "txid": TXID, "called": 0.0}
-    found = violation(Operation(**(fields | flaw)))
+    fields: dict[str, Any] = {"client": 3, "kind": CallKind.RESOLVE, "txid": TXID, "called": 0.0}
+    found = violation(RecordedCall(**(fields | flaw)))
     assert found.kind == "unjudged"
     assert found.what.startswith("cannot be judged: the record of client 3's ")
 
 
 def test_an_operation_ends_once() -> None:
-    for made in (submitted(2, COMMITTED), refused(opened(Kind.SUBMIT, 0), 1)):
+    for made in (submitted(2, COMMITTED), refused(opened(CallKind.SUBMIT, 0), 1)):
         with pytest.raises(Halt, match="ended twice"):
             made.told(3, ABORTED)
         with pytest.raises(Halt, match="ended twice"):

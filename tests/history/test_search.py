@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raftcoord.history import checker, evidence, log, rules
-from raftcoord.history.operations import Ending, Kind, Operation
+from raftcoord.history.operations import CallKind, Ending, RecordedCall
 from raftcoord.types import State, TxId, Verdict
 
 from .search import Search
@@ -44,26 +44,26 @@ def shown(history: History) -> str:
     return "\n".join([f"{history.unseen_resolves=} {history.horizon_ms=}", *lines])
 
 
-def told(kind: Kind, txid: TxId, called: float, returned: float, state: State, index: int = 0) -> Operation:
-    return Operation(0, kind, txid, called, None, returned, Ending.TOLD, state, min(index, 1), index)
+def told(kind: CallKind, txid: TxId, called: float, returned: float, state: State, index: int = 0) -> RecordedCall:
+    return RecordedCall(0, kind, txid, called, None, returned, Ending.TOLD, state, min(index, 1), index)
 
 
 def corners() -> list[History]:
     """Three transactions and what a seed seldom finds: what one of them shows of the log is not told, but inferred."""
     a, b, c = (TxId.new(ms, bytes(10)) for ms in (1000, 2000, 3000))
-    late = told(Kind.STATUS, c, 5, 6, State.UNDECIDED, 5)
+    late = told(CallKind.STATUS, c, 5, 6, State.UNDECIDED, 5)
     undecided_beyond = [
-        told(Kind.STATUS, a, 0, 9, State.UNDECIDED, 5),
-        told(Kind.SUBMIT, a, 0, 3, State.COMMITTED),
+        told(CallKind.STATUS, a, 0, 9, State.UNDECIDED, 5),
+        told(CallKind.SUBMIT, a, 0, 3, State.COMMITTED),
     ]
     undecided_after = [
-        told(Kind.SUBMIT, b, 0, 1, State.COMMITTED, 5),
-        told(Kind.STATUS, a, 2, 3, State.UNDECIDED),
-        told(Kind.SUBMIT, a, 0, 4, State.ABORTED),
+        told(CallKind.SUBMIT, b, 0, 1, State.COMMITTED, 5),
+        told(CallKind.STATUS, a, 2, 3, State.UNDECIDED),
+        told(CallKind.SUBMIT, a, 0, 4, State.ABORTED),
     ]
     forgotten = [
-        told(Kind.SUBMIT, a, 0, 9, State.COMMITTED, 6),
-        told(Kind.STATUS, a, 0, 3, State.FORGOTTEN),
+        told(CallKind.SUBMIT, a, 0, 9, State.COMMITTED, 6),
+        told(CallKind.STATUS, a, 0, 3, State.FORGOTTEN),
     ]
     return [History([*shown, late], False, 1500) for shown in (undecided_beyond, undecided_after, forgotten)]
 
@@ -113,7 +113,7 @@ def test_the_pool_has_valid_and_violating_histories_in_good_proportion_and_every
     assert all(kinds[kind] >= 10 for kind in {kind for table in ALL_RULES for kind in table} - {NOT_SEARCHED}), kinds
     answers = Counter((o.kind, o.state) for history, _ in pool() for o in history.operations if o.ending is Ending.TOLD)
     assert all(
-        answers[kind, state] > 100 for kind in Kind for state in (State.ABORTED, State.COMMITTED, State.FORGOTTEN)
+        answers[kind, state] > 100 for kind in CallKind for state in (State.ABORTED, State.COMMITTED, State.FORGOTTEN)
     )
 
 
@@ -199,16 +199,16 @@ def test_a_mutated_checker_is_caught(room: Any, right: str, wrong: str, monkeypa
 def test_the_search_knows_a_register_that_is_written_once() -> None:
     txid = TXIDS[0]
 
-    def found(*operations: Operation) -> bool:
+    def found(*operations: RecordedCall) -> bool:
         return Search(operations, unseen_resolves=False, horizon_ms=0).finds_an_order()
 
-    commit = Operation(1, Kind.DECIDE, txid, 1.0, Verdict.COMMIT)
-    early = Operation(2, Kind.STATUS, txid, 0.0)
-    late = Operation(2, Kind.STATUS, txid, 3.0)
+    commit = RecordedCall(1, CallKind.DECIDE, txid, 1.0, Verdict.COMMIT)
+    early = RecordedCall(2, CallKind.STATUS, txid, 0.0)
+    late = RecordedCall(2, CallKind.STATUS, txid, 3.0)
     for read in (early, late):
         read.told(4.0, State.UNDECIDED)
     assert found(commit, early, late)
     commit.told(2.0, State.COMMITTED)
     assert found(commit, early)
     assert not found(commit, late)
-    assert not found(late, Operation(3, Kind.RESOLVE, txid, 5.0, None, 6.0, Ending.TOLD, State.COMMITTED))
+    assert not found(late, RecordedCall(3, CallKind.RESOLVE, txid, 5.0, None, 6.0, Ending.TOLD, State.COMMITTED))

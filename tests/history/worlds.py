@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from raftcoord.history.operations import Ending, Kind, Operation
+from raftcoord.history.operations import CallKind, Ending, RecordedCall
 from raftcoord.types import State, TxId, Verdict
 
 TXIDS = tuple(TxId.new(ms, bytes([ms // 1000] * 10)) for ms in (1000, 2000))
@@ -26,7 +26,7 @@ RETIRE = "retire"
 class History(NamedTuple):
     """What was recorded, and what it is to be judged on."""
 
-    operations: list[Operation]
+    operations: list[RecordedCall]
     unseen_resolves: bool
     horizon_ms: int
 
@@ -46,7 +46,7 @@ UNDECIDED = (State.UNDECIDED, 0, 0)
 class Call:
     """An operation on its way. ``tries``: proposals that may still be committed; ``answer``: what a proposal was told."""
 
-    operation: Operation
+    operation: RecordedCall
     tries: int
     waiting: bool = True
     answer: tuple[State, int, int] | None = None
@@ -66,11 +66,11 @@ class Cluster:
     calls: list[Call] = field(default_factory=list)
 
     def call(self) -> None:
-        kind = self.rng.choice([Kind.DECIDE, Kind.SUBMIT, Kind.RESOLVE, *[Kind.STATUS] * 4])
-        proposed = self.rng.choice(list(Verdict)) if kind is Kind.DECIDE else None
+        kind = self.rng.choice([CallKind.DECIDE, CallKind.SUBMIT, CallKind.RESOLVE, *[CallKind.STATUS] * 4])
+        proposed = self.rng.choice(list(Verdict)) if kind is CallKind.DECIDE else None
         txid = self.rng.choices(TXIDS, (3, 1))[0]
-        operation = Operation(len(self.calls), kind, txid, self.now, proposed)
-        self.calls.append(Call(operation, self.rng.choice([1, 1, 2]) if kind is not Kind.SUBMIT else 1))
+        operation = RecordedCall(len(self.calls), kind, txid, self.now, proposed)
+        self.calls.append(Call(operation, self.rng.choice([1, 1, 2]) if kind is not CallKind.SUBMIT else 1))
 
     def commit(self) -> None:
         """One entry with some of what is proposed, and perhaps with what others than the clients propose."""
@@ -91,17 +91,17 @@ class Cluster:
             states |= {txid: (State.FORGOTTEN, 0, 0) for txid in TXIDS if txid.ms < self.horizon_ms}
         self.log.append(Entry(self.term, index, states))
         for call in chosen:
-            if call.operation.kind is Kind.STATUS:  # its barrier
+            if call.operation.kind is CallKind.STATUS:  # its barrier
                 call.answer = self._as_of(call.operation.txid, self.log[-1])
 
     def _apply(self, call: Call, states: dict[TxId, tuple[State, int, int]], index: int) -> None:
         txid = call.operation.txid
         match call.operation.kind, call.operation.proposed:
-            case Kind.STATUS, _:
+            case CallKind.STATUS, _:
                 return
-            case Kind.RESOLVE, _:
+            case CallKind.RESOLVE, _:
                 made = State.ABORTED
-            case Kind.DECIDE, proposed:
+            case CallKind.DECIDE, proposed:
                 made = State.COMMITTED if proposed is Verdict.COMMIT else State.ABORTED
             case _:
                 made = self.rng.choice([State.COMMITTED, State.ABORTED])
@@ -130,14 +130,14 @@ class Cluster:
         call = self.rng.choice(waiting)
         operation = call.operation
         at_once = self._as_of(operation.txid, self.log[self.rng.choice(self.applied)])
-        untouched = call.answer is None and call.tries == (1 if operation.kind is Kind.SUBMIT else call.tries)
-        if at_once[0] is not State.UNDECIDED and operation.kind is not Kind.SUBMIT:
+        untouched = call.answer is None and call.tries == (1 if operation.kind is CallKind.SUBMIT else call.tries)
+        if at_once[0] is not State.UNDECIDED and operation.kind is not CallKind.SUBMIT:
             self._tell(call, at_once)
         elif call.answer is not None and self.rng.random() < 0.9:
             self._tell(call, call.answer)
         elif self.rng.random() < 0.2:
             call.waiting = False
-            if untouched and operation.kind is Kind.SUBMIT:
+            if untouched and operation.kind is CallKind.SUBMIT:
                 call.tries = 0
                 operation.not_attempted(self.now)
 
@@ -174,43 +174,43 @@ def falsified(rng: random.Random, history: History) -> History:
     return History(operations, unseen_resolves, horizon_ms)
 
 
-def _another_state(rng: random.Random, o: Operation, other: Operation) -> None:
+def _another_state(rng: random.Random, o: RecordedCall, other: RecordedCall) -> None:
     o.state = rng.choice([state for state in State if state is not o.state])
 
 
-def _another_index(rng: random.Random, o: Operation, other: Operation) -> None:
+def _another_index(rng: random.Random, o: RecordedCall, other: RecordedCall) -> None:
     o.index, o.term = max(1, (other.index or o.index) + rng.choice([-1, 0, 1])), max(1, o.term)
 
 
-def _another_term(rng: random.Random, o: Operation, other: Operation) -> None:
+def _another_term(rng: random.Random, o: RecordedCall, other: RecordedCall) -> None:
     if o.index:
         o.term = max(1, o.term + rng.choice([-1, 1]))
 
 
-def _later(rng: random.Random, o: Operation, other: Operation) -> None:
+def _later(rng: random.Random, o: RecordedCall, other: RecordedCall) -> None:
     by = max(0, other.returned - o.called) + rng.choice([0, 1])
     o.called, o.returned = o.called + by, o.returned + by
 
 
-def _earlier(rng: random.Random, o: Operation, other: Operation) -> None:
+def _earlier(rng: random.Random, o: RecordedCall, other: RecordedCall) -> None:
     by = max(0, o.returned - other.called) + rng.choice([0, 1])
     o.called, o.returned = o.called - by, o.returned - by
 
 
-def _no_entry(rng: random.Random, o: Operation, other: Operation) -> None:
+def _no_entry(rng: random.Random, o: RecordedCall, other: RecordedCall) -> None:
     o.term = o.index = 0
 
 
-def _refused(rng: random.Random, o: Operation, other: Operation) -> None:
-    if o.kind is not Kind.STATUS:
+def _refused(rng: random.Random, o: RecordedCall, other: RecordedCall) -> None:
+    if o.kind is not CallKind.STATUS:
         o.ending, o.state, o.term, o.index = Ending.NOT_ATTEMPTED, None, 0, 0
 
 
-def _another_transaction(rng: random.Random, o: Operation, other: Operation) -> None:
+def _another_transaction(rng: random.Random, o: RecordedCall, other: RecordedCall) -> None:
     o.txid = TXIDS[1 - TXIDS.index(o.txid)]
 
 
-Lie = Callable[[random.Random, Operation, Operation], None]
+Lie = Callable[[random.Random, RecordedCall, RecordedCall], None]
 """About the first operation; the second is one that it may be measured by."""
 
 LIES: tuple[Lie, ...] = (

@@ -10,7 +10,7 @@ import pytest
 from node.local_consensus import CLUSTER, Log
 from node.world import NOW_MS, SILENCE, YES, Bank, Caller, Clock, End, dial, new_txid, serving, serving_one, until
 from raftcoord import limits
-from raftcoord.core.protocols.interface import Acknowledged
+from raftcoord.core.protocols.interface import BranchAcknowledged
 from raftcoord.core.tables.decisions import Complete, Decide
 from raftcoord.core.tables.horizon import Retire
 from raftcoord.core.tables.members import founded
@@ -618,7 +618,7 @@ async def test_a_broken_invariant_halts_the_node(monkeypatch: pytest.MonkeyPatch
         answer = client.submit(new_txid(), "a")
         await until(lambda: bank.silent)
         (running,) = served.node.transactions.running.values()
-        running.feed(Acknowledged("a"))
+        running.feed(BranchAcknowledged("a"))
         assert "invariant broken" in str(served.halted.pop())
         bank.speak(YES)
         await answer

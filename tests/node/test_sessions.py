@@ -7,7 +7,7 @@ from typing import Any
 
 from raftcoord import limits
 from raftcoord.node.port_rpc import RpcEndpoint
-from raftcoord.node.sessions import Session, Sessions
+from raftcoord.node.sessions import ParticipantSession, Sessions
 from raftcoord.rpc.connection import Connection
 
 
@@ -26,7 +26,7 @@ class Handler:
     def on_closed(self, conn: Connection, reason: str) -> None: ...
 
 
-def connected(sessions: Sessions, instance: str) -> Session:
+def connected(sessions: Sessions, instance: str) -> ParticipantSession:
     conn = Connection(Handler(), max_frame_bytes=limits.CLIENT_FRAME_BYTES_MAX, label="test")
     return sessions.add("bank", instance, RpcEndpoint(conn))
 

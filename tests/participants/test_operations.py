@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from raftcoord import limits
-from raftcoord.participants.operations import AMOUNT_MAX, AMOUNT_MIN, Refused, evaluate, parse
+from raftcoord.participants.operations import AMOUNT_MAX, AMOUNT_MIN, PayloadRefused, evaluate, parse
 
 ACCOUNTS = {"alice": 100, "bob": 0}
 
@@ -15,7 +15,7 @@ def run(*operations: Any) -> dict[str, int | None]:
 
 
 def refusal_of(*operations: Any) -> str:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(PayloadRefused) as caught:
         run(*operations)
     return str(caught.value)
 
@@ -98,12 +98,12 @@ def test_a_sum_goes_to_the_64_bit_bounds_and_not_past_them() -> None:
 
 @pytest.mark.parametrize("payload", [None, 5, "add", b"add", {}, {"op": "add"}, True])
 def test_a_payload_that_is_not_a_list_is_refused_with_an_example(payload: object) -> None:
-    with pytest.raises(Refused, match=r"must be a list of operations such as \[\{"):
+    with pytest.raises(PayloadRefused, match=r"must be a list of operations such as \[\{"):
         parse(payload)
 
 
 def test_an_empty_payload_is_refused() -> None:
-    with pytest.raises(Refused, match="leave this participant out"):
+    with pytest.raises(PayloadRefused, match="leave this participant out"):
         parse([])
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from unittest import mock
 
 from raftcoord.core.tables.decisions import FORGOTTEN, Decide, Decision, Decisions, Standing
-from raftcoord.core.tables.table import Kind
+from raftcoord.core.tables.table import CommandKind
 from raftcoord.sim.simulation import Report, Settings, Simulation
 
 SHORT = Settings(duration_s=2.0)
@@ -43,7 +43,7 @@ def _decide(self: Decisions, command: Decide, term: int, index: int) -> Standing
 @contextmanager
 def overwriting() -> Iterator[None]:
     """The last decision wins."""
-    with mock.patch.dict(Decisions.commands, {1: Kind(Decide, _decide)}):
+    with mock.patch.dict(Decisions.commands, {1: CommandKind(Decide, _decide)}):
         yield
 
 

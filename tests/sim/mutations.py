@@ -25,7 +25,7 @@ from raftcoord.core.protocols import two_phase
 from raftcoord.core.protocols.interface import PrepareDeadline, ProposeDecide, Reply
 from raftcoord.core.protocols.two_phase import Ballot, Coordinator, Meaning, Phase
 from raftcoord.core.tables.decisions import Decide, Decision, Decisions, Standing
-from raftcoord.core.tables.table import NO_CHANGES, Kind
+from raftcoord.core.tables.table import NO_CHANGES, CommandKind
 from raftcoord.errors import LocalProtocolError, Unavailable
 from raftcoord.node.admission import Admission
 from raftcoord.node.completion import Completion
@@ -178,7 +178,7 @@ def _last_wins(self: Any, command: Decide, term: int, index: int) -> Standing:
 
 
 _decide = Decisions._decide
-table("a decision overwritten", Decisions.commands, {1: Kind(Decide, _last_wins)})
+table("a decision overwritten", Decisions.commands, {1: CommandKind(Decide, _last_wins)})
 
 
 def _decided_anew(self: Any, command: Decide, term: int, index: int) -> Standing:
@@ -189,7 +189,7 @@ def _decided_anew(self: Any, command: Decide, term: int, index: int) -> Standing
         self.bound = bound
 
 
-table("a forgotten txid is decided anew", Decisions.commands, {1: Kind(Decide, _decided_anew)})
+table("a forgotten txid is decided anew", Decisions.commands, {1: CommandKind(Decide, _decided_anew)})
 plant("an open commit is forgotten", (Decision, "retirable", property(lambda self: True)))
 
 

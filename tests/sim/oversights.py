@@ -20,7 +20,7 @@ from raftcoord.core.asking import Confirm
 from raftcoord.core.protocols import two_phase
 from raftcoord.core.protocols.two_phase import Ballot
 from raftcoord.core.tables.decisions import Decisions
-from raftcoord.core.tables.table import Change
+from raftcoord.core.tables.table import TableChange
 from raftcoord.errors import Unavailable
 from raftcoord.node.sessions import Sessions
 from raftcoord.participants.locks import Locks
@@ -85,7 +85,7 @@ plant(
 
 
 def _shed_at_once(self: Any, stored_index: int, rows_max: int) -> None:
-    taken, self.pending = self.pending, Change()
+    taken, self.pending = self.pending, TableChange()
     try:
         _shed(self, 1 << 62, rows_max)
     finally:
@@ -102,7 +102,7 @@ _apply = Group.apply
 plant("the ledger is shed before it is stored", (Decisions, "shed", _shed_at_once), (Group, "apply", _applied_and_shed))
 
 
-def _stored_whatever_came_since(self: Any, change: Change) -> None:
+def _stored_whatever_came_since(self: Any, change: TableChange) -> None:
     for txid in change.puts:
         self._unstored.pop(txid, None)
 

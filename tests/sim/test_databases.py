@@ -10,7 +10,7 @@ import pytest
 from raftcoord.databases import gid as gids
 from raftcoord.databases.registry import named
 from raftcoord.databases.steps import Effect
-from raftcoord.sim.database import Branch, Server
+from raftcoord.sim.database import SimBranch, SimServer
 from raftcoord.sim.database_mariadb import MariaDbServer
 from raftcoord.sim.database_postgresql import PostgreSqlServer
 from raftcoord.sim.loop import Process, SimLoop
@@ -27,17 +27,17 @@ class Ends:
     def __init__(self) -> None:
         self.told: list[str] = []
 
-    def on_commit(self, server: Server, gid: str, by: str, *, prepared: bool) -> None:
+    def on_commit(self, server: SimServer, gid: str, by: str, *, prepared: bool) -> None:
         self.told.append(f"{by} commits{' what was prepared' if prepared else ''}")
 
-    def on_rollback(self, server: Server, gid: str, by: str) -> None:
+    def on_rollback(self, server: SimServer, gid: str, by: str) -> None:
         self.told.append(f"{by} rolls back")
 
 
 class Bench:
     """One server, and sessions to it."""
 
-    def __init__(self, kind: type[Server], seed: int = 0) -> None:
+    def __init__(self, kind: type[SimServer], seed: int = 0) -> None:
         self.errors: list[str] = []
         self.loop = SimLoop(random.Random(seed), lambda *what: self.errors.append(str(what)))  # type: ignore[abstract]
         self.ends = Ends()
@@ -65,7 +65,7 @@ class Bench:
 
 
 @pytest.mark.parametrize("kind", [MariaDbServer, PostgreSqlServer])
-def test_what_is_prepared_outlives_its_session_and_its_server(kind: type[Server]) -> None:
+def test_what_is_prepared_outlives_its_session_and_its_server(kind: type[SimServer]) -> None:
     bench = Bench(kind)
     bench.prepared().connection.hang_up()
     bench.pass_s(1.0)
@@ -78,7 +78,7 @@ def test_what_is_prepared_outlives_its_session_and_its_server(kind: type[Server]
 
 
 @pytest.mark.parametrize("kind", [MariaDbServer, PostgreSqlServer])
-def test_what_is_not_prepared_is_rolled_back_with_its_session(kind: type[Server]) -> None:
+def test_what_is_not_prepared_is_rolled_back_with_its_session(kind: type[SimServer]) -> None:
     bench = Bench(kind)
     session = bench.session()
     bench.run(session, session.dialect.begin(bench.gid, checked=True))
@@ -125,6 +125,6 @@ def test_seeds_with_databases_reach_what_they_are_for() -> None:
 def test_a_branch_of_another_cluster_is_listed() -> None:
     bench = Bench(PostgreSqlServer)
     foreign = str(bench.gid).replace(CLUSTER, "f00df00df00df00d")
-    bench.server.prepared[foreign] = Branch(foreign, None)
+    bench.server.prepared[foreign] = SimBranch(foreign, None)
     listed = bench.run(bench.session(), named("postgresql").dialect.list_prepared(None))
     assert [str(each.gid) for each in listed] == [foreign]  # type: ignore[attr-defined]

@@ -19,7 +19,7 @@ from raftcoord.sim.faults import KINDS
 from raftcoord.sim.hunt import WORKERS_MAX, hunt, run_one
 from raftcoord.sim.kinds import SUMMARIES
 from raftcoord.sim.recipe import Recipe
-from raftcoord.sim.summary import Result, Summary
+from raftcoord.sim.summary import SeedResult, Summary
 from sim import hunted
 
 SHORT = Recipe(duration_s=2.0)
@@ -154,10 +154,10 @@ def test_what_cannot_be_entered_ends_the_hunt_and_says_so() -> None:
 
 def test_a_summary_has_every_seed_that_broke_a_promise_by_invariant() -> None:
     summary = summary_of(
-        Result(seed, "one outcome" if seed % 2 else "liveness", f"what {seed}", settled_s=9.0) for seed in (5, 4, 1)
+        SeedResult(seed, "one outcome" if seed % 2 else "liveness", f"what {seed}", settled_s=9.0) for seed in (5, 4, 1)
     )
     for seed in range(100, 200):
-        summary.add(Result(seed, settled_s=(seed - 99) / 100))
+        summary.add(SeedResult(seed, settled_s=(seed - 99) / 100))
     assert summary.by_invariant == {"liveness": [4], "one outcome": [1, 5]}
     assert summary.verdict == "BROKEN: 3 of 103 seeds; seed 1: one outcome: what 1"
     assert summary.settled() == {"p50": 0.5, "p99": 0.99, "max": 1.0}

@@ -9,7 +9,7 @@ from raftcoord.core.tables.damages import Damage
 from raftcoord.core.tables.decisions import Closing, Decision
 from raftcoord.core.tables.members import Member, Members
 from raftcoord.core.tables.participants import Binding
-from raftcoord.core.tables.table import NO_CHANGES, Change, Changes, Part
+from raftcoord.core.tables.table import NO_CHANGES, Changes, Part, TableChange
 from raftcoord.limits import NodeBounds
 from raftcoord.storage.node_db import LogRow, NodeDb, Stored, Write
 from raftcoord.types import NodeName, TxId, Verdict, first_txid_of
@@ -39,14 +39,14 @@ def decision(
 
 
 def puts(*decisions: Decision) -> Changes:
-    return {"decisions": Change(puts={one.txid: one for one in decisions})}
+    return {"decisions": TableChange(puts={one.txid: one for one in decisions})}
 
 
-def moved(horizon_ms: int, **others: Change) -> Changes:
+def moved(horizon_ms: int, **others: TableChange) -> Changes:
     """The horizon is at ``horizon_ms`` now."""
-    decisions = others.pop("decisions", Change())
+    decisions = others.pop("decisions", TableChange())
     decisions.forget_below = first_txid_of(horizon_ms) if horizon_ms < 1 << 48 else b"\xff" * 17
-    return {"horizon": Change(fields={"horizon_ms": horizon_ms}), "decisions": decisions, **others}
+    return {"horizon": TableChange(fields={"horizon_ms": horizon_ms}), "decisions": decisions, **others}
 
 
 def items(stored: Stored, table: str = "decisions") -> list[Any]:
@@ -59,8 +59,8 @@ def field(stored: Stored, name: str) -> Any:
     return next(part.fields[name] for part in stored.tables.values() if name in part.fields)
 
 
-def damaged(*damages: Damage) -> Change:
-    return Change(puts={(one.txid, one.branch): one for one in damages})
+def damaged(*damages: Damage) -> TableChange:
+    return TableChange(puts={(one.txid, one.branch): one for one in damages})
 
 
 def write(**fields: Any) -> Write:
@@ -82,14 +82,14 @@ def fill(db: NodeDb, decisions: int = 60) -> None:
     damage = Damage(made[1].txid, "bank-a", "rolled back by hand", START_MS, "ops")
     db.write(write(append=rows(2, 12), hard_state=(2, 3), peers={"n2": "22" * 16, "n3": "33" * 16}))
     half = len(made) // 2
-    founding = Change(fields={"cluster": "0123456789abcdef", "enrolled": {"n3": "33" * 16}})
-    members = Change(fields={"members": MEMBERS})
+    founding = TableChange(fields={"cluster": "0123456789abcdef", "enrolled": {"n3": "33" * 16}})
+    members = TableChange(fields={"members": MEMBERS})
     db.write(
         write(changes=moved(START_MS - 5, founding=founding, members=members, **puts(*made[:half])), applied=(6, 1))
     )
     given_up = Closing("bank-a", "ops", "the machine is gone: künftig ohne", START_MS + 9)
     made[-1] = made[-1]._replace(outstanding=(), closed=(given_up,))
-    bound = Change(puts={one.name: one for one in BINDINGS})
+    bound = TableChange(puts={one.name: one for one in BINDINGS})
     last = {**puts(*made[half:]), "damages": damaged(damage), "participants": bound}
     db.write(write(append=rows(13, 20, term=2), changes=last, applied=(12, 1), drop_log_before=4))
 

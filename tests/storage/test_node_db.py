@@ -17,7 +17,7 @@ from raftcoord.core.tables.damages import Acknowledge, Damage, Heuristic
 from raftcoord.core.tables.decisions import Complete, Decide
 from raftcoord.core.tables.founding import Found
 from raftcoord.core.tables.horizon import Lower, Retire
-from raftcoord.core.tables.table import NO_CHANGES, Change, Command
+from raftcoord.core.tables.table import NO_CHANGES, Command, TableChange
 from raftcoord.errors import Halt, LocalProtocolError, StorageError
 from raftcoord.limits import NodeBounds
 from raftcoord.storage.node_db import LogRow, NodeDb, Write
@@ -189,7 +189,7 @@ def test_a_participant_is_bound_replaced_and_forgotten(tmp_path: Path) -> None:
     ):
         with closing(opened(tmp_path)) as db:
             gone = not binding.identity
-            change = Change(deletes={binding.name: None}) if gone else Change(puts={binding.name: binding})
+            change = TableChange(deletes={binding.name: None}) if gone else TableChange(puts={binding.name: binding})
             db.write(write(changes={"participants": change}))
             assert items(db.load(), "participants") == left
 
@@ -349,7 +349,7 @@ BROKEN_RULES = {
     "an entry that is not applied is dropped": write(drop_log_before=13),
     "the horizon moves back": write(changes=moved(START_MS - 6)),
     "an identity is not synced": write(peers={"n2": "44" * 16}, synced=False),
-    "another cluster": write(changes={"founding": Change(fields={"cluster": "fedcba9876543210"})}),
+    "another cluster": write(changes={"founding": TableChange(fields={"cluster": "fedcba9876543210"})}),
 }
 
 
@@ -374,7 +374,7 @@ KEPT_RULES = {
     "applied to the end": write(applied=(20, 2)),
     "dropped up to the applied entry": write(drop_log_before=12),
     "the horizon stands still": write(changes=moved(START_MS - 5)),
-    "the same cluster": write(changes={"founding": Change(fields={"cluster": "0123456789abcdef"})}),
+    "the same cluster": write(changes={"founding": TableChange(fields={"cluster": "0123456789abcdef"})}),
 }
 
 

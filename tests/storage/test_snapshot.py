@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from raftcoord.core.tables.table import Change
+from raftcoord.core.tables.table import TableChange
 from raftcoord.errors import ConfigError, CorruptionError, Halt, StorageError
 from raftcoord.storage.node_db import LogRow, NodeDb, SnapshotInfo
 from raftcoord.storage.schema import FORMAT
@@ -244,7 +244,7 @@ def test_a_snapshot_of_another_cluster_of_the_same_name_is_refused(
     tmp_path: Path, leader: NodeDb, follower: NodeDb
 ) -> None:
     """Two clusters may both be called demo; the id minted at founding tells them apart."""
-    follower.write(write(changes={"founding": Change(fields={"cluster": "fedcba9876543210"})}))
+    follower.write(write(changes={"founding": TableChange(fields={"cluster": "fedcba9876543210"})}))
     info = leader.snapshot_to(tmp_path / "copy-1.tmp")
     assert_refused(follower, tmp_path / "copy-1.tmp", info, "0123456789abcdef")
     follower.close()
@@ -255,7 +255,7 @@ def test_a_node_of_the_founded_cluster_refuses_one_that_was_not_founded(tmp_path
     unfounded = opened(tmp_path / "n3", node="n3")
     unfounded.write(write(append=rows(2, 20), applied=(20, 1)))
     info = unfounded.snapshot_to(tmp_path / "copy-1.tmp")
-    follower.write(write(changes={"founding": Change(fields={"cluster": "fedcba9876543210"})}))
+    follower.write(write(changes={"founding": TableChange(fields={"cluster": "fedcba9876543210"})}))
     assert_refused(follower, tmp_path / "copy-1.tmp", info, "not founded")
     unfounded.close()
     follower.close()

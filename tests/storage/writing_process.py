@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from raftcoord.core.tables.decisions import Decision
-from raftcoord.core.tables.table import Change
+from raftcoord.core.tables.table import TableChange
 from raftcoord.limits import NodeBounds
 from raftcoord.storage.node_db import LogRow, NodeDb, Write
 from raftcoord.types import TxId, Verdict
@@ -60,7 +60,7 @@ def step(last: int, count: int) -> Write:
         None,
         [LogRow(index, term_of(index), data_of(index)) for index in new],
         (term_of(end), term_of(end) % 5),
-        {"decisions": Change(puts=puts)},
+        {"decisions": TableChange(puts=puts)},
         (end, term_of(end)),
         end - 20 if end > 40 and end % 3 == 0 else None,
     )

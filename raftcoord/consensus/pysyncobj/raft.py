@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Collection
 from typing import Any, Final
 
-from raftcoord.consensus.engine import EntryTriple, InForce, Message, Step, StoredLog, Timing
+from raftcoord.consensus.engine import EngineTiming, EntryTriple, InForce, Message, Step, StoredLog
 from raftcoord.consensus.pysyncobj.library import CLOCK, STATE, Node, SyncObj, SyncObjConf, Transport
 from raftcoord.consensus.pysyncobj.log import RaftLog
 from raftcoord.errors import check
@@ -40,7 +40,7 @@ class _Outbox(Transport):  # type: ignore[misc]
         return True
 
 
-def _settings(timing: Timing, log: RaftLog) -> Any:
+def _settings(timing: EngineTiming, log: RaftLog) -> Any:
     return SyncObjConf(
         autoTick=False,
         commandsWaitLeader=False,
@@ -80,7 +80,7 @@ class Raft(SyncObj):  # type: ignore[misc]
     _SyncObj__selfNode: Any
 
     def __init__(
-        self, identity: str, stored: StoredLog, timing: Timing, rng: random.Random, now: float, bounds: NodeBounds
+        self, identity: str, stored: StoredLog, timing: EngineTiming, rng: random.Random, now: float, bounds: NodeBounds
     ) -> None:
         self.identity: Final = identity
         self.log: Final = RaftLog(stored, bounds)

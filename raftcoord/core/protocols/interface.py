@@ -25,7 +25,7 @@ class Connected(NamedTuple):
     branch: str
 
 
-class Voted(NamedTuple):
+class BranchVoted(NamedTuple):
     """The branch has answered."""
 
     branch: str
@@ -55,11 +55,11 @@ class Stands(NamedTuple):
     standing: Standing
 
 
-class NotKnown(NamedTuple):
+class ProposalNotKnown(NamedTuple):
     """Whether the proposal was or will be applied is not known at the deadline."""
 
 
-class Acknowledged(NamedTuple):
+class BranchAcknowledged(NamedTuple):
     """The branch has carried out what was delivered."""
 
     branch: str
@@ -72,13 +72,13 @@ class ReplyDeadline(NamedTuple):
 Event = (
     Started
     | Connected
-    | Voted
+    | BranchVoted
     | Lost
     | ConnectDeadline
     | PrepareDeadline
     | Stands
-    | NotKnown
-    | Acknowledged
+    | ProposalNotKnown
+    | BranchAcknowledged
     | ReplyDeadline
 )
 
@@ -86,13 +86,13 @@ Event = (
 
 
 class SendPrepare(NamedTuple):
-    """Ask the branch for its vote. Answer with ``Voted`` or ``Lost``, once."""
+    """Ask the branch for its vote. Answer with ``BranchVoted`` or ``Lost``, once."""
 
     branch: str
 
 
 class ProposeDecide(NamedTuple):
-    """Propose this to the ledger, once. Answer with ``Stands`` or ``NotKnown``."""
+    """Propose this to the ledger, once. Answer with ``Stands`` or ``ProposalNotKnown``."""
 
     verdict: Verdict
     branches: tuple[str, ...]
@@ -117,7 +117,7 @@ class ReplyInDoubt(NamedTuple):
 
 
 class Deliver(NamedTuple):
-    """Tell these branches the outcome until they acknowledge it. Answer each with ``Acknowledged``."""
+    """Tell these branches the outcome until they acknowledge it. Answer each with ``BranchAcknowledged``."""
 
     verdict: Verdict
     branches: tuple[str, ...]

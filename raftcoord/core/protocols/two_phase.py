@@ -38,15 +38,16 @@ from typing import Final
 
 from raftcoord import limits
 from raftcoord.core.protocols.interface import (
-    Acknowledged,
+    BranchAcknowledged,
+    BranchVoted,
     ConnectDeadline,
     Connected,
     Deliver,
     Effect,
     Event,
     Lost,
-    NotKnown,
     PrepareDeadline,
+    ProposalNotKnown,
     ProposeDecide,
     Reply,
     ReplyDeadline,
@@ -55,7 +56,6 @@ from raftcoord.core.protocols.interface import (
     SendPrepare,
     Stands,
     Started,
-    Voted,
 )
 from raftcoord.core.tables.decisions import Standing
 from raftcoord.errors import broken, check
@@ -133,33 +133,33 @@ MOVES: Final[dict[tuple[Phase, type[Event]], Move]] = {
     (Phase.NEW, Started): Move.BEGIN,
     #
     (Phase.PREPARING, Connected): Move.COUNT,
-    (Phase.PREPARING, Voted): Move.COUNT,
+    (Phase.PREPARING, BranchVoted): Move.COUNT,
     (Phase.PREPARING, Lost): Move.COUNT,
     (Phase.PREPARING, ConnectDeadline): Move.GIVE_UP_ABSENT,
     (Phase.PREPARING, PrepareDeadline): Move.GIVE_UP_WAITING,
     #
     (Phase.DECIDING, Connected): Move.IGNORE,
-    (Phase.DECIDING, Voted): Move.IGNORE,
+    (Phase.DECIDING, BranchVoted): Move.IGNORE,
     (Phase.DECIDING, Lost): Move.IGNORE,
     (Phase.DECIDING, ConnectDeadline): Move.IGNORE,
     (Phase.DECIDING, PrepareDeadline): Move.IGNORE,
     (Phase.DECIDING, Stands): Move.CONCLUDE,
-    (Phase.DECIDING, NotKnown): Move.DOUBT,
+    (Phase.DECIDING, ProposalNotKnown): Move.DOUBT,
     #
     (Phase.FINISHING, Connected): Move.IGNORE,
-    (Phase.FINISHING, Voted): Move.IGNORE,
+    (Phase.FINISHING, BranchVoted): Move.IGNORE,
     (Phase.FINISHING, Lost): Move.IGNORE,
     (Phase.FINISHING, ConnectDeadline): Move.IGNORE,
     (Phase.FINISHING, PrepareDeadline): Move.IGNORE,
-    (Phase.FINISHING, Acknowledged): Move.TICK_OFF,
+    (Phase.FINISHING, BranchAcknowledged): Move.TICK_OFF,
     (Phase.FINISHING, ReplyDeadline): Move.ANSWER,
     #
     (Phase.DONE, Connected): Move.IGNORE,
-    (Phase.DONE, Voted): Move.IGNORE,
+    (Phase.DONE, BranchVoted): Move.IGNORE,
     (Phase.DONE, Lost): Move.IGNORE,
     (Phase.DONE, ConnectDeadline): Move.IGNORE,
     (Phase.DONE, PrepareDeadline): Move.IGNORE,
-    (Phase.DONE, Acknowledged): Move.IGNORE,
+    (Phase.DONE, BranchAcknowledged): Move.IGNORE,
     (Phase.DONE, ReplyDeadline): Move.IGNORE,
 }
 
@@ -224,7 +224,7 @@ class Coordinator:
                 return self._begin(connected)
             case Connected(branch):
                 return self._connected(branch)
-            case Voted(branch, vote):
+            case BranchVoted(branch, vote):
                 return self._voted(branch, vote)
             case Lost(branch, why):
                 self._note(branch, Said.LOST)
@@ -235,10 +235,10 @@ class Coordinator:
                 return self._give_up_absent() or self._abort(*self._late(after_ms))
             case Stands(standing):
                 return self._conclude(standing)
-            case NotKnown():
+            case ProposalNotKnown():
                 self.phase = Phase.DONE
                 return [ReplyInDoubt()]
-            case Acknowledged(branch):
+            case BranchAcknowledged(branch):
                 self._waiting_for.discard(branch)
                 return [] if self._waiting_for else self._answer()
             case ReplyDeadline():

@@ -10,8 +10,8 @@ from raftcoord.core.tables.decisions import Decisions
 from raftcoord.core.tables.table import (
     CHANGED,
     UNCHANGED,
+    CommandKind,
     Done,
-    Kind,
     Part,
     Rows,
     Table,
@@ -207,8 +207,8 @@ class Damages(Table):
                 changed |= decisions.complete(txid, branch)  # of an ABORT, which needs nobody to come back
         return CHANGED if changed else UNCHANGED
 
-    commands: ClassVar[dict[int, Kind]] = {
-        5: Kind(Heuristic, _heuristic),
-        6: Kind(Acknowledge, _acknowledge),
-        12: Kind(Settle, _settle),
+    commands: ClassVar[dict[int, CommandKind]] = {
+        5: CommandKind(Heuristic, _heuristic),
+        6: CommandKind(Acknowledge, _acknowledge),
+        12: CommandKind(Settle, _settle),
     }

@@ -32,13 +32,13 @@ from raftcoord import limits
 from raftcoord.core.tables.table import (
     CHANGED,
     UNCHANGED,
-    Change,
+    CommandKind,
     Done,
-    Kind,
     Many,
     Part,
     Rows,
     Table,
+    TableChange,
     Tables,
     are_texts,
     beyond,
@@ -367,10 +367,10 @@ class Decisions(Table):
             changed |= self.close(txid, branches, command.who, command.why, command.at_ms)
         return CHANGED if changed else UNCHANGED
 
-    commands: ClassVar[dict[int, Kind]] = {
-        1: Kind(Decide, _decide),
-        2: Kind(Complete, _complete),
-        10: Kind(Close, _close),
+    commands: ClassVar[dict[int, CommandKind]] = {
+        1: CommandKind(Decide, _decide),
+        2: CommandKind(Complete, _complete),
+        10: CommandKind(Close, _close),
     }
 
     def complete(self, txid: TxId, branch: str) -> bool:
@@ -421,14 +421,14 @@ class Decisions(Table):
         if any(bound <= txid < high for txid in self._open):
             return False
         self.pending.forget_below = high  # of what came before; what is put from now on must not be forgotten by that
-        self.pending = Change(forget_below=bound, before=self.pending)
+        self.pending = TableChange(forget_below=bound, before=self.pending)
         self._lowered = (*self._lowered, (bound, high, index))
         self.bound = bound
         return True
 
     # -- memory ---------------------------------------------------------------------------------------------------
 
-    def stored(self, change: Change) -> None:
+    def stored(self, change: TableChange) -> None:
         """See Table."""
         if change.before is not None:
             self.stored(change.before)

@@ -6,7 +6,17 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Self
 
 from raftcoord import limits
-from raftcoord.core.tables.table import CHANGED, UNCHANGED, Change, Done, Field, Kind, Part, Table, Tables
+from raftcoord.core.tables.table import (
+    CHANGED,
+    UNCHANGED,
+    CommandKind,
+    Done,
+    Part,
+    Table,
+    TableChange,
+    TableField,
+    Tables,
+)
 from raftcoord.errors import check
 from raftcoord.types import is_identity
 
@@ -52,7 +62,7 @@ class Founding(Table):
     """``cluster``: its id, "" before it is founded; ``enrolled``: node name -> identity."""
 
     name = "founding"
-    fields: ClassVar[dict[str, Field]] = {"cluster": Field(""), "enrolled": Field({})}
+    fields: ClassVar[dict[str, TableField]] = {"cluster": TableField(""), "enrolled": TableField({})}
 
     def __init__(self, ledger: Tables, stored: Part) -> None:
         super().__init__(ledger, stored)
@@ -73,10 +83,10 @@ class Founding(Table):
         return CHANGED
 
     @classmethod
-    def check_change(cls, before: Mapping[str, Any], change: Change) -> None:
+    def check_change(cls, before: Mapping[str, Any], change: TableChange) -> None:
         """A cluster keeps its id."""
         old = before["cluster"]
         new = change.fields.get("cluster", old)
         check(old in ("", new), f"the cluster's id would change from {old} to {new}")
 
-    commands: ClassVar[dict[int, Kind]] = {4: Kind(Found, _found), 7: Kind(Enroll, _enroll)}
+    commands: ClassVar[dict[int, CommandKind]] = {4: CommandKind(Found, _found), 7: CommandKind(Enroll, _enroll)}

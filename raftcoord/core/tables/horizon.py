@@ -12,7 +12,18 @@ from typing import Any, ClassVar, Final, NamedTuple, Self
 from raftcoord import limits
 from raftcoord.core.tables.damages import Damage, Damages
 from raftcoord.core.tables.decisions import Decisions
-from raftcoord.core.tables.table import CHANGED, UNCHANGED, Change, Done, Field, Kind, Part, Table, Tables, beyond
+from raftcoord.core.tables.table import (
+    CHANGED,
+    UNCHANGED,
+    CommandKind,
+    Done,
+    Part,
+    Table,
+    TableChange,
+    TableField,
+    Tables,
+    beyond,
+)
 from raftcoord.errors import check
 from raftcoord.types import TxId, first_txid_of
 
@@ -82,7 +93,7 @@ class Horizon(Table):
     """Where the horizon is, in ``ms`` (Unix time); every table is told when it moves forwards."""
 
     name = "horizon"
-    fields: ClassVar[dict[str, Field]] = {"horizon_ms": Field(0)}
+    fields: ClassVar[dict[str, TableField]] = {"horizon_ms": TableField(0)}
 
     def __init__(self, ledger: Tables, stored: Part) -> None:
         super().__init__(ledger, stored)
@@ -104,16 +115,16 @@ class Horizon(Table):
         if not self.ledger[Decisions].lower(_bound_of(command.horizon_ms), index):
             return UNCHANGED
         self.ms = command.horizon_ms
-        self.pending = Change(fields={"horizon_ms": self.ms}, before=self.pending)
+        self.pending = TableChange(fields={"horizon_ms": self.ms}, before=self.pending)
         what = f"the horizon was lowered from {command.was_ms} to {command.horizon_ms} ms"
         self.ledger[Damages].put(Damage(_record_of(command), LOWERED, what, command.at_ms, command.who))
         return CHANGED
 
     @classmethod
-    def check_change(cls, before: Mapping[str, Any], change: Change) -> None:
+    def check_change(cls, before: Mapping[str, Any], change: TableChange) -> None:
         """It moves back only when it was lowered."""
         old = before["horizon_ms"]
         new = change.fields.get("horizon_ms", old)
         check(new >= old or change.before is not None, f"the horizon would move back from {old} to {new} ms")
 
-    commands: ClassVar[dict[int, Kind]] = {3: Kind(Retire, _retire), 11: Kind(Lower, _lower)}
+    commands: ClassVar[dict[int, CommandKind]] = {3: CommandKind(Retire, _retire), 11: CommandKind(Lower, _lower)}

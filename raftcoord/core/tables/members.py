@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 import msgpack
 
 from raftcoord import limits
-from raftcoord.core.tables.table import Field, Part, Table, Tables
+from raftcoord.core.tables.table import Part, Table, TableField, Tables
 from raftcoord.errors import ConfigError, LocalProtocolError
 from raftcoord.types import NodeName, checked_name, is_identity
 
@@ -273,8 +273,8 @@ class ClusterMembers(Table):
     """The set of members as of what is applied; None: not known. An entry of the log holds a whole set, and not a command."""
 
     name = "members"
-    fields: ClassVar[dict[str, Field]] = {
-        "members": Field(
+    fields: ClassVar[dict[str, TableField]] = {
+        "members": TableField(
             None, epoch=lambda members: members.epoch, write=lambda members: members and to_list(members), read=_stored
         )
     }

@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Self
 
 from raftcoord import limits
-from raftcoord.core.tables.table import CHANGED, UNCHANGED, Done, Kind, Part, Rows, Table, Tables, beyond, keyed_records
+from raftcoord.core.tables.table import (
+    CHANGED,
+    UNCHANGED,
+    CommandKind,
+    Done,
+    Part,
+    Rows,
+    Table,
+    Tables,
+    beyond,
+    keyed_records,
+)
 from raftcoord.types import is_identity
 
 
@@ -89,4 +100,4 @@ class Participants(Table):
             self.pending.deletes[name] = None
         return CHANGED
 
-    commands: ClassVar[dict[int, Kind]] = {9: Kind(Bind, _bind)}
+    commands: ClassVar[dict[int, CommandKind]] = {9: CommandKind(Bind, _bind)}

@@ -2,7 +2,7 @@
 
 A table is one file in this folder and one entry in the list (``__init__.py``). It brings
 
-    commands   number in the log -> ``Kind``: a NamedTuple with its decoder and its bounds, and the rule that applies it
+    commands   number in the log -> ``CommandKind``: a NamedTuple with its decoder and its bounds, and the rule that applies it
     rows       what of it is stored in an SQL table of its name, and how a row is written, read and proved
     fields     what of it is stored beside rows, as JSON
 
@@ -59,7 +59,7 @@ class Command(Protocol):
         """The command that the log holds as ``row``, whose first value is the number of its kind. None: no release wrote it."""
 
 
-class Kind(NamedTuple):
+class CommandKind(NamedTuple):
     """A kind of command. ``rule(table, command, term, index)`` applies it, which stands in the log at (term, index)."""
 
     type: type[Any]
@@ -120,7 +120,7 @@ class Many(NamedTuple):
     """For a table of which only a part is in memory: the newest rows by key, and those that are ``pinned``.
 
     ``pinned``: which others are loaded at a start, in SQL from "WHERE" or "INDEXED BY" on;
-    ``forgettable``: the condition in SQL for those that ``Change.forget_below`` deletes.
+    ``forgettable``: the condition in SQL for those that ``TableChange.forget_below`` deletes.
     """
 
     pinned: str
@@ -201,7 +201,7 @@ def _as_it_is(value: Any) -> Any:
     return value
 
 
-class Field(NamedTuple):
+class TableField(NamedTuple):
     """A value beside the rows. ``default``: before any command; ``write``, ``read``: to JSON and back (ValueError if it is none).
 
     ``epoch``: given if it has a row of its own in node.db, because it is long and changes seldom; the others are written with
@@ -235,7 +235,7 @@ EMPTY: Final = Part()
 
 
 @dataclass(slots=True)
-class Change:
+class TableChange:
     """What of one table is to be stored, in one commit and in this order: what came ``before``, deletes, puts, forget_below.
 
     ``puts``: items by their key; ``deletes``: keys; ``forget_below``: delete what is below it and forgettable; ``fields``: the
@@ -246,7 +246,7 @@ class Change:
     deletes: dict[Any, None] = field(default_factory=dict)
     forget_below: bytes | None = None
     fields: dict[str, Any] = field(default_factory=dict)
-    before: Change | None = None
+    before: TableChange | None = None
 
     @property
     def count(self) -> int:
@@ -255,7 +255,7 @@ class Change:
         return len(self.puts) + len(self.deletes) + len(self.fields) + others
 
 
-Changes = Mapping[str, Change]
+Changes = Mapping[str, TableChange]
 """By the name of the table; those without a change are not in it."""
 
 NO_CHANGES: Final[Changes] = {}
@@ -279,20 +279,20 @@ class Table:
     """See the module's head. ``stored``: what a node starts with."""
 
     name: ClassVar[str]
-    commands: ClassVar[dict[int, Kind]] = {}
+    commands: ClassVar[dict[int, CommandKind]] = {}
     rows: ClassVar[Rows | None] = None
-    fields: ClassVar[dict[str, Field]] = {}
+    fields: ClassVar[dict[str, TableField]] = {}
 
     def __init__(self, ledger: Tables, stored: Part) -> None:
         self.ledger = ledger
-        self.pending = Change()
+        self.pending = TableChange()
 
-    def take_change(self) -> Change:
+    def take_change(self) -> TableChange:
         """What has changed since the last call."""
-        taken, self.pending = self.pending, Change()
+        taken, self.pending = self.pending, TableChange()
         return taken
 
-    def stored(self, change: Change) -> None:
+    def stored(self, change: TableChange) -> None:
         """``change`` is on disk: ``Part.older`` shows it from now on."""
 
     def forget_before(self, bound: bytes) -> None:
@@ -305,5 +305,5 @@ class Table:
         """
 
     @classmethod
-    def check_change(cls, before: Mapping[str, Any], change: Change) -> None:
+    def check_change(cls, before: Mapping[str, Any], change: TableChange) -> None:
         """Raise Halt if ``change`` must not be stored after a state whose fields were ``before``: its maker has a bug."""

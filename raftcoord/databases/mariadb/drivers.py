@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 from raftcoord.databases.mariadb import DATABASE
 from raftcoord.databases.patience import CONNECT_S
-from raftcoord.databases.session import AsyncSession, Base, Session
+from raftcoord.databases.session import AsyncDriverSession, Base, DriverSession
 from raftcoord.databases.steps import ConnectionLost, Result, SqlError, Statement
 from raftcoord.databases.urls import UNREADABLE, Url
 from raftcoord.errors import ConfigError
@@ -50,7 +50,7 @@ class _MariaDbBase(Base):
         """A cursor of plain rows."""
 
 
-class _MariaDbSyncSession(_MariaDbBase, Session):
+class _MariaDbSyncSession(_MariaDbBase, DriverSession):
     """What the synchronous drivers share."""
 
     def is_closed(self) -> bool:
@@ -147,7 +147,7 @@ class MariaDbSession(_MariaDbSyncSession):
         return getattr(error, "errno", None)
 
 
-class _AsyncSession(_MariaDbBase, AsyncSession):
+class _AsyncSession(_MariaDbBase, AsyncDriverSession):
     """What the asynchronous drivers share."""
 
     def hang_up(self) -> None:

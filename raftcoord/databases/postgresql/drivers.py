@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 from raftcoord.databases.patience import CONNECT_S, shut_down
 from raftcoord.databases.postgresql import DATABASE
-from raftcoord.databases.session import NO_BRANCH, AsyncSession, Base, Session
+from raftcoord.databases.session import NO_BRANCH, AsyncDriverSession, Base, DriverSession
 from raftcoord.databases.steps import (
     POOLED,
     BranchEnded,
@@ -63,7 +63,7 @@ class _PostgreSqlBase(Base):
         return statement.outside and not statement.ahead and not self.connection.autocommit
 
 
-class _PostgreSqlSyncSession(_PostgreSqlBase, Session):
+class _PostgreSqlSyncSession(_PostgreSqlBase, DriverSession):
     """What the synchronous drivers share."""
 
     def clean(self) -> None:
@@ -136,7 +136,7 @@ class PsycopgSession(_Psycopg, _PostgreSqlSyncSession):
             raise _judged(error, error.sqlstate) from None
 
 
-class AsyncPsycopgSession(_Psycopg, AsyncSession):
+class AsyncPsycopgSession(_Psycopg, AsyncDriverSession):
     """psycopg 3's AsyncConnection."""
 
     def hang_up(self) -> None:
@@ -284,7 +284,7 @@ class Pg8000Session(_PostgreSqlSyncSession):
             raise _judged(error, _pg8000_code(error)) from None
 
 
-class AsyncpgSession(AsyncSession):
+class AsyncpgSession(AsyncDriverSession):
     """asyncpg, also through its pool."""
 
     database = DATABASE

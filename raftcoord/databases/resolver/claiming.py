@@ -12,7 +12,7 @@ from typing import NamedTuple
 from raftcoord.config import Config
 from raftcoord.databases.owners import Owner
 from raftcoord.databases.resource_config import ResourceConfig
-from raftcoord.databases.session import Session
+from raftcoord.databases.session import DriverSession
 from raftcoord.errors import ConfigError
 
 
@@ -23,7 +23,7 @@ class Claim(NamedTuple):
     named: bool
 
 
-def claim(session: Session, owner: Owner, is_elsewhere: Callable[[str], bool]) -> Claim:
+def claim(session: DriverSession, owner: Owner, is_elsewhere: Callable[[str], bool]) -> Claim:
     """Name the marks for ``owner``, unless they are. ``is_elsewhere``: whether cluster.yaml has that resource in another place.
 
     Raises ConfigError if they are of such a resource, SqlError and ConnectionLost as the session does.

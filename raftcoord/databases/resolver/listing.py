@@ -14,7 +14,7 @@ from raftcoord.databases.drivers import connect
 from raftcoord.databases.owners import Owner
 from raftcoord.databases.resolver.claiming import claim, elsewhere
 from raftcoord.databases.resource_config import ResourceConfig
-from raftcoord.databases.session import Session
+from raftcoord.databases.session import DriverSession
 from raftcoord.databases.steps import ConnectionLost, Finding, LoginRefused, PreparedHere, SqlError
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
 
@@ -141,7 +141,7 @@ def _branch(each: PreparedHere, cluster: str, client: Client) -> ListedBranch:
         return ListedBranch(each, OURS, "")
 
 
-def _connected(resource: ResourceConfig) -> Session:
+def _connected(resource: ResourceConfig) -> DriverSession:
     try:
         return connect(resource.url())
     except LoginRefused as error:

@@ -24,7 +24,7 @@ from raftcoord.databases.resolver.rules import Paces
 from raftcoord.databases.resolver.sweep import ResolverLedger, Sweep
 from raftcoord.databases.resolver.sweep_report import BranchLeft, SweepReport, by_reason
 from raftcoord.databases.resource_config import ResourceConfig
-from raftcoord.databases.session import Session
+from raftcoord.databases.session import DriverSession
 from raftcoord.databases.steps import ConnectionLost, LoginRefused, SqlError
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
 
@@ -60,7 +60,7 @@ class Resource:
         *,
         safety_s: float,
         elsewhere: frozenset[str] = frozenset(),
-        connect: Callable[[str], Session] = drivers.connect,
+        connect: Callable[[str], DriverSession] = drivers.connect,
         now: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = _CHANCE,
         wall_ms: Callable[[], int] = env.wall_ms,
@@ -83,7 +83,7 @@ class Resource:
         self._chance = chance
         self._wall_ms = wall_ms
         self._paces = Paces()
-        self._session: Session | None = None
+        self._session: DriverSession | None = None
         self._sweep: Sweep | None = None
         self._failures = 0
         self._told: dict[BranchLeft, bool] = {}

@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
 from raftcoord import limits
-from raftcoord.api.answers import Damages, Row
+from raftcoord.api.answers import DamagePage, Row
 from raftcoord.databases import gid as gids
 from raftcoord.databases.gid import Gid
 from raftcoord.databases.resolver.rules import ON_ANSWER, ON_EFFECT, ON_OPEN, Act, Pace, Paces
 from raftcoord.databases.resolver.sweep_report import BranchLeft, SweepReport
-from raftcoord.databases.session import Session
+from raftcoord.databases.session import DriverSession
 from raftcoord.databases.steps import ConnectionLost, Dialect, Effect, PreparedHere, SqlError
 from raftcoord.errors import InDoubt, Overloaded, RaftcoordError, Unavailable
 from raftcoord.types import Answer, State, TxId
@@ -63,7 +63,7 @@ class ResolverLedger(Protocol):
     def report_damage(self, txid: TxId, branch: str, what: str, /) -> None:
         """See AsyncClient."""
 
-    def damages(self, txid: TxId, /) -> Damages:
+    def damages(self, txid: TxId, /) -> DamagePage:
         """See AsyncClient."""
 
     def transactions(self, state: str, /, *, limit: int, before: TxId | None = None) -> list[Row]:
@@ -82,7 +82,7 @@ class Sweep:
         name: str,
         named: frozenset[str],
         where: str,
-        session: Session,
+        session: DriverSession,
         ledger: ResolverLedger,
         cluster: str,
         paces: Paces,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import unquote
 
-from raftcoord.databases.session import NO_BRANCH, Session
+from raftcoord.databases.session import NO_BRANCH, DriverSession
 from raftcoord.databases.sqlite import DATABASE
 from raftcoord.databases.sqlite.recorder import Recorder
 from raftcoord.databases.steps import ConnectionLost, NotPossible, Result, SqlError, Statement
@@ -25,7 +25,7 @@ _LEGACY: Final = -1
 _FATE_UNKNOWN: Final = re.compile(r"SQLITE_IOERR|SQLITE_CORRUPT|SQLITE_NOTADB|SQLITE_CANTOPEN")
 
 
-class SqliteSession(Session):
+class SqliteSession(DriverSession):
     """A connection of sqlite3."""
 
     database = DATABASE

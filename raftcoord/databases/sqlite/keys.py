@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from raftcoord.databases.sqlite.rows import (
-    Change,
-    Table,
+    RowsChange,
+    SqlTable,
     Value,
     Work,
     parameters,
@@ -98,7 +98,7 @@ def check(looks: Sequence[Look]) -> Steps[None]:
             )
 
 
-def _asked(key: ForeignKey, child: Table, where: str, params: tuple[object, ...]) -> Steps[Look]:
+def _asked(key: ForeignKey, child: SqlTable, where: str, params: tuple[object, ...]) -> Steps[Look]:
     """The rows of the child that refer to nothing, by the parent's rules: a unary plus leaves affinity and collation to it."""
     whole = key if key.keys else key._replace(keys=(yield from _primary_key(key.parent)))
     pairs = zip(whole.keys, whole.columns, strict=True)
@@ -119,7 +119,7 @@ def _answer(question: Statement) -> Steps[frozenset[tuple[Value, ...]]]:
     return frozenset(tuple(values_of(row)) for row in found.rows)
 
 
-def _gone(change: Change, deleted: list[tuple[Value, ...]], key: ForeignKey) -> Steps[list[tuple[Value, ...]]]:
+def _gone(change: RowsChange, deleted: list[tuple[Value, ...]], key: ForeignKey) -> Steps[list[tuple[Value, ...]]]:
     """What a child may refer to now and cannot any more, among the rows ``deleted``."""
     where, params = under(change.table, deleted)
     names = ", ".join(stored(quoted(name)) for name in key.keys)

@@ -45,7 +45,7 @@ Value: TypeAlias = int | float | bytes | ExtType | None
 """As it is stored; a text is an ExtType of its bytes in the encoding of the file."""
 
 
-class Table(NamedTuple):
+class SqlTable(NamedTuple):
     """How a table's rows are named and read.
 
     ``key``: the rowid, by a name that is no column's, or the columns of the primary key.
@@ -71,10 +71,10 @@ class Table(NamedTuple):
         return tuple(row[: len(self.key)])
 
 
-class Change(NamedTuple):
+class RowsChange(NamedTuple):
     """What a branch does to one table, and what it finds there before and leaves behind."""
 
-    table: Table
+    table: SqlTable
     keys: list[tuple[Value, ...]]
     before: bytes
     deleted: list[tuple[Value, ...]]
@@ -85,7 +85,7 @@ class Change(NamedTuple):
 class Work(NamedTuple):
     """All that a branch does. ``sequence``: the rows of sqlite_sequence for a table, as it is to be: one, or none."""
 
-    changes: list[Change]
+    changes: list[RowsChange]
     sequence: list[tuple[str, list[Any]]]
 
     def pack(self) -> bytes:
@@ -101,7 +101,7 @@ class Work(NamedTuple):
             if read[0] != _FORMAT:
                 raise ValueError("it was prepared by another version of raftcoord, which alone can finish it")
             changes = [
-                Change(Table(*table), list(keys), before, list(deleted), list(inserted), after)
+                RowsChange(SqlTable(*table), list(keys), before, list(deleted), list(inserted), after)
                 for table, keys, before, deleted, inserted, after in read[1]
             ]
             return cls(changes, list(read[2]))
@@ -112,7 +112,7 @@ class Work(NamedTuple):
 class RowsLeft(NamedTuple):
     """One table as the branch left it. ``more``: how many rows it has made more than it has taken away, by the triggers."""
 
-    table: Table
+    table: SqlTable
     keys: list[tuple[Value, ...]]
     rows: set[bytes]
     more: int
@@ -155,7 +155,7 @@ def work_of(end: Touched) -> Steps[Work]:
         gone, come = sorted(before - after), sorted(after - before)
         if gone or come:
             changes.append(
-                Change(
+                RowsChange(
                     table,
                     keys,
                     digest(before),
@@ -189,7 +189,7 @@ def carry_out(work: Work) -> Steps[None]:
             yield Statement("INSERT INTO main.sqlite_sequence (name, seq) VALUES (?, ?)", (name, seq))
 
 
-def _carry_out(change: Change) -> Steps[None]:
+def _carry_out(change: RowsChange) -> Steps[None]:
     table = change.table
     if digest((yield from rows_under(table, change.keys))) != change.before:
         raise _failed(change, "are not as they were when the branch was prepared")
@@ -218,7 +218,7 @@ def _carry_out(change: Change) -> Steps[None]:
         raise _failed(change, "would not be what the branch has left")
 
 
-def rows_under(table: Table, keys: Iterable[tuple[Value, ...]]) -> Steps[set[bytes]]:
+def rows_under(table: SqlTable, keys: Iterable[tuple[Value, ...]]) -> Steps[set[bytes]]:
     """The rows that there are of those keys, packed: first the key, then the columns, then what is derived."""
     columns = table.columns + table.derived
     found: set[bytes] = set()
@@ -235,7 +235,7 @@ def digest(rows: set[bytes]) -> bytes:
     return sha256(b"".join(sorted(rows))).digest()
 
 
-def table_of(name: str) -> Steps[Table]:
+def table_of(name: str) -> Steps[SqlTable]:
     """As the file describes it now. Raises NotPossible if its rows cannot be told apart."""
     found = yield Statement(f"PRAGMA main.table_xinfo({quoted(name)})", reads=True)
     columns = tuple(row[1] for row in found.rows if row[6] not in (_VIRTUAL_GENERATED, _STORED_GENERATED))
@@ -255,8 +255,8 @@ def table_of(name: str) -> Steps[Table]:
                 f"table {name!r} is WITHOUT ROWID, and its primary key has {len(key)} columns; at most {KEY_COLUMNS_MAX} are "
                 "supported"
             ) from None
-        return Table(name, key, False, columns, derived)
-    return Table(name, (free,), True, columns, derived)
+        return SqlTable(name, key, False, columns, derived)
+    return SqlTable(name, (free,), True, columns, derived)
 
 
 def parameters(values: Sequence[Value]) -> tuple[list[str], tuple[Any, ...]]:
@@ -270,13 +270,13 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _check(table: Table, holds: bool) -> None:
+def _check(table: SqlTable, holds: bool) -> None:
     """What the triggers have seen must be all, and must be found by the keys that they wrote down."""
     if not holds:
         raise NotPossible(f"not all rows of table {table.name!r} that it has changed could be found again")
 
 
-def _journal(table: Table) -> str:
+def _journal(table: SqlTable) -> str:
     """The keys that the triggers wrote down, each once; ?1 is the table's name."""
     sides = [", ".join(f"{side}{number}" for number in range(len(table.key))) for side in "on"]
     return " UNION ".join(
@@ -284,7 +284,7 @@ def _journal(table: Table) -> str:
     )
 
 
-def _keys_of(table: Table) -> Steps[list[tuple[Value, ...]]]:
+def _keys_of(table: SqlTable) -> Steps[list[tuple[Value, ...]]]:
     names = [f"o{number}" for number in range(len(table.key))]
     read = yield Statement(
         f"SELECT {', '.join(map(stored, names))} FROM ({_journal(table)})", (table.name,), reads=True
@@ -324,12 +324,12 @@ def _unpacked(row: bytes) -> tuple[Value, ...]:
     return values
 
 
-def _written(table: Table, row: tuple[Value, ...]) -> tuple[Value, ...]:
+def _written(table: SqlTable, row: tuple[Value, ...]) -> tuple[Value, ...]:
     """Of a row as it was read, what is written: of a table WITHOUT ROWID the key is among the columns."""
     return row[0 if table.by_rowid else len(table.key) : len(table.key) + len(table.columns)]
 
 
-def under(table: Table, keys: Sequence[tuple[Value, ...]], prefix: str = "") -> tuple[str, tuple[Any, ...]]:
+def under(table: SqlTable, keys: Sequence[tuple[Value, ...]], prefix: str = "") -> tuple[str, tuple[Any, ...]]:
     """The condition for a row to have one of those keys, by the collation of the key. ``prefix``: of the names."""
     each = [parameters(key) for key in keys]
     params = tuple(value for _, given in each for value in given)
@@ -352,7 +352,7 @@ def pieces(rows: Iterable[_T], width: int) -> Iterator[list[_T]]:
         yield some
 
 
-def _failed(change: Change, what: str) -> SqlError:
+def _failed(change: RowsChange, what: str) -> SqlError:
     return SqlError(
         REPLAY_FAILED,
         f"rows of table {change.table.name!r} {what}; nothing of the prepared branch is committed yet, and the file stays frozen",

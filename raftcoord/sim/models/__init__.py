@@ -17,7 +17,7 @@ from raftcoord.core.commands import open_entry
 from raftcoord.core.machine import Ledger
 from raftcoord.core.tables import TABLES
 from raftcoord.core.tables.members import Members
-from raftcoord.core.tables.table import Command
+from raftcoord.core.tables.table import Command, Table
 from raftcoord.types import TxId
 
 LAST: Final = 1 << 62
@@ -30,7 +30,7 @@ Difference = tuple[TxId | None, str]
 
 
 class TableModel(abc.ABC):
-    """One table once more; its file calls it ``Model``. It sees every command, and the ``models`` of the other tables."""
+    """One table once more, as ``DamagesModel`` of damages. It sees every command, and the ``models`` of the other tables."""
 
     def __init__(self, models: LedgerModel) -> None:
         self.models = models
@@ -56,12 +56,16 @@ class TableModel(abc.ABC):
         return None if found == expected else (None, f"has {found}, not {expected}")
 
 
+def _model_of(table: type[Table]) -> type[TableModel]:
+    found: type[TableModel] = getattr(import_module(f"{__name__}.{table.name}"), f"{table.name.capitalize()}Model")
+    return found
+
+
 class LedgerModel:
     """The models of all tables."""
 
     def __init__(self) -> None:
-        modules = (import_module(f"{__name__}.{table.name}") for table in TABLES)
-        self._models: dict[type[TableModel], TableModel] = {module.Model: module.Model(self) for module in modules}
+        self._models: dict[type[TableModel], TableModel] = {made: made(self) for made in map(_model_of, TABLES)}
 
     def __getitem__(self, model: type[M]) -> M:
         """The model of that class."""

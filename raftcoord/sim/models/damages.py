@@ -11,7 +11,7 @@ from raftcoord.sim.models import LedgerModel, TableModel
 from raftcoord.types import TxId
 
 
-class Model(TableModel):
+class DamagesModel(TableModel):
     """Who has acknowledged which damage ("": nobody yet)."""
 
     def __init__(self, models: LedgerModel) -> None:

@@ -13,7 +13,7 @@ from raftcoord.sim.models import LAST, Difference, LedgerModel, TableModel, dama
 from raftcoord.types import State, TxId, Verdict
 
 
-class Decided(NamedTuple):
+class ModelDecision(NamedTuple):
     """What was decided first, by the log entry (term, index)."""
 
     verdict: Verdict
@@ -22,12 +22,12 @@ class Decided(NamedTuple):
     index: int  # type: ignore[assignment]
 
 
-class Model(TableModel):
+class DecisionsModel(TableModel):
     """All that was ever decided."""
 
     def __init__(self, models: LedgerModel) -> None:
         super().__init__(models)
-        self.decided: dict[TxId, Decided] = {}
+        self.decided: dict[TxId, ModelDecision] = {}
         self.outstanding: dict[TxId, set[str]] = {}
         self.acknowledged: dict[TxId, dict[str, int]] = {}
         """By which entry each branch of a decision was complete."""
@@ -35,13 +35,13 @@ class Model(TableModel):
         """Forgotten, and no longer below the horizon since that entry lowered it: nothing keeps it from being decided again."""
         self.closed: dict[TxId, dict[str, int]] = {}
 
-    def apply(self, command: Command, term: int, index: int) -> Decided | None:
+    def apply(self, command: Command, term: int, index: int) -> ModelDecision | None:
         """The decision, if this command made one."""
         match command:
             case Decide(txid, verdict, branches):
-                forgets_ms = self.models[horizon.Model].ms
+                forgets_ms = self.models[horizon.HorizonModel].ms
                 if (txid not in self.decided or txid in self.lost) and txid.ms >= forgets_ms:
-                    made = self.decided[txid] = Decided(verdict, frozenset(branches), term, index)
+                    made = self.decided[txid] = ModelDecision(verdict, frozenset(branches), term, index)
                     if branches:
                         self.outstanding[txid] = set(branches)
                     return made
@@ -54,7 +54,7 @@ class Model(TableModel):
                     for branch in branches:
                         self._close(txid, branch, index)
             case Settle(pairs):
-                recorded = self.models[damages.Model].damages
+                recorded = self.models[damages.DamagesModel].damages
                 for txid, branches in pairs:
                     for branch in [branch for branch in branches if (txid, branch) in recorded]:
                         self._close(txid, branch, index)
@@ -99,7 +99,7 @@ class Model(TableModel):
         known = self.decided.get(txid)
         if known is not None and (known.index > index or self.lost.get(txid, index + 1) <= index):
             known = None
-        if txid.ms < self.models[horizon.Model].ms_after(index) and not (
+        if txid.ms < self.models[horizon.HorizonModel].ms_after(index) and not (
             known is not None
             and known.verdict is Verdict.COMMIT
             and (self.open_branches(txid, index) or self.closed_branches(txid, index))

@@ -10,7 +10,7 @@ from raftcoord.core.tables.table import Command
 from raftcoord.sim.models import LedgerModel, TableModel
 
 
-class Model(TableModel):
+class FoundingModel(TableModel):
     """The cluster's id, and who was enrolled as what."""
 
     def __init__(self, models: LedgerModel) -> None:

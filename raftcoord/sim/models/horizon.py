@@ -12,7 +12,7 @@ from raftcoord.sim.models import LAST, LedgerModel, TableModel, damages, decisio
 from raftcoord.types import TxId
 
 
-class Model(TableModel):
+class HorizonModel(TableModel):
     """Wherever the horizon was."""
 
     def __init__(self, models: LedgerModel) -> None:
@@ -26,13 +26,13 @@ class Model(TableModel):
             case Retire() if command.before_ms > self.ms:
                 self.retirements += 1
                 self._moves.append((index, command.before_ms))
-                self.models[damages.Model].forget(command.before_ms)
+                self.models[damages.DamagesModel].forget(command.before_ms)
             case Lower(was_ms, horizon_ms, who, at_ms):
                 is_lower = was_ms == self.ms > horizon_ms
-                if is_lower and self.models[decisions.Model].lower(horizon_ms, was_ms, index):
+                if is_lower and self.models[decisions.DecisionsModel].lower(horizon_ms, was_ms, index):
                     self._moves.append((index, horizon_ms))
                     record = TxId.new(at_ms, was_ms.to_bytes(10, "big"))
-                    self.models[damages.Model].damages[record, "horizon"] = who
+                    self.models[damages.DamagesModel].damages[record, "horizon"] = who
 
     @property
     def ms(self) -> int:

@@ -9,7 +9,7 @@ from raftcoord.core.tables.members import Members
 from raftcoord.sim.models import LedgerModel, TableModel
 
 
-class Model(TableModel):
+class MembersModel(TableModel):
     """The newest set that an entry has brought; None: that of the founding, which no entry holds."""
 
     def __init__(self, models: LedgerModel) -> None:

@@ -10,7 +10,7 @@ from raftcoord.core.tables.table import Command
 from raftcoord.sim.models import LedgerModel, TableModel
 
 
-class Model(TableModel):
+class ParticipantsModel(TableModel):
     """Which state goes by which name; "": none any more."""
 
     def __init__(self, models: LedgerModel) -> None:

@@ -11,7 +11,7 @@ from raftcoord.core.tables.table import Command
 from raftcoord.sim.models import LedgerModel, TableModel
 
 
-class Model(TableModel):
+class NotesModel(TableModel):
     def __init__(self, models: LedgerModel) -> None:
         super().__init__(models)
         self.texts: dict[str, str] = {}

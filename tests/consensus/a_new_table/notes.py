@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, NamedTuple, Self
 
-from raftcoord.core.tables.table import CHANGED, UNCHANGED, Done, Kind, Part, Rows, Table, Tables, beyond, keyed_records
+from raftcoord.core.tables.table import (
+    CHANGED,
+    UNCHANGED,
+    CommandKind,
+    Done,
+    Part,
+    Rows,
+    Table,
+    Tables,
+    beyond,
+    keyed_records,
+)
 
 
 class Note(NamedTuple):
@@ -44,4 +55,4 @@ class Notes(Table):
         self.by_name[command.name] = self.pending.puts[command.name] = command
         return CHANGED
 
-    commands: ClassVar[dict[int, Kind]] = {99: Kind(Note, _note)}
+    commands: ClassVar[dict[int, CommandKind]] = {99: CommandKind(Note, _note)}
