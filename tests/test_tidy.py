@@ -209,6 +209,16 @@ def test_a_long_file_says_why_it_is_one_idea() -> None:
     assert not short, f"not long any more: {short}"
 
 
+def test_one_file_knows_the_command_lines_of_our_processes() -> None:
+    def judge(path: Path) -> Iterator[str]:
+        for node in ast.walk(tree_of(path)):
+            elsewhere = path != ROOT / "raftcoord" / "processes" / "commands.py"
+            if elsewhere and isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.executable":
+                yield f"{shown(path, node)}: ask processes/commands.py"
+
+    hold(judge)
+
+
 def test_the_library_does_not_print() -> None:
     def judge(path: Path) -> Iterator[str]:
         if path.name == "__main__.py" or str(path.relative_to(ROOT)) in PRINTS:

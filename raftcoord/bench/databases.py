@@ -13,7 +13,6 @@ import contextlib
 import json
 import math
 import os
-import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from raftcoord.drills.database_banks import raise_banks
 from raftcoord.drills.props import StagePlan
 from raftcoord.drills.stage import Stage
 from raftcoord.errors import ConfigError, RaftcoordError
+from raftcoord.processes.commands import python
 from raftcoord.processes.database_servers import DatabaseServer
 from raftcoord.types import Branch
 
@@ -171,7 +171,7 @@ async def _started(stage: Stage, threads: Sequence[int], name: str, banks: Seque
     processes: list[Process] = []
     try:
         for number, share in enumerate(threads):
-            command = (sys.executable, "-m", transfers.__name__, config, str(share), f"{name}-{number}", *urls)
+            command = python(transfers.__name__, config, str(share), f"{name}-{number}", *urls)
             processes.append(
                 await asyncio.create_subprocess_exec(
                     *command, stdin=PIPE, stdout=PIPE, stderr=PIPE, limit=_LINE_BYTES_MAX, start_new_session=True

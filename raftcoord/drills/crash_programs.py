@@ -10,7 +10,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from raftcoord.drills.crash_program import Job, ProgramOutcome
 from raftcoord.errors import RaftcoordError
+from raftcoord.processes.commands import python
 from raftcoord.types import TxId
 
 ANSWER_S: Final = 60.0
@@ -35,7 +35,7 @@ class ForkServer:
     """A process with the drivers imported, which forks a program for each job: one at a time."""
 
     def __init__(self, config: Path, modules: Iterable[str], log: Path) -> None:
-        command = [sys.executable, "-m", "raftcoord.drills.crash_program", str(config), *modules]
+        command = python("raftcoord.drills.crash_program", str(config), *modules)
         self._unread = b""
         with log.open("ab") as errors:
             self._process = subprocess.Popen(

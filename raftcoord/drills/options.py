@@ -8,6 +8,7 @@ from typing import Final
 
 from raftcoord.drills.orders import ORDERS_MAX
 from raftcoord.errors import ConfigError
+from raftcoord.processes.commands import NODE
 
 DURATION_S_MAX: Final = 24 * 3600.0
 RATE_MAX: Final = 20_000.0
@@ -54,7 +55,7 @@ class DrillOptions:
     seed: int = 1
     nodes: int = 3
     keep: bool = False
-    node_module: str = "raftcoord.node"
+    node_module: str = NODE
     duration_s: float | None = None
     rounds: int | None = None
     rate: float | None = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from raftcoord.drills.node_link import eventually
 from raftcoord.drills.orders import Order, both_ways, written
 from raftcoord.drills.paying_program import PayingJob
 from raftcoord.errors import RaftcoordError
+from raftcoord.processes.commands import python
 from raftcoord.processes.local_process import LocalProcess
 from raftcoord.types import State, TxId
 
@@ -89,7 +89,7 @@ class PayingProgram:
         self._starts += 1
         self.at_stop = None
         self.stop.unlink(missing_ok=True)
-        self.process.command = [sys.executable, "-m", "raftcoord.drills.paying_program", json.dumps(job._asdict())]
+        self.process.command = python("raftcoord.drills.paying_program", json.dumps(job._asdict()))
         self.process.start()
         self.process.wait_ready()
         self.is_up = True

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-import sys
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from raftcoord.drills.database_banks import DatabaseBanks, raise_banks
 from raftcoord.drills.orders import Opening
 from raftcoord.drills.paying_programs import PayingProgram
 from raftcoord.errors import ConfigError, RaftcoordError
+from raftcoord.processes.commands import NODE, python
 from raftcoord.processes.database_servers import DatabaseServer
 from raftcoord.processes.local_cluster import LocalCluster, write_local_config
 from raftcoord.processes.local_process import LocalProcess
@@ -51,7 +51,7 @@ class StagePlan:
     hosts: Mapping[str, tuple[Branch, ...]] = field(default_factory=dict)
     databases: Mapping[Branch, PlannedDatabase] = field(default_factory=dict)
     clients: int = 12
-    node_module: str = "raftcoord.node"
+    node_module: str = NODE
 
 
 def host_banks(opening: Opening, processes: int) -> dict[str, tuple[Branch, ...]]:
@@ -82,8 +82,8 @@ class Props:
         return LocalCluster(config, throwaway=True, node_module=self.plan.node_module)
 
     def _host(self, name: str, banks: Iterable[Branch]) -> LocalProcess:
-        command = [sys.executable, "-m", "raftcoord.drills.banks", "--config", str(self.cluster.config.path)]
-        command += ["--name", name, *(f"{bank}={self.files[bank]}" for bank in banks)]
+        files = (f"{bank}={self.files[bank]}" for bank in banks)
+        command = python("raftcoord.drills.banks", "--config", str(self.cluster.config.path), "--name", name, *files)
         log, pid = (self.directory / f"{name}.{ending}" for ending in ("log", "pid"))
         return LocalProcess(f"participant {name}", command, log, pid, throwaway=True)
 

@@ -17,6 +17,7 @@ from typing import Any
 import msgpack
 
 from raftcoord.participants.interface import Participant
+from raftcoord.processes.commands import python
 from raftcoord.types import Payload, TxId, VoteKind
 
 Step = tuple[str, bytes, Payload]
@@ -29,7 +30,7 @@ _TIMEOUT_S = 60
 def run_and_kill(importable: str, directory: Path, steps: list[Step]) -> None:
     """Take the steps in a new process, which then dies of SIGKILL. AssertionError if it did not get that far."""
     done = subprocess.run(
-        [sys.executable, "-m", "raftcoord.participants.crash", importable, str(directory)],
+        python("raftcoord.participants.crash", importable, str(directory)),
         input=msgpack.packb(steps),
         capture_output=True,
         check=False,

@@ -14,7 +14,6 @@ import contextlib
 import os
 import random
 import socket
-import sys
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -22,7 +21,7 @@ from typing import Final
 from raftcoord import logs
 from raftcoord.config import Address, Config, NodeConfig
 from raftcoord.errors import ConfigError
-from raftcoord.processes import starting
+from raftcoord.processes import commands, starting
 from raftcoord.processes.local_process import STOP_TIMEOUT_S, LocalProcess
 from raftcoord.processes.starting import OnReading, unwatched
 from raftcoord.strict_yaml import variables
@@ -39,21 +38,19 @@ class LocalCluster:
     ``node_module``: what ``python -m`` runs for a node; a test of the drills runs one that breaks its promises.
     """
 
-    def __init__(self, config: Config, *, throwaway: bool = False, node_module: str = "raftcoord.node") -> None:
+    def __init__(self, config: Config, *, throwaway: bool = False, node_module: str = commands.NODE) -> None:
         if config.path is None or not config.path.is_file():
             raise ConfigError("the nodes read cluster.yaml themselves: write the configuration to a file first")
         self.config = config
         self._throwaway = throwaway
-        self._file = str(config.path.absolute())
+        self._file = config.path
         self._nodes: dict[str, LocalProcess] = {}
         self._participants: dict[str, LocalProcess] = {}
         self._credentials = _credentials(config, config.path.read_text(encoding="utf-8"))
         for node in config.nodes:
-            command = [sys.executable, "-m", node_module, self._file, node.name]
+            command = commands.node(self._file, node.name, node_module)
             self._nodes[node.name] = self._process(f"node {node.name}", command, node.name, self._credentials)
-        self.resolver = self._process(
-            "resolver", [sys.executable, "-m", "raftcoord.databases.resolver", self._file], "resolver.1", ()
-        )
+        self.resolver = self._process("resolver", commands.resolver(self._file), "resolver.1", ())
         """It holds the credentials of the databases; they come from its environment and stand in no argument."""
 
     def start(self, name: str, *, wait_ready: bool = True, on_reading: OnReading = unwatched) -> None:
@@ -123,10 +120,8 @@ class LocalCluster:
 
     def start_participant(self, name: str, db: Path, *, arguments: Sequence[str] = (), wait_ready: bool = True) -> None:
         """Start the SQLite participant ``name`` on the file ``db``; ``arguments``: more of ``raftcoord.participants``."""
-        command = [sys.executable, "-m", "raftcoord.participants", "--config", self._file, "--name", name]
-        command += ["--db", str(db.absolute()), *arguments]
         process = self._participant(name)
-        process.command = command
+        process.command = commands.participant(self._file, name, db, arguments)
         process.start()
         if wait_ready:
             process.wait_ready()
