@@ -73,9 +73,8 @@ it is the others' turn."""
 LISTINGS_WAITING_MAX: Final = 16
 """Listings of one connection that may wait; the next is refused as overloaded. One page of them is read at a time, in turn."""
 
-LISTING_PAGE_ROWS: Final = 100
 LISTING_PAUSE_MS: Final = 1
-"""Rows of a listing that are read in one pass of the event loop (0.6 ms), and the pause after it (ms): decisions come first."""
+"""The pause after each page of a listing (ms): decisions come first."""
 
 FRAME_NESTING_MAX: Final = 64
 """How deep arrays and maps in a frame may be nested; deeper, innocent code such as repr() runs out of stack."""
@@ -181,12 +180,6 @@ RETENTION_MS_DEFAULT: Final = 24 * 3600 * 1000
 """How long finished decisions are remembered (ms), so that a client that returns the next morning still learns its outcome."""
 
 # -- the coordinator and delivery ---------------------------------------------------------------------------------
-TRANSACTIONS_RUNNING_MAX: Final = 16_384
-"""Transactions that one node coordinates at a time; the next is refused as overloaded. At 2,000/s these are eight seconds."""
-
-PREPARES_OPEN_MAX: Final = CONNECTION_REQUESTS_MAX // 2
-"""Requests open at one participant from which on a new transaction is refused: the other half is for deliveries."""
-
 CONNECT_WAIT_MS: Final = 1_000
 """How long a transaction waits for a participant that is not connected (ms): workers redial within a second."""
 
@@ -194,54 +187,8 @@ DECIDE_RESERVE_MS: Final = 1_000
 """How long before a transaction's timeout votes are waited for no longer (ms, at most a quarter of it): the ledger needs time
 to answer even while a new leader is elected."""
 
-ASK_MS: Final = 3_000
-"""How long a node tries to confirm that it has applied all there is (ms); an election takes less."""
-
-DELIVERIES_IN_FLIGHT_MAX: Final = 256
-"""Outcomes on their way to one participant at a time."""
-
-DELIVERIES_PENDING_MAX: Final = 10_000
-"""Outcomes that a node holds for one participant; the oldest is dropped, because the leader drives what is in the ledger."""
-
-DELIVERY_ANSWER_MS: Final = 5_000
-"""How long one instance of a participant may take to acknowledge (ms) before another instance is tried."""
-
-DELIVERY_RETRY_MS_MIN: Final = 100
-DELIVERY_RETRY_MS_MAX: Final = 5_000
-"""Pause before an outcome is delivered again after a failure (ms); it doubles from the one to the other, with jitter."""
-
-DAMAGE_RETRY_MS: Final = 30_000
-"""Pause before an outcome is delivered again that the participant says it cannot carry out (ms): a person must look."""
-
-ACKS_GATHER_MS: Final = 200
-ACKS_GATHERED_MAX: Final = 500
-"""Acknowledgements are replicated when this many have gathered or this time (ms) has passed: nobody waits for them."""
-
-ACKS_HELD_MAX: Final = 100_000
-"""Acknowledgements held while there is no leader; the oldest are dropped, and those outcomes are delivered once more."""
-
-REDRIVE_EVERY_MS: Final = 1_000
-"""How often the leader looks for decisions that nobody completes (ms). One that is older than that is driven again."""
-
-REDRIVE_STEP: Final = 500
-REDRIVE_STEP_MS: Final = 2
-"""Open decisions looked at in one step, and the pause between two steps (ms): 100,000 of them must not hold the event loop."""
-
-RETIRE_EVERY_MS: Final = 60_000
-"""How often the leader proposes to move the horizon (ms)."""
-
 PARTICIPANTS_MAX: Final = 4_096
 """Participants whose state the ledger knows: anybody who reaches a client port can make one up, and each is kept for ever."""
-
-PARTICIPANTS_REFUSED_MAX: Final = 8
-"""States that a node remembers as refused under one name, for the operator who replaces one; the oldest is dropped."""
-
-RETIRE_STEP_MS_MAX: Final = 10 * 60 * 1000
-"""How far the horizon moves at a time (ms): ten times as fast as time passes, so that it catches up after an outage, and so that
-a majority of wrong clocks that is noticed within minutes has cost minutes."""
-
-DAMAGES_UNSEEN_MAX: Final = 10_000
-"""Damaged branches that nobody has acknowledged; the next is refused. Every node keeps each in memory."""
 
 BRANCHES_SETTLED_MAX: Final = 500
 """Branches that an operator closes, or whose damage he acknowledges, in one command: a few milliseconds for every node."""
@@ -345,10 +292,6 @@ SQLITE_WORK_BYTES_MAX: Final = 256 * 1024**2
 them in memory, a few times over."""
 
 # -- the resolver -------------------------------------------------------------------------------------------------
-LISTING_BYTES_MAX: Final = 1 << 20
-"""Bytes of the rows in one answer to a listing; who wants more asks again. A row has 7 KB at most, and CLIENT_FRAME_BYTES_MAX is
-the double: room for the envelope."""
-
 RESOLVER_SAFETY_MS: Final = 1_200
 """How long an undecided branch is left to its program (ms). A live one decides within milliseconds of its first prepare. With
 RESOLVER_EVERY_MS, because MariaDB does not tell how old a branch is, locks of a dead one are free within two seconds."""
@@ -448,3 +391,69 @@ class NodeBounds:
 
     wal_pages: int = 4_000
     """Pages (16 MiB) in node.db-wal before they are moved into node.db: seldom, and still in a few milliseconds."""
+
+    # what it is asked
+    question_ms: int = 3_000
+    """How long a node tries to answer a question (ms): to confirm that it has applied all there is. An election takes less."""
+
+    ask_ms: int = 3_000
+    """The same for a new leader's first barrier, the binding of a participant's state and a change of the members (ms)."""
+
+    listing_page_rows: int = 100
+    """Rows of a listing that are read in one pass of the event loop (0.6 ms)."""
+
+    listing_bytes_max: int = 1 << 20
+    """Bytes of the rows in one answer to a listing; who wants more asks again. A row has 7 KB at most, and
+    CLIENT_FRAME_BYTES_MAX is the double: room for the envelope."""
+
+    participants_refused_max: int = 8
+    """States that a node remembers as refused under one name, for the operator who replaces one; the oldest is dropped."""
+
+    # the transactions that it coordinates
+    transactions_running_max: int = 16_384
+    """Transactions that one node coordinates at a time; the next is refused as overloaded. At 2,000/s these are eight seconds."""
+
+    prepares_open_max: int = CONNECTION_REQUESTS_MAX // 2
+    """Requests open at one participant from which on a new transaction is refused: the other half is for deliveries."""
+
+    # the delivery of outcomes
+    deliveries_in_flight_max: int = 256
+    """Outcomes on their way to one participant at a time."""
+
+    deliveries_pending_max: int = 10_000
+    """Outcomes that a node holds for one participant; the oldest is dropped, because the leader drives what is in the ledger."""
+
+    delivery_answer_ms: int = 5_000
+    """How long one instance of a participant may take to acknowledge (ms) before another instance is tried."""
+
+    delivery_retry_ms_min: int = 100
+    delivery_retry_ms_max: int = 5_000
+    """Pause before an outcome is delivered again after a failure (ms); it doubles from the one to the other, with jitter."""
+
+    damage_retry_ms: int = 30_000
+    """Pause before an outcome is delivered again that the participant says it cannot carry out (ms): a person must look."""
+
+    damages_unseen_max: int = 10_000
+    """Damaged branches that nobody has acknowledged; the next is refused. Every node keeps each in memory."""
+
+    acks_gather_ms: int = 200
+    acks_gathered_max: int = 500
+    """Acknowledgements are replicated when this many have gathered or this time (ms) has passed: nobody waits for them."""
+
+    acks_held_max: int = 100_000
+    """Acknowledgements held while there is no leader; the oldest are dropped, and those outcomes are delivered once more."""
+
+    # what the leader does by itself
+    redrive_every_ms: int = 1_000
+    """How often the leader looks for decisions that nobody completes (ms). One that is older than that is driven again."""
+
+    redrive_step: int = 500
+    redrive_step_ms: int = 2
+    """Open decisions looked at in one step, and the pause between two steps (ms): 100,000 must not hold the event loop."""
+
+    retire_every_ms: int = 60_000
+    """How often the leader proposes to move the horizon (ms)."""
+
+    retire_step_ms_max: int = 10 * 60 * 1000
+    """How far the horizon moves at a time (ms): ten times as fast as time passes, so that it catches up after an outage, and so
+    that a majority of wrong clocks that is noticed within minutes has cost minutes."""

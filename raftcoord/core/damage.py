@@ -5,7 +5,7 @@ than the horizon; what nobody has acknowledged comes first. Acknowledging it is 
 the ledger waits for that branch no longer. Only a branch of a COMMIT that is outstanding is closed. Never: an outcome that is
 changed; damage that is dropped unseen.
 
-Only what is decided can be damaged, and as much is recorded as limits.DAMAGES_UNSEEN_MAX: anybody may report.
+Only what is decided can be damaged, and only so much is recorded: anybody may report.
 
 Why a record may go: the branch of a COMMIT that was closed, or whose damage is acknowledged, is closed by that
 (tables/decisions.py), and the decision then stays for ever. So a branch that is still prepared hears COMMIT, whatever has been
@@ -46,16 +46,16 @@ def too_many(unseen: int) -> str:
     )
 
 
-def report(applied: AppliedState, txid: TxId, branch: str, what: str, now_ms: int) -> Question[None]:
-    """Record damage. The first record for a branch stands."""
+def report(applied: AppliedState, txid: TxId, branch: str, what: str, now_ms: int, unseen_max: int) -> Question[None]:
+    """Record damage. The first record for a branch stands. Overloaded if nobody has acknowledged ``unseen_max`` others."""
     if applied.ledger.decision(txid) is None:
         yield from confirmed("nothing was recorded: this node could not confirm the decision in time; report it again")
     if applied.ledger.damage(txid, branch) is None:
-        _check_report(applied, txid, branch)
+        _check_report(applied, txid, branch, unseen_max)
         yield from _recorded(Heuristic(txid, branch, what, now_ms), txid)
 
 
-def _check_report(applied: AppliedState, txid: TxId, branch: str) -> None:
+def _check_report(applied: AppliedState, txid: TxId, branch: str, unseen_max: int) -> None:
     ledger = applied.ledger
     decision = ledger.decision(txid)
     if decision is None:
@@ -68,7 +68,7 @@ def _check_report(applied: AppliedState, txid: TxId, branch: str) -> None:
     of_it = sum(damage.txid == txid for damage in ledger.damages()) if not decision.verdict else 0
     if of_it >= limits.BRANCHES_MAX:
         raise LocalProtocolError(f"{of_it} branches of transaction {txid} are damaged already, and it cannot have more")
-    if ledger.damages_unseen >= limits.DAMAGES_UNSEEN_MAX:
+    if ledger.damages_unseen >= unseen_max:
         raise Overloaded(too_many(ledger.damages_unseen))
 
 

@@ -29,6 +29,7 @@ from raftcoord.core.tables.decisions import Result
 from raftcoord.core.tables.participants import Bind, Binding
 from raftcoord.env import Env
 from raftcoord.errors import LocalProtocolError, NotKnown, Overloaded, RaftcoordError, Unavailable
+from raftcoord.limits import NodeBounds
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.alarms import Alarms
 from raftcoord.node.sessions import Sessions
@@ -39,7 +40,8 @@ log: Final = logging.getLogger("raftcoord.node")
 class Admission:
     """Who is admitted as a participant at one node, and the operator's way to change it."""
 
-    def __init__(self, agreement: Agreement, sessions: Sessions, alarms: Alarms, env: Env) -> None:
+    def __init__(self, agreement: Agreement, sessions: Sessions, alarms: Alarms, env: Env, bounds: NodeBounds) -> None:
+        self._bounds: Final = bounds
         self._agreement = agreement
         self._sessions = sessions
         self._alarms = alarms
@@ -103,7 +105,7 @@ class Admission:
             if not isinstance(result, RaftcoordError) and known is not None:
                 log.info("participant %s is known from now on as %s", name, known.identity[:8])
 
-        deadline = self._alarms.time() + limits.ASK_MS / 1000
+        deadline = self._alarms.time() + self._bounds.ask_ms / 1000
         try:
             self._agreement.propose(Bind(name, identity, "", "", self._env.wall_ms()), deadline, done)
         except (Overloaded, Unavailable):
@@ -114,7 +116,7 @@ class Admission:
         refused = self._refused.setdefault(name, {})
         refused.pop(identity, None)
         refused[identity] = self._env.wall_ms()
-        if len(refused) > limits.PARTICIPANTS_REFUSED_MAX:
+        if len(refused) > self._bounds.participants_refused_max:
             del refused[next(iter(refused))]
 
     def _rebound(self) -> None:

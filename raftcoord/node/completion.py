@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from raftcoord import limits
 from raftcoord.core.tables.decisions import Complete, Result
 from raftcoord.errors import Overloaded, RaftcoordError, Unavailable
+from raftcoord.limits import NodeBounds
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.alarms import Alarm, Alarms
 from raftcoord.types import TxId
@@ -24,7 +24,8 @@ Acks = dict[TxId, set[str]]
 class Completion:
     """The acknowledgements of one node."""
 
-    def __init__(self, agreement: Agreement, alarms: Alarms) -> None:
+    def __init__(self, agreement: Agreement, alarms: Alarms, bounds: NodeBounds) -> None:
+        self._bounds: Final = bounds
         self._agreement = agreement
         self._alarms = alarms
         self._gathered: Acks = {}
@@ -42,21 +43,21 @@ class Completion:
         if decision is None or branch not in decision.outstanding:
             return
         self._gathered.setdefault(txid, set()).add(branch)
-        if len(self._gathered) > limits.ACKS_HELD_MAX:
+        if len(self._gathered) > self._bounds.acks_held_max:
             del self._gathered[next(iter(self._gathered))]
         if self._proposing:
             return
-        if len(self._gathered) >= limits.ACKS_GATHERED_MAX:
+        if len(self._gathered) >= self._bounds.acks_gathered_max:
             self._propose()
         elif self._alarm is None:
-            self._alarm = self._alarms.after(limits.ACKS_GATHER_MS, self._propose)
+            self._alarm = self._alarms.after(self._bounds.acks_gather_ms, self._propose)
 
     def _propose(self) -> None:
         self._alarms.cancel(self._alarm)
         self._alarm = None
         batch: Acks = {}
         count = 0
-        while self._gathered and count < limits.ACKS_GATHERED_MAX:
+        while self._gathered and count < self._bounds.acks_gathered_max:
             txid = next(iter(self._gathered))
             batch[txid] = self._gathered.pop(txid)
             count += len(batch[txid])
@@ -68,7 +69,7 @@ class Completion:
             if isinstance(result, RaftcoordError):
                 self._take_back(batch)
             elif self._gathered:
-                self._wait(0 if len(self._gathered) >= limits.ACKS_GATHERED_MAX else limits.ACKS_GATHER_MS)
+                self._wait(0 if len(self._gathered) >= self._bounds.acks_gathered_max else self._bounds.acks_gather_ms)
 
         command = Complete(tuple((txid, tuple(sorted(branches))) for txid, branches in batch.items()))
         self._proposing = True
@@ -82,7 +83,7 @@ class Completion:
         for txid, branches in self._gathered.items():
             if txid in batch:
                 batch[txid] |= branches
-            elif len(batch) < limits.ACKS_HELD_MAX:
+            elif len(batch) < self._bounds.acks_held_max:
                 batch[txid] = branches
         self._gathered = batch
         self._wait(_RETRY_MS)

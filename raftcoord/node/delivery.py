@@ -24,6 +24,7 @@ from raftcoord.env import Env
 from raftcoord.errors import Overloaded, RaftcoordError, Unavailable
 from raftcoord.events import Acknowledged, Damaged, Delivering
 from raftcoord.foreign import Rationed, shown
+from raftcoord.limits import NodeBounds
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.alarms import Alarm, Alarms
 from raftcoord.node.completion import Completion
@@ -62,7 +63,13 @@ class Delivery:
     """Every outcome that this node has to deliver, by participant."""
 
     def __init__(
-        self, agreement: Agreement, sessions: Sessions, completion: Completion, alarms: Alarms, env: Env
+        self,
+        agreement: Agreement,
+        sessions: Sessions,
+        completion: Completion,
+        alarms: Alarms,
+        env: Env,
+        bounds: NodeBounds,
     ) -> None:
         self.agreement = agreement
         self.events = agreement.events
@@ -70,6 +77,7 @@ class Delivery:
         self.completion = completion
         self.alarms = alarms
         self.env = env
+        self.bounds: Final = bounds
         self.log = Rationed(log, alarms.time)
         self._routes: dict[str, _Route] = {}
         sessions.on_connected.append(self._connected)
@@ -98,7 +106,7 @@ class Delivery:
         """
         route = self._routes.get(branch)
         taken = 0 if route is None else len(route.pending) - (0 if damaged else route.damaged)
-        return taken < limits.DELIVERIES_PENDING_MAX // 2
+        return taken < self.bounds.deliveries_pending_max // 2
 
     def _connected(self, name: str) -> None:
         route = self._routes.get(name)
@@ -112,6 +120,7 @@ class _Route:
     def __init__(self, delivery: Delivery, name: str) -> None:
         self._delivery = delivery
         self._alarms = delivery.alarms
+        self._bounds: Final = delivery.bounds
         self._name = name
         self._ready: deque[_Outcome] = deque()
         self._in_flight = 0
@@ -123,7 +132,7 @@ class _Route:
         if outcome is None:
             outcome = self.pending[txid] = _Outcome(txid, verdict)
             self._ready.append(outcome)
-            if len(self.pending) > limits.DELIVERIES_PENDING_MAX:
+            if len(self.pending) > self._bounds.deliveries_pending_max:
                 self._drop_oldest()
         if on_acknowledged is not None:
             outcome.on_acknowledged = on_acknowledged
@@ -139,7 +148,7 @@ class _Route:
     # -- sending --------------------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
-        while self._ready and self._in_flight < limits.DELIVERIES_IN_FLIGHT_MAX:
+        while self._ready and self._in_flight < self._bounds.deliveries_in_flight_max:
             session = self._delivery.sessions.pick(self._name)
             if session is None:
                 return
@@ -155,7 +164,7 @@ class _Route:
         self._in_flight += 1
         outcome.session = session
         outcome.attempt += 1
-        outcome.alarm = self._alarms.after(limits.DELIVERY_ANSWER_MS, partial(self._overdue, outcome))
+        outcome.alarm = self._alarms.after(self._bounds.delivery_answer_ms, partial(self._overdue, outcome))
         events = self._delivery.events
         if events.wanted:
             events.tell(Delivering(outcome.txid, self._name, outcome.verdict))
@@ -165,7 +174,7 @@ class _Route:
         """No answer for long. The same instance is not asked twice; another one is, if there is one."""
         other = self._delivery.sessions.pick(self._name, but=outcome.session)
         if other is None:
-            outcome.alarm = self._alarms.after(limits.DELIVERY_ANSWER_MS, partial(self._overdue, outcome))
+            outcome.alarm = self._alarms.after(self._bounds.delivery_answer_ms, partial(self._overdue, outcome))
             return
         self._land(outcome)
         outcome.failures += 1
@@ -202,10 +211,10 @@ class _Route:
         outcome.failures += 1
         if (outcome.verdict, error.code) in _DAMAGE:
             self._damaged(outcome, error)
-            pause_ms: float = limits.DAMAGE_RETRY_MS
+            pause_ms: float = self._bounds.damage_retry_ms
         else:
-            doubled = limits.DELIVERY_RETRY_MS_MIN * 2 ** min(outcome.failures - 1, 16)
-            pause_ms = min(doubled, limits.DELIVERY_RETRY_MS_MAX)
+            doubled = self._bounds.delivery_retry_ms_min * 2 ** min(outcome.failures - 1, 16)
+            pause_ms = min(doubled, self._bounds.delivery_retry_ms_max)
             if error.code == "internal" and outcome.failures == 1:
                 self._delivery.log.warning(
                     "participant %s failed to %s %s: %s; it is told again",
@@ -240,7 +249,7 @@ class _Route:
 
         delivery = self._delivery
         unseen = delivery.agreement.ledger.damages_unseen
-        if unseen >= limits.DAMAGES_UNSEEN_MAX:
+        if unseen >= self._bounds.damages_unseen_max:
             log.warning("the damage of %s is not recorded: %s", outcome.txid, too_many(unseen))
             return
         command = Heuristic(outcome.txid, self._name, what[: limits.REASON_LENGTH_MAX], delivery.env.wall_ms())

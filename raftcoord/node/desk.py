@@ -17,7 +17,6 @@ import logging
 from collections.abc import Callable, Collection
 from typing import Any, Final, NamedTuple
 
-from raftcoord import limits
 from raftcoord.api import answers, fields, operations
 from raftcoord.api.answers import DamagePage, DamageRow, ManyAcknowledged, NodeStatus
 from raftcoord.api.operations import A, Operation, R, Role
@@ -28,6 +27,7 @@ from raftcoord.core.tables.decisions import Decide, Result, Standing
 from raftcoord.env import Env
 from raftcoord.errors import InDoubt, LocalProtocolError, NotKnown, Overloaded, RaftcoordError, Unavailable
 from raftcoord.events import Decided
+from raftcoord.limits import NodeBounds
 from raftcoord.node import listings, membership
 from raftcoord.node.admission import Admission
 from raftcoord.node.agreement import Agreement
@@ -60,6 +60,7 @@ class Desk:
         admission: Admission,
         transactions: Transactions,
         env: Env,
+        bounds: NodeBounds,
         *,
         node: str,
         cluster_name: str,
@@ -73,6 +74,7 @@ class Desk:
         self._admission = admission
         self._transactions = transactions
         self._env = env
+        self._bounds: Final = bounds
         self._node = node
         self._cluster_name = cluster_name
         self._about = about
@@ -181,8 +183,9 @@ class Desk:
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
-    def _ask(self, question: Question[Any], answer: Answering, timeout_ms: int = limits.ASK_MS) -> None:
-        _Asking(question, self._agreement, self._loop.time() + timeout_ms / 1000, answer).go_on(None)
+    def _ask(self, question: Question[Any], answer: Answering, timeout_ms: int | None = None) -> None:
+        patience_s = (self._bounds.question_ms if timeout_ms is None else timeout_ms) / 1000
+        _Asking(question, self._agreement, self._loop.time() + patience_s, answer).go_on(None)
 
     def _status(self, request: operations.OfTxid, asker: Asker, answer: Answering) -> None:
         self._ask(asking.status(self._agreement, request.txid), answer)
@@ -206,7 +209,8 @@ class Desk:
     # -- damage ---------------------------------------------------------------------------------------------------
 
     def _report_damage(self, request: operations.DamageReport, asker: Asker, answer: Answering) -> None:
-        self._ask(damage.report(self._agreement, *request, self._env.wall_ms()), answer)
+        now_ms, unseen_max = self._env.wall_ms(), self._bounds.damages_unseen_max
+        self._ask(damage.report(self._agreement, *request, now_ms, unseen_max), answer)
 
     def _acknowledge(self, request: operations.ToAcknowledge, asker: Asker, answer: Answering) -> None:
         self._ask(damage.acknowledge(self._agreement, *request, self._env.wall_ms()), answer)
@@ -232,7 +236,7 @@ class Desk:
     # -- operating ------------------------------------------------------------------------------------------------
 
     def _change_members(self, request: operations.ToChangeMembers, asker: Asker, answer: Answering) -> None:
-        deadline = self._loop.time() + limits.ASK_MS / 1000
+        deadline = self._loop.time() + self._bounds.ask_ms / 1000
         membership.change(self._agreement, self._node, request.step, request.node, deadline, answer)
 
     def _lower_horizon(self, request: operations.ToLowerHorizon, asker: Asker, answer: Answering) -> None:
@@ -248,7 +252,7 @@ class Desk:
         self._ask(question, _through(lowered, answer))
 
     def _participants(self, request: operations.ParticipantListing, asker: Asker, answer: Answering) -> None:
-        portion = listings.Portion(answers.write_participant)
+        portion = listings.Portion(answers.write_participant, self._bounds.listing_bytes_max)
         for row in self._admission.listed():
             if row.name > request.after and not portion.add(row):
                 break
@@ -284,7 +288,7 @@ class Desk:
         answer(status)
 
     def _list(self, request: operations.Listing, asker: Asker, answer: Answering) -> None:
-        self._listings.ask(asker, listings.decisions(self._stored, request), answer)
+        self._listings.ask(asker, listings.decisions(self._stored, request, self._bounds), answer)
 
     def _show(self, request: operations.OfTxid, asker: Asker, answer: Answering) -> None:
         txid = request.txid

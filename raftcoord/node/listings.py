@@ -18,6 +18,7 @@ from raftcoord.api.answers import Page, Row, T
 from raftcoord.api.operations import Listing
 from raftcoord.core.tables.decisions import Decision
 from raftcoord.errors import Overloaded
+from raftcoord.limits import NodeBounds
 from raftcoord.rpc import frames
 from raftcoord.types import State, TxId
 
@@ -55,17 +56,18 @@ class StoredDecisions(Protocol):
 
 
 class Portion(Generic[T]):
-    """As many rows as fit into one answer, in their order. ``write``: a row as it is sent."""
+    """As many rows as fit into one answer, in their order. ``write``: a row as it is sent; ``bytes_max``: of all."""
 
-    def __init__(self, write: Callable[[T], Any]) -> None:
+    def __init__(self, write: Callable[[T], Any], bytes_max: int) -> None:
         self.page: Page[T] = Page([], False)
         self._write = write
+        self._bytes_max: Final = bytes_max
         self._bytes = 0
 
     def add(self, row: T) -> bool:
         """Whether it fitted; after the first that did not, none does."""
         self._bytes += len(frames.packer()(self._write(row)))
-        if self.page.is_cut or (self.page.rows and self._bytes > limits.LISTING_BYTES_MAX):
+        if self.page.is_cut or (self.page.rows and self._bytes > self._bytes_max):
             self.page = self.page._replace(is_cut=True)
         else:
             self.page.rows.append(row)
@@ -94,12 +96,12 @@ def undecided_row(txid: TxId) -> Row:
     return {"txid": txid, "state": State.UNDECIDED, **empty}
 
 
-def decisions(stored: StoredDecisions, wanted: Listing) -> Pages:
+def decisions(stored: StoredDecisions, wanted: Listing, bounds: NodeBounds) -> Pages:
     """The rows of a listing. A decision that is recorded or completed meanwhile may be shown as it was or as it is."""
-    portion: Portion[Row] = Portion(lambda made: made)
+    portion: Portion[Row] = Portion(lambda made: made, bounds.listing_bytes_max)
     before: bytes | None = wanted.before
     while True:
-        room = min(limits.LISTING_PAGE_ROWS, wanted.limit - len(portion.page.rows))
+        room = min(bounds.listing_page_rows, wanted.limit - len(portion.page.rows))
         read = stored.decisions(wanted.state, room, before)
         fitted = all(portion.add(row(decision)) for decision in read)
         if not fitted or len(read) < room or len(portion.page.rows) >= wanted.limit:

@@ -14,6 +14,7 @@ from raftcoord import __version__, limits
 from raftcoord.api.answers import NodeStatus
 from raftcoord.config import Config
 from raftcoord.env import Env
+from raftcoord.limits import NodeBounds
 from raftcoord.node.admission import Admission
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.alarms import Alarms
@@ -45,6 +46,7 @@ class Node:
         env: Env,
         *,
         on_halt: Callable[[Exception], None],
+        bounds: NodeBounds = NodeBounds(),
     ) -> None:
         self.config = config.node(name)
         self._loop = asyncio.get_running_loop()
@@ -55,18 +57,20 @@ class Node:
         self.consensus = consensus
         self.events = consensus.events
         self.sessions = Sessions(resource.name for resource in config.resources)
-        self.completion = Completion(self.consensus, self._alarms)
-        self.delivery = Delivery(self.consensus, self.sessions, self.completion, self._alarms, env)
-        self.transactions = Transactions(self.consensus, self.sessions, self.delivery, self._alarms, env, on_halt)
-        self.recovery = Recovery(self.consensus, self.sessions, self.delivery, self._alarms)
+        self.completion = Completion(self.consensus, self._alarms, bounds)
+        self.delivery = Delivery(self.consensus, self.sessions, self.completion, self._alarms, env, bounds)
+        self.transactions = Transactions(
+            self.consensus, self.sessions, self.delivery, self._alarms, env, on_halt, bounds
+        )
+        self.recovery = Recovery(self.consensus, self.sessions, self.delivery, self._alarms, bounds)
         self.founding = Founder(self.consensus, self._alarms, env)
-        self.retirement = Retirement(self.consensus, self._alarms, env, config.retention_ms)
-        admission = Admission(self.consensus, self.sessions, self._alarms, env)
+        self.retirement = Retirement(self.consensus, self._alarms, env, config.retention_ms, bounds)
+        admission = Admission(self.consensus, self.sessions, self._alarms, env, bounds)
         names = {"node": self.config.name, "cluster_name": config.cluster}
         self.desk = Desk(
-            self.consensus, stored, self.sessions, admission, self.transactions, env, about=self._about, **names
+            self.consensus, stored, self.sessions, admission, self.transactions, env, bounds, about=self._about, **names
         )
-        self._port = ClientPort(self.desk, self.consensus, self.sessions, admission, env, **names)
+        self._port = ClientPort(self.desk, self.consensus, self.sessions, admission, env, bounds, **names)
 
     @property
     def client_port(self) -> int:

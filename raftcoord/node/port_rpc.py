@@ -14,6 +14,7 @@ from raftcoord.api.operations import Operation, Role
 from raftcoord.env import Env
 from raftcoord.errors import LocalProtocolError, RemoteProtocolError, Unavailable
 from raftcoord.events import Refused
+from raftcoord.limits import NodeBounds
 from raftcoord.node import namesakes
 from raftcoord.node.admission import Admission
 from raftcoord.node.agreement import Agreement
@@ -36,12 +37,13 @@ _NOT_SENT: Final = frozenset({codes.UNAVAILABLE, codes.OVERLOADED})
 
 
 class RpcEndpoint:
-    """A participant that dialed in."""
+    """A participant that dialed in. With ``busy_from`` requests to answer it is busy."""
 
-    __slots__ = ("_conn",)
+    __slots__ = ("_busy_from", "_conn")
 
-    def __init__(self, conn: Connection) -> None:
+    def __init__(self, conn: Connection, busy_from: int) -> None:
         self._conn = conn
+        self._busy_from = busy_from
 
     def __str__(self) -> str:
         return self._conn.peername
@@ -52,7 +54,7 @@ class RpcEndpoint:
 
     @property
     def busy(self) -> bool:
-        return self._conn.open_calls >= limits.PREPARES_OPEN_MAX
+        return self._conn.open_calls >= self._busy_from
 
     @property
     def waiting(self) -> int:
@@ -122,6 +124,7 @@ class ClientPort:
         sessions: Sessions,
         admission: Admission,
         env: Env,
+        bounds: NodeBounds,
         *,
         node: str,
         cluster_name: str,
@@ -131,6 +134,7 @@ class ClientPort:
         self._sessions = sessions
         self._admission = admission
         self._env = env
+        self._prepares_max: Final = bounds.prepares_open_max
         self._events = agreement.events
         self._node = node
         self._cluster_name = cluster_name
@@ -177,7 +181,7 @@ class ClientPort:
             return
         self._sessions.check_free(name)
         identity = self._admission.check(name, details.get("identity"))
-        session = self._sessions.add(name, instance, RpcEndpoint(conn), identity)
+        session = self._sessions.add(name, instance, RpcEndpoint(conn, self._prepares_max), identity)
         conn.context = Caller(conn, self._desk.methods(_PARTICIPANT), session)
 
     def on_request(self, conn: Connection, request_id: int, method: str, params: list[Any]) -> None:

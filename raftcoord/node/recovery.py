@@ -24,9 +24,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
-from raftcoord import limits
 from raftcoord.core.tables.decisions import Decision
 from raftcoord.errors import Overloaded, RaftcoordError, Unavailable
+from raftcoord.limits import NodeBounds
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.alarms import Alarm, Alarms
 from raftcoord.node.delivery import Delivery
@@ -45,7 +45,10 @@ _BRANCHES_A_PIECE: Final = 16
 class Recovery:
     """The sweeps of one node; they rest while it is not the leader."""
 
-    def __init__(self, agreement: Agreement, sessions: Sessions, delivery: Delivery, alarms: Alarms) -> None:
+    def __init__(
+        self, agreement: Agreement, sessions: Sessions, delivery: Delivery, alarms: Alarms, bounds: NodeBounds
+    ) -> None:
+        self._bounds: Final = bounds
         self._agreement = agreement
         self._sessions = sessions
         self._delivery = delivery
@@ -79,7 +82,7 @@ class Recovery:
 
         def reached(result: tuple[int, int] | RaftcoordError) -> None:
             if isinstance(result, RaftcoordError):
-                self._alarms.after(limits.REDRIVE_EVERY_MS, self._leader_changed)
+                self._alarms.after(self._bounds.redrive_every_ms, self._leader_changed)
             elif self._agreement.is_leader and self._agreement.term == term:
                 self._led_term = term
                 log.info("leading in term %d with %d open decisions", term, self._agreement.ledger.open_count)
@@ -87,9 +90,9 @@ class Recovery:
                 self._sweep_all(self._agreement.applied_index)
 
         try:
-            self._agreement.barrier(self._alarms.time() + limits.ASK_MS / 1000, reached)
+            self._agreement.barrier(self._alarms.time() + self._bounds.ask_ms / 1000, reached)
         except (Overloaded, Unavailable):
-            self._alarms.after(limits.REDRIVE_EVERY_MS, self._leader_changed)
+            self._alarms.after(self._bounds.redrive_every_ms, self._leader_changed)
 
     def _participant_connected(self, name: str) -> None:
         self._connected.append(name)
@@ -109,7 +112,7 @@ class Recovery:
 
     def _sweep_all(self, mark: int) -> None:
         """Take up what is open and recorded at or below index ``mark``, and hand over what is connected."""
-        self._next_at = self._alarms.time() + limits.REDRIVE_EVERY_MS / 1000
+        self._next_at = self._alarms.time() + self._bounds.redrive_every_ms / 1000
         self._applied_then = self._agreement.applied_index
         self._begin(self._take_up(mark))
 
@@ -124,11 +127,11 @@ class Recovery:
             self._sweep = None
             self._forget_all()
             return
-        for _ in range(limits.REDRIVE_STEP):
+        for _ in range(self._bounds.redrive_step):
             if next(sweep, self) is self:
                 self._end()
                 return
-        self._alarm = self._alarms.after(limits.REDRIVE_STEP_MS, self._step)
+        self._alarm = self._alarms.after(self._bounds.redrive_step_ms, self._step)
 
     def _end(self) -> None:
         self._sweep = None
@@ -209,7 +212,7 @@ class Recovery:
         handed = self._handed.get(name)
         if handed is None:
             return
-        for _ in range(min(len(handed), limits.REDRIVE_STEP)):
+        for _ in range(min(len(handed), self._bounds.redrive_step)):
             txid, missed = handed.popleft()
             if self._outstanding(txid, name) is None:
                 continue

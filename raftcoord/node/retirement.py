@@ -2,7 +2,7 @@
 
 Owed: the horizon moves only while this node's clock agrees within CLOCK_SPREAD_MS_MAX with the clocks of a majority, itself
 counted; a peer whose clock has not been heard for an election timeout does not agree. It moves to the retention before the time
-that a majority of the clocks has reached, and by RETIRE_STEP_MS_MAX at a time. One wrong clock must not make the cluster forget.
+that a majority of the clocks has reached, and in steps (NodeBounds). One wrong clock must not make the cluster forget.
 Never: by a follower.
 """
 
@@ -19,6 +19,7 @@ from raftcoord.core.tables.horizon import Retire
 from raftcoord.core.tables.table import Command
 from raftcoord.env import Env
 from raftcoord.errors import Overloaded, RaftcoordError, Unavailable
+from raftcoord.limits import NodeBounds
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.alarms import Alarms
 
@@ -73,15 +74,16 @@ class Founder:
 class Retirement:
     """Moves the horizon to ``retention_ms`` behind this node's clock, while it leads."""
 
-    def __init__(self, agreement: Agreement, alarms: Alarms, env: Env, retention_ms: int) -> None:
+    def __init__(self, agreement: Agreement, alarms: Alarms, env: Env, retention_ms: int, bounds: NodeBounds) -> None:
         self._agreement = agreement
         self._alarms = alarms
         self._env = env
         self._retention_ms = retention_ms
-        alarms.after(limits.RETIRE_EVERY_MS, self._periodic)
+        self._bounds: Final = bounds
+        alarms.after(bounds.retire_every_ms, self._periodic)
 
     def _periodic(self) -> None:
-        self._alarms.after(limits.RETIRE_EVERY_MS, self._periodic)
+        self._alarms.after(self._bounds.retire_every_ms, self._periodic)
         if not self._agreement.is_leader:
             return
         if not self.clock_agrees():
@@ -99,7 +101,7 @@ class Retirement:
         offsets = sorted((offset for offset in self._offsets() if offset is not None), reverse=True)
         reached_ms = self._env.wall_ms() + min(0, offsets[len(self._offsets()) // 2])
         horizon_ms = self._agreement.ledger.horizon_ms
-        latest_ms = horizon_ms + limits.RETIRE_STEP_MS_MAX if horizon_ms else reached_ms
+        latest_ms = horizon_ms + self._bounds.retire_step_ms_max if horizon_ms else reached_ms
         return min(reached_ms - self._retention_ms, latest_ms)
 
     def _offsets(self) -> list[int | None]:

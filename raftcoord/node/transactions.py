@@ -39,6 +39,7 @@ from raftcoord.core.protocols.two_phase import Ballot, Coordinator, not_connecte
 from raftcoord.core.tables.decisions import Decide, Result, Standing
 from raftcoord.env import Env
 from raftcoord.errors import Halt, LocalProtocolError, Overloaded, RaftcoordError, Unavailable
+from raftcoord.limits import NodeBounds
 from raftcoord.node.agreement import Agreement
 from raftcoord.node.alarms import Alarm, Alarms
 from raftcoord.node.delivery import Delivery
@@ -79,6 +80,7 @@ class Transactions:
         alarms: Alarms,
         env: Env,
         on_halt: Callable[[Exception], None],
+        bounds: NodeBounds,
     ) -> None:
         self.agreement = agreement
         self.events = agreement.events
@@ -87,6 +89,7 @@ class Transactions:
         self.alarms = alarms
         self.env = env
         self.on_halt = on_halt
+        self._running_max: Final = bounds.transactions_running_max
         self.running: dict[TxId, Running] = {}
         self.absent: dict[str, dict[TxId, Running]] = {}
         """Who waits for a participant to connect, by its name."""
@@ -94,7 +97,7 @@ class Transactions:
 
     def submit(self, asked: Asked) -> None:
         """Run it. Raises Overloaded or LocalProtocolError when nothing was attempted. The txid must not be running."""
-        if len(self.running) >= limits.TRANSACTIONS_RUNNING_MAX:
+        if len(self.running) >= self._running_max:
             raise Overloaded(f"this node runs {len(self.running)} transactions, its most; try again in a moment")
         connected = []
         for branch in asked.payloads:

@@ -45,26 +45,26 @@ def knobs(seed: int) -> Iterator[Knobs]:
         log_tail_entries=0 if greedy else rng.choice((3, 20, 60, 5000)),
         log_compact_slack=1 if greedy else rng.choice((2, 10, 30)),
         memory_decisions_max=rng.choice((8, 40, 100_000)),
+        ask_ms=rng.choice((300, 3_000)),
+        proposals_max=rng.choice((12, 65_536, 65_536)),
+        prepares_open_max=rng.choice((3, 2_048)),
+        retire_every_ms=700,
+        retire_step_ms_max=7_000,
     )
-    turned: list[tuple[Any, str, Any]] = [(limits, "ASK_MS", rng.choice((300, 3_000)))]
-    node = replace(node, proposals_max=rng.choice((12, 65_536, 65_536)))
-    turned += [
-        (limits, "PREPARES_OPEN_MAX", rng.choice((3, 2_048))),
+    turned: list[tuple[Any, str, Any]] = [
         (limits, "LOCK_WAITERS_MAX", rng.choice((1, 4_096))),
-        (limits, "ACKS_GATHERED_MAX", rng.choice((1, 5, 500))),
-        (limits, "ACKS_HELD_MAX", rng.choice((3, 100_000))),
-        (limits, "DELIVERIES_PENDING_MAX", rng.choice((4, 10_000))),
-        (limits, "DELIVERIES_IN_FLIGHT_MAX", rng.choice((1, 256))),
-        (limits, "DELIVERY_ANSWER_MS", rng.choice((400, 5_000))),
-        (limits, "REDRIVE_STEP", rng.choice((1, 500))),
         (limits, "RETENTION_MS_MIN", 1),
-        (limits, "RETIRE_EVERY_MS", 700),
-        (limits, "RETIRE_STEP_MS_MAX", 7_000),
         (os, "getpid", lambda: _PROCESS_ID),
         (shutil, "disk_usage", lambda path: _Disk()),
     ]
     node = replace(
         node,
+        acks_gathered_max=rng.choice((1, 5, 500)),
+        acks_held_max=rng.choice((3, 100_000)),
+        deliveries_pending_max=rng.choice((4, 10_000)),
+        deliveries_in_flight_max=rng.choice((1, 256)),
+        delivery_answer_ms=rng.choice((400, 5_000)),
+        redrive_step=rng.choice((1, 500)),
         copy_chunk_bytes=rng.choice((1 << 10, 1 << 13, 1 << 19)),
         append_entries_max=rng.choice((1, 3, 1000)),
     )

@@ -171,7 +171,7 @@ class World:
             config, name, db, env, on_halt=halt, runner=runner, bounds=self.knobs.node
         )
         machine.consensus.mischief = self.mischief
-        machine.node = Node(config, name, machine.consensus, db, env, on_halt=halt)
+        machine.node = Node(config, name, machine.consensus, db, env, on_halt=halt, bounds=self.knobs.node)
         node_events = machine.node.events
         node_events.attach(NodeWindow(machine.node, machine.consensus, self.watcher, self.broken))
         if self.events.wanted:

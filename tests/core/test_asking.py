@@ -79,7 +79,7 @@ def complete(*branches: str) -> Callable[[Here], Question[Any]]:
 
 
 def report(branch: str = "a") -> Callable[[Here], Question[Any]]:
-    return lambda here: damage.report(here, T, branch, "gone", NOW_MS)
+    return lambda here: damage.report(here, T, branch, "gone", NOW_MS, 10_000)
 
 
 def acknowledge(branch: str = "a") -> Callable[[Here], Question[Any]]:

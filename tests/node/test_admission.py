@@ -15,6 +15,7 @@ from raftcoord.config import Address
 from raftcoord.core.tables.participants import Bind
 from raftcoord.env import Env
 from raftcoord.errors import LocalProtocolError, Unavailable
+from raftcoord.limits import NodeBounds
 from raftcoord.participants.sqlite import SqliteParticipant
 from raftcoord.participants.worker import Worker
 from raftcoord.types import State, Verdict
@@ -247,9 +248,8 @@ async def test_as_many_participants_are_known_as_may_be_and_the_next_is_refused(
         await bank("c", ONE).join(served)
 
 
-async def test_refused_states_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "PARTICIPANTS_REFUSED_MAX", 2)
-    async with serving_one() as served:
+async def test_refused_states_are_remembered_up_to_a_bound() -> None:
+    async with serving_one(bounds=NodeBounds(participants_refused_max=2)) as served:
         await bank("a", ONE).join(served)
         for identity in (OTHER, THIRD, "4d" * 16):
             await refused(bank("a", identity), served)

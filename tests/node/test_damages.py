@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 
+from node import world
 from node.local_consensus import Log
-from node.world import SILENCE, Bank, Caller, Served, new_txid, serving, serving_one, until
+from node.world import SILENCE, Bank, Caller, Served, new_txid, until
 from raftcoord import limits
 from raftcoord.core.tables.damages import SETTLED, Acknowledge, Heuristic, Settle
 from raftcoord.core.tables.decisions import Closing, Complete, Decide
 from raftcoord.core.tables.horizon import Retire
 from raftcoord.errors import Unavailable
+from raftcoord.limits import NodeBounds
 from raftcoord.rpc.codes import RpcError
 from raftcoord.types import State, TxId, Verdict
 
 NOT_PREPARED = RpcError("not_prepared", "never heard of it")
 
 
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "DELIVERY_RETRY_MS_MIN", 1)
-    monkeypatch.setattr(limits, "ACKS_GATHER_MS", 1)
+SHORT = NodeBounds(delivery_retry_ms_min=1, acks_gather_ms=1)
+serving = partial(world.serving, bounds=SHORT)
+serving_one = partial(world.serving_one, bounds=SHORT)
 
 
 async def listed(client: Caller, **query: Any) -> list[tuple[TxId, str, str]]:
@@ -117,10 +120,8 @@ async def test_damage_of_an_abort_is_recorded_for_any_branch_but_not_for_any_num
         assert await client.ask("report_damage", txid, "db-0", "again") is True
 
 
-async def test_so_much_damage_is_recorded_and_no_more_until_somebody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "DAMAGES_UNSEEN_MAX", 3)
-    monkeypatch.setattr(limits, "DAMAGE_RETRY_MS", 1)
-    async with serving_one() as served:
+async def test_so_much_damage_is_recorded_and_no_more_until_somebody_looks() -> None:
+    async with serving_one(bounds=replace(SHORT, damages_unseen_max=3, damage_retry_ms=1)) as served:
         bank = await Bank("ledger", commit=NOT_PREPARED).join(served)
         client = await Caller.of(served)
         txids = [commit_of(served, "orders") for _ in range(4)]
@@ -279,12 +280,10 @@ async def test_a_damaged_branch_does_not_keep_the_others_from_completing() -> No
         await until(lambda: served.decision(txid).outstanding == ("ledger",))  # type: ignore[union-attr]
 
 
-async def test_what_is_damaged_takes_no_room_from_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_damaged_takes_no_room_from_what_is_not() -> None:
     """With five thousand damaged branches the leader would otherwise drive that participant's decisions no more."""
-    monkeypatch.setattr(limits, "DELIVERIES_PENDING_MAX", 8)
-    monkeypatch.setattr(limits, "REDRIVE_EVERY_MS", 5)
     log = Log("n1", "n2")
-    async with serving(log) as (n1, n2):
+    async with serving(log, bounds=replace(SHORT, deliveries_pending_max=8, redrive_every_ms=5)) as (n1, n2):
         damaged = {commit_of(n1, "ledger") for _ in range(6)}
         bank = await Bank("ledger", commit=lambda txid: NOT_PREPARED if txid in damaged else True).join(n2)
         log.lead(n2.consensus)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
+from node import world
 from node.local_consensus import Log
-from node.world import SILENCE, YES, Bank, Caller, Served, new_txid, serving, serving_one, until
-from raftcoord import limits
+from node.world import SILENCE, YES, Bank, Caller, Served, new_txid, until
 from raftcoord.core.tables.damages import Heuristic
 from raftcoord.core.tables.decisions import Complete, Decide
 from raftcoord.core.tables.horizon import Retire
 from raftcoord.errors import Unavailable
+from raftcoord.limits import NodeBounds
 from raftcoord.rpc.codes import RpcError
 from raftcoord.types import State, TxId, Verdict
 
@@ -21,11 +24,9 @@ BROKEN = RpcError("internal", "the disk is full")
 NOT_PREPARED = RpcError("not_prepared", "never heard of it")
 
 
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "DELIVERY_RETRY_MS_MIN", 1)
-    monkeypatch.setattr(limits, "DELIVERY_RETRY_MS_MAX", 4)
-    monkeypatch.setattr(limits, "ACKS_GATHER_MS", 1)
+SHORT = NodeBounds(delivery_retry_ms_min=1, delivery_retry_ms_max=4, acks_gather_ms=1)
+serving = partial(world.serving, bounds=SHORT)
+serving_one = partial(world.serving_one, bounds=SHORT)
 
 
 def outstanding(served: Served, txid: TxId) -> tuple[str, ...]:
@@ -52,10 +53,8 @@ async def test_an_answer_that_is_not_true_is_no_acknowledgement() -> None:
         assert outstanding(served, txid) == ("a",)
 
 
-async def test_a_participant_that_was_away_is_told_at_once_when_it_connects(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "DELIVERY_RETRY_MS_MIN", 60_000)
-    monkeypatch.setattr(limits, "DELIVERY_RETRY_MS_MAX", 60_000)
-    async with serving_one() as served:
+async def test_a_participant_that_was_away_is_told_at_once_when_it_connects() -> None:
+    async with serving_one(bounds=replace(SHORT, delivery_retry_ms_min=60_000, delivery_retry_ms_max=60_000)) as served:
         bank, client, txid = await Bank("a", commit=BROKEN).join(served), await Caller.of(served), new_txid()
         await client.submit(txid, "a")
         await bank.hears("commit", txid)
@@ -78,9 +77,8 @@ async def test_an_outcome_whose_answer_is_lost_with_the_connection_is_told_again
         await until(lambda: outstanding(served, txid) == ())
 
 
-async def test_an_instance_that_hangs_does_not_keep_the_outcome_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "DELIVERY_ANSWER_MS", 10)
-    async with serving_one() as served:
+async def test_an_instance_that_hangs_does_not_keep_the_outcome_from_another() -> None:
+    async with serving_one(bounds=replace(SHORT, delivery_answer_ms=10)) as served:
         hangs, client, txid = await Bank("a", commit=SILENCE).join(served), await Caller.of(served), new_txid()
         await client.submit(txid, "a")
         await hangs.hears("commit", txid)
@@ -93,9 +91,8 @@ async def test_an_instance_that_hangs_does_not_keep_the_outcome_from_another(mon
         hangs.speak(True)  # too late to matter, and no bug
 
 
-async def test_not_more_than_the_bound_is_in_flight_to_one_participant(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "DELIVERIES_IN_FLIGHT_MAX", 2)
-    async with serving_one() as served:
+async def test_not_more_than_the_bound_is_in_flight_to_one_participant() -> None:
+    async with serving_one(bounds=replace(SHORT, deliveries_in_flight_max=2)) as served:
         bank = await Bank("a", commit=SILENCE).join(served)
         client = await Caller.of(served)
         txids = [new_txid() for _ in range(5)]
@@ -110,9 +107,8 @@ async def test_not_more_than_the_bound_is_in_flight_to_one_participant(monkeypat
         assert [heard[1] for heard in bank.heard if heard[0] == "commit"] == txids
 
 
-async def test_outcomes_beyond_the_bound_are_left_to_the_leader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "DELIVERIES_PENDING_MAX", 2)
-    async with serving_one() as served:
+async def test_outcomes_beyond_the_bound_are_left_to_the_leader() -> None:
+    async with serving_one(bounds=replace(SHORT, deliveries_pending_max=2)) as served:
         delivery, txids = served.node.delivery, [new_txid() for _ in range(3)]
         for txid in txids[:2]:
             delivery.deliver(txid, Verdict.ABORT, "a")
@@ -163,11 +159,8 @@ async def test_not_prepared_is_damage_and_never_an_acknowledgement(caplog: pytes
         assert await client.outcome(txid) is State.COMMITTED
 
 
-async def test_damage_is_said_once_recorded_once_and_told_slowly(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(limits, "DAMAGE_RETRY_MS", 2)
-    async with serving_one() as served:
+async def test_damage_is_said_once_recorded_once_and_told_slowly(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving_one(bounds=replace(SHORT, damage_retry_ms=2)) as served:
         bank, client, txid = await Bank("a", commit=NOT_PREPARED).join(served), await Caller.of(served), new_txid()
         with caplog.at_level(logging.CRITICAL):
             await client.submit(txid, "a")
@@ -179,9 +172,8 @@ async def test_damage_is_said_once_recorded_once_and_told_slowly(
         await until(lambda: outstanding(served, txid) == ())
 
 
-async def test_damage_that_could_not_be_recorded_is_recorded_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "DAMAGE_RETRY_MS", 2)
-    async with serving_one() as served:
+async def test_damage_that_could_not_be_recorded_is_recorded_later() -> None:
+    async with serving_one(bounds=replace(SHORT, damage_retry_ms=2)) as served:
         bank, client, txid = await Bank("a", commit=SILENCE).join(served), await Caller.of(served), new_txid()
         await client.submit(txid, "a")
         await bank.hears("commit", txid)
@@ -229,10 +221,8 @@ async def test_an_abort_behind_the_horizon_of_what_was_committed_before_it_is_no
 # -- acknowledgements into the ledger -----------------------------------------------------------------------------
 
 
-async def test_acknowledgements_are_gathered_into_one_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "ACKS_GATHER_MS", 60_000)
-    monkeypatch.setattr(limits, "ACKS_GATHERED_MAX", 4)
-    async with serving_one() as served:
+async def test_acknowledgements_are_gathered_into_one_command() -> None:
+    async with serving_one(bounds=replace(SHORT, acks_gather_ms=60_000, acks_gathered_max=4)) as served:
         await Bank("a").join(served)
         await Bank("b").join(served)
         client = await Caller.of(served)
@@ -263,8 +253,7 @@ async def test_acknowledgements_whose_fate_is_not_known_are_proposed_again_with_
 ) -> None:
     monkeypatch.setattr("raftcoord.node.completion._RETRY_MS", 2)
     monkeypatch.setattr("raftcoord.node.completion._DEADLINE_MS", 20)
-    monkeypatch.setattr(limits, "ACKS_GATHERED_MAX", 2)
-    async with serving_one() as served:
+    async with serving_one(bounds=replace(SHORT, acks_gathered_max=2)) as served:
         txids = [new_txid() for _ in range(4)]
         for txid in txids:
             served.consensus.log.append(Decide(txid, Verdict.COMMIT, ("a", "b"), "", "", 0))
@@ -282,10 +271,8 @@ async def test_acknowledgements_whose_fate_is_not_known_are_proposed_again_with_
         await until(lambda: served.consensus.ledger.open_count == 0)
 
 
-async def test_acknowledgements_held_beyond_the_bound_lose_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "ACKS_HELD_MAX", 2)
-    monkeypatch.setattr(limits, "ACKS_GATHER_MS", 60_000)
-    async with serving_one() as served:
+async def test_acknowledgements_held_beyond_the_bound_lose_the_oldest() -> None:
+    async with serving_one(bounds=replace(SHORT, acks_held_max=2, acks_gather_ms=60_000)) as served:
         txids = [new_txid() for _ in range(3)]
         for txid in txids:
             served.consensus.log.append(Decide(txid, Verdict.COMMIT, ("a",), "", "", 0))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from node.world import Caller, new_txid, serving_one, until
-from raftcoord import limits
+from raftcoord.limits import NodeBounds
 from raftcoord.node.endpoint import NotDone, OnTold, OnVote
 from raftcoord.types import State, TxId, Verdict, Vote
 
@@ -38,10 +38,9 @@ class Here:
 
 @pytest.mark.parametrize(("vote", "outcome"), [(Vote.yes(), Verdict.COMMIT), (Vote.no("sold out"), Verdict.ABORT)])
 async def test_a_branch_that_is_no_connection_votes_and_is_told_until_it_acknowledges(
-    vote: Vote, outcome: Verdict, monkeypatch: pytest.MonkeyPatch
+    vote: Vote, outcome: Verdict
 ) -> None:
-    monkeypatch.setattr(limits, "DELIVERY_RETRY_MS_MIN", 1)
-    async with serving_one() as served:
+    async with serving_one(bounds=NodeBounds(delivery_retry_ms_min=1)) as served:
         here, other = Here(vote, NotDone("internal", "not now")), Here(Vote.yes(), NotDone("internal", "not now"))
         for name, endpoint in (("a", here), ("b", other)):
             served.node.sessions.add(name, "1", endpoint)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 
+from node import world
 from node.local_consensus import Log
-from node.world import NO, SILENCE, YES, Bank, Caller, new_txid, serving, serving_one, until
-from raftcoord import limits
+from node.world import NO, SILENCE, YES, Bank, Caller, new_txid, until
 from raftcoord.core.tables.damages import Heuristic
 from raftcoord.core.tables.decisions import Decide
+from raftcoord.limits import NodeBounds
 from raftcoord.rpc.codes import RpcError
 from raftcoord.types import State, Verdict
 
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "ACKS_GATHER_MS", 1)
-    monkeypatch.setattr(limits, "DELIVERY_RETRY_MS_MIN", 1)
+SHORT = NodeBounds(acks_gather_ms=1, delivery_retry_ms_min=1)
+serving = partial(world.serving, bounds=SHORT)
+serving_one = partial(world.serving_one, bounds=SHORT)
 
 
 async def test_1_no_such_transaction_is_not_taken_for_success() -> None:
@@ -87,15 +89,13 @@ async def test_6_a_decision_that_is_finished_is_answered_as_it_was() -> None:
 
 
 async def test_7_a_decided_commit_is_driven_at_once_by_the_next_leader() -> None:
-    """No period of the sweeps passes in this test: REDRIVE_EVERY_MS is set beyond its end."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(limits, "REDRIVE_EVERY_MS", 3_600_000)
-        log = Log("n1", "n2")
-        async with serving(log) as (_, n2):
-            bank, txid = await Bank("a").join(n2), new_txid()
-            log.append(Decide(txid, Verdict.COMMIT, ("a",), "", "", 0))
-            log.lead(n2.consensus)
-            await bank.hears("commit", txid)
+    """No period of the sweeps passes in this test: ``redrive_every_ms`` is set beyond its end."""
+    log = Log("n1", "n2")
+    async with serving(log, bounds=replace(SHORT, redrive_every_ms=3_600_000)) as (_, n2):
+        bank, txid = await Bank("a").join(n2), new_txid()
+        log.append(Decide(txid, Verdict.COMMIT, ("a",), "", "", 0))
+        log.lead(n2.consensus)
+        await bank.hears("commit", txid)
 
 
 async def test_8_the_decision_is_recorded_before_any_branch_is_told() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from node.world import Caller, Served, new_txid, serving_one, until
 from raftcoord import limits
+from raftcoord.limits import NodeBounds
 from raftcoord.rpc import codes
 from raftcoord.rpc.codes import RpcError
 from raftcoord.types import Verdict
@@ -37,8 +38,7 @@ def pages_read(served: Served, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 async def test_a_listing_of_several_pages_is_whole_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with serving_one() as served:
-        monkeypatch.setattr(limits, "LISTING_PAGE_ROWS", 3)
+    async with serving_one(bounds=NodeBounds(listing_page_rows=3)) as served:
         client = await filled(served, 10)
         pages = pages_read(served, monkeypatch)
         rows = await client.ask("txns", {"limit": 8})
@@ -53,8 +53,7 @@ async def test_a_listing_of_several_pages_is_whole_and_in_order(monkeypatch: pyt
 async def test_who_decides_is_answered_between_two_pages_and_who_lists_little_waits_for_one_page_of_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with serving_one() as served:
-        monkeypatch.setattr(limits, "LISTING_PAGE_ROWS", 1)
+    async with serving_one(bounds=NodeBounds(listing_page_rows=1)) as served:
         greedy = await filled(served, 40)
         modest = await Caller.of(served)
         pages = pages_read(served, monkeypatch)
@@ -67,11 +66,8 @@ async def test_who_decides_is_answered_between_two_pages_and_who_lists_little_wa
         assert len(pages) == 401
 
 
-async def test_so_many_listings_of_a_connection_wait_and_one_more_is_overloaded(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async with serving_one() as served:
-        monkeypatch.setattr(limits, "LISTING_PAGE_ROWS", 1)
+async def test_so_many_listings_of_a_connection_wait_and_one_more_is_overloaded() -> None:
+    async with serving_one(bounds=NodeBounds(listing_page_rows=1)) as served:
         client = await filled(served, 5)
         asked = [client.begin("txns", {"limit": 5}) for _ in range(limits.LISTINGS_WAITING_MAX + 1)]
         answers = await asyncio.gather(*asked, return_exceptions=True)
@@ -82,8 +78,7 @@ async def test_so_many_listings_of_a_connection_wait_and_one_more_is_overloaded(
 
 
 async def test_a_listing_whose_client_has_gone_is_read_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with serving_one() as served:
-        monkeypatch.setattr(limits, "LISTING_PAGE_ROWS", 1)
+    async with serving_one(bounds=NodeBounds(listing_page_rows=1)) as served:
         client = await filled(served, 100)
         other = await Caller.of(served)
         pages = pages_read(served, monkeypatch)

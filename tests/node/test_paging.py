@@ -11,6 +11,7 @@ from raftcoord import AsyncClient, limits
 from raftcoord.api import answers
 from raftcoord.core.tables.damages import Damage
 from raftcoord.core.tables.decisions import Decide, Decision
+from raftcoord.limits import NodeBounds
 from raftcoord.node.listings import Portion, row
 from raftcoord.rpc import frames
 from raftcoord.types import Verdict
@@ -39,8 +40,8 @@ async def test_a_thousand_open_rows_of_many_branches_are_listed() -> None:
 
 def test_a_page_takes_so_many_bytes_and_not_one_row_more() -> None:
     each = row(LARGEST)
-    fitting = limits.LISTING_BYTES_MAX // len(frames.packer()(each))
-    page: Portion[Any] = Portion(lambda made: made)
+    fitting = NodeBounds.listing_bytes_max // len(frames.packer()(each))
+    page: Portion[Any] = Portion(lambda made: made, NodeBounds.listing_bytes_max)
     for _ in range(fitting):
         assert page.add(each)
     assert answers.ROWS.write(page.page) == [each] * fitting
@@ -52,12 +53,11 @@ def test_a_page_takes_so_many_bytes_and_not_one_row_more() -> None:
 def test_the_largest_row_has_the_bytes_that_limits_say_and_a_page_fits_into_a_frame() -> None:
     size = len(frames.packer()(row(LARGEST)))
     assert 6_000 < size <= 7_000
-    assert limits.LISTING_BYTES_MAX + size <= limits.CLIENT_FRAME_BYTES_MAX
+    assert NodeBounds.listing_bytes_max + size <= limits.CLIENT_FRAME_BYTES_MAX
 
 
-def test_a_row_that_is_alone_is_answered_whatever_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "LISTING_BYTES_MAX", 1)
-    page: Portion[Any] = Portion(lambda made: made)
+def test_a_row_that_is_alone_is_answered_whatever_its_size() -> None:
+    page: Portion[Any] = Portion(lambda made: made, 1)
     assert page.add({"reason": "x" * 100})
     assert not page.add({"reason": ""})
     assert len(page.page.rows) == 1
@@ -71,9 +71,8 @@ def test_a_part_without_rows_is_no_answer(result: object) -> None:
         answers.ROWS.read(result)
 
 
-async def test_participants_are_listed_however_many_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "LISTING_BYTES_MAX", 200)
-    async with serving_one() as served:
+async def test_participants_are_listed_however_many_they_are() -> None:
+    async with serving_one(bounds=NodeBounds(listing_bytes_max=200)) as served:
         names = [f"bank-{number}" for number in range(7)]
         for name in names:
             await Bank(name).join(served)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 
+from node import world
 from node.local_consensus import Log
-from node.world import SILENCE, Bank, Caller, new_txid, serving, serving_one, until
-from raftcoord import limits
+from node.world import SILENCE, Bank, Caller, new_txid, until
 from raftcoord.core.tables.decisions import Complete, Decide
 from raftcoord.errors import Unavailable
+from raftcoord.limits import NodeBounds
 from raftcoord.types import State, TxId, Verdict
 
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "ACKS_GATHER_MS", 1)
+SHORT = NodeBounds(acks_gather_ms=1)
+serving = partial(world.serving, bounds=SHORT)
+serving_one = partial(world.serving_one, bounds=SHORT)
 
 
 def committed(*branches: str) -> Decide:
@@ -53,11 +56,9 @@ async def test_a_new_leader_drives_nothing_before_it_has_applied_what_was_commit
 
 
 @pytest.mark.parametrize("how", ["refused", "not known"])
-async def test_a_leader_that_cannot_pass_its_barrier_tries_again(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "REDRIVE_EVERY_MS", 5)
-    monkeypatch.setattr(limits, "ASK_MS", 10)
+async def test_a_leader_that_cannot_pass_its_barrier_tries_again(how: str) -> None:
     log = Log("n1", "n2")
-    async with serving(log) as (_, n2):
+    async with serving(log, bounds=replace(SHORT, redrive_every_ms=5, ask_ms=10)) as (_, n2):
         bank, made = await Bank("a").join(n2), committed("a")
         log.append(made)
         n2.consensus.refusing = Unavailable("full") if how == "refused" else None
@@ -95,10 +96,9 @@ async def test_a_follower_drives_nothing() -> None:
         assert at_follower.heard == []
 
 
-async def test_what_nobody_completes_is_driven_again_within_two_periods(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "REDRIVE_EVERY_MS", 10)
+async def test_what_nobody_completes_is_driven_again_within_two_periods() -> None:
     log = Log("n1")
-    async with serving(log) as (n1,):
+    async with serving(log, bounds=replace(SHORT, redrive_every_ms=10)) as (n1,):
         bank = await Bank("a").join(n1)
         await until(lambda: n1.node.recovery.leads)
         made = committed("a")  # its coordinator died after the decision
@@ -133,10 +133,8 @@ async def test_what_this_node_is_delivering_is_not_driven_beside_it() -> None:
 
 
 async def test_a_sweep_of_many_open_decisions_goes_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "REDRIVE_STEP", 10)
-    monkeypatch.setattr(limits, "REDRIVE_STEP_MS", 60_000)
     log = Log("n1", "n2")
-    async with serving(log) as (_, n2):
+    async with serving(log, bounds=replace(SHORT, redrive_step=10, redrive_step_ms=60_000)) as (_, n2):
         made = [committed("a") for _ in range(35)]
         for command in made:
             log.append(command)
@@ -148,8 +146,8 @@ async def test_a_sweep_of_many_open_decisions_goes_in_steps(monkeypatch: pytest.
         await until(lambda: looked)
         await (await Caller.of(n2)).ask("node")
         assert len(looked) == 10
-        monkeypatch.setattr(limits, "REDRIVE_STEP_MS", 0)
-        n2.node.recovery._step()
+        while n2.node.recovery._sweep is not None:
+            n2.node.recovery._step()
         await until(lambda: n2.consensus.ledger.open_count == 0)
         assert {txid for _, txid in bank.heard} == {command.txid for command in made}
 
@@ -168,13 +166,9 @@ async def test_undecided_transactions_are_left_alone_at_a_leader_change() -> Non
         await bank.hears("commit", txid)
 
 
-async def test_a_long_backlog_is_driven_in_portions_and_leaves_room_for_what_is_new(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(limits, "DELIVERIES_PENDING_MAX", 8)
-    monkeypatch.setattr(limits, "REDRIVE_EVERY_MS", 5)
+async def test_a_long_backlog_is_driven_in_portions_and_leaves_room_for_what_is_new() -> None:
     log = Log("n1", "n2")
-    async with serving(log) as (_, n2):
+    async with serving(log, bounds=replace(SHORT, deliveries_pending_max=8, redrive_every_ms=5)) as (_, n2):
         made = [committed("a") for _ in range(20)]
         for command in made:
             log.append(command)
@@ -228,11 +222,10 @@ async def test_a_participant_that_connects_is_told_at_once_what_is_younger_than_
         await bank.hears("commit", made.txid)
 
 
-async def test_what_was_handed_over_and_is_held_by_nobody_is_driven_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_handed_over_and_is_held_by_nobody_is_driven_again() -> None:
     """Delivery and the acknowledgements drop the oldest when they hold too much."""
-    monkeypatch.setattr(limits, "REDRIVE_EVERY_MS", 5)
     log = Log("n1")
-    async with serving(log) as (n1,):
+    async with serving(log, bounds=replace(SHORT, redrive_every_ms=5)) as (n1,):
         bank = await Bank("a").join(n1)
         await until(lambda: n1.node.recovery.leads)
         n1.node.completion.add = lambda txid, branch: None  # type: ignore[method-assign]  # the acknowledgement is lost
@@ -263,10 +256,9 @@ async def test_what_is_complete_does_not_stay_parked_for_ever(monkeypatch: pytes
         assert still_open.txid in parked
 
 
-async def test_a_node_that_leads_no_more_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "REDRIVE_EVERY_MS", 5)
+async def test_a_node_that_leads_no_more_holds_nothing() -> None:
     log = Log("n1", "n2")
-    async with serving(log) as (n1, n2):
+    async with serving(log, bounds=replace(SHORT, redrive_every_ms=5)) as (n1, n2):
         log.append(committed("gone"))
         await until(lambda: n1.node.recovery._parked)
         log.lead(n2.consensus)

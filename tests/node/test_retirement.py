@@ -10,9 +10,10 @@ from raftcoord import limits
 from raftcoord.core.tables.founding import Found
 from raftcoord.core.tables.horizon import Retire
 from raftcoord.errors import Unavailable
+from raftcoord.limits import NodeBounds
 from raftcoord.types import NodeName, State, Verdict
 
-STEP = limits.RETIRE_STEP_MS_MAX
+STEP = NodeBounds.retire_step_ms_max
 NEAR, FAR = limits.CLOCK_SPREAD_MS_MAX, limits.CLOCK_SPREAD_MS_MAX + 1
 
 
@@ -35,13 +36,12 @@ def offsets(*ms: int | None) -> dict[NodeName, int | None]:
     ],
 )
 async def test_the_horizon_moves_only_while_a_majority_of_the_clocks_agree(
-    peers: list[int | None], ahead_ms: int | None, monkeypatch: pytest.MonkeyPatch
+    peers: list[int | None], ahead_ms: int | None
 ) -> None:
     """``ahead_ms``: how far ahead of the leader's clock the time is that the horizon follows; None: it stays."""
-    monkeypatch.setattr(limits, "RETIRE_EVERY_MS", 5)
     log = Log("n1")
     log.nodes[0].offsets = offsets(*peers)
-    async with serving(log) as (served,):
+    async with serving(log, bounds=NodeBounds(retire_every_ms=5)) as (served,):
         assert served.node.retirement.clock_agrees() is (ahead_ms is not None)
         if ahead_ms is not None:
             latest_ms = NOW_MS + ahead_ms - limits.RETENTION_MS_DEFAULT

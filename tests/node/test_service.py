@@ -15,6 +15,7 @@ from raftcoord.core.tables.decisions import Complete, Decide
 from raftcoord.core.tables.horizon import Retire
 from raftcoord.core.tables.members import founded
 from raftcoord.errors import LocalProtocolError, NotKnown, Overloaded, RaftcoordError, Unavailable
+from raftcoord.limits import NodeBounds
 from raftcoord.node.transactions import Running
 from raftcoord.rpc import codes
 from raftcoord.types import NodeName, State, TxId, Verdict
@@ -155,11 +156,8 @@ async def test_status_passes_a_barrier_before_it_says_undecided() -> None:
         assert (await answer)[0] == State.COMMITTED
 
 
-async def test_status_that_cannot_be_confirmed_is_unavailable_and_not_undecided(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(limits, "ASK_MS", 10)
-    async with serving_one() as served:
+async def test_status_that_cannot_be_confirmed_is_unavailable_and_not_undecided() -> None:
+    async with serving_one(bounds=NodeBounds(question_ms=10)) as served:
         client = await Caller.of(served)
         served.consensus.held = True
         assert (await client.refused("status", new_txid())).code == "unavailable"
@@ -278,9 +276,8 @@ async def test_complete_of_what_is_forgotten_is_done() -> None:
         assert await client.ask("complete", old, ["a"]) is True
 
 
-async def test_complete_of_unknown_fate_says_that_repeating_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "ASK_MS", 10)
-    async with serving_one() as served:
+async def test_complete_of_unknown_fate_says_that_repeating_is_safe() -> None:
+    async with serving_one(bounds=NodeBounds(question_ms=10)) as served:
         client, txid = await Caller.of(served), new_txid()
         await client.decide(txid, Verdict.COMMIT, "a")
         served.consensus.held = True
@@ -289,10 +286,9 @@ async def test_complete_of_unknown_fate_says_that_repeating_is_safe(monkeypatch:
         assert "complete it again, that is safe" in error.message
 
 
-async def test_complete_that_was_not_attempted_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "ASK_MS", 10)
+async def test_complete_that_was_not_attempted_is_unavailable() -> None:
     log = Log("n1")
-    async with serving(log) as (served,):
+    async with serving(log, bounds=NodeBounds(question_ms=10)) as (served,):
         client, txid = await Caller.of(served), new_txid()
         await client.decide(txid, Verdict.COMMIT, "a")
         log.lead(None)

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from raftcoord import limits
+from raftcoord.limits import NodeBounds
 from raftcoord.node.port_rpc import RpcEndpoint
 from raftcoord.node.sessions import ParticipantSession, Sessions
 from raftcoord.rpc.connection import Connection
@@ -28,7 +29,7 @@ class Handler:
 
 def connected(sessions: Sessions, instance: str) -> ParticipantSession:
     conn = Connection(Handler(), max_frame_bytes=limits.CLIENT_FRAME_BYTES_MAX, label="test")
-    return sessions.add("bank", instance, RpcEndpoint(conn))
+    return sessions.add("bank", instance, RpcEndpoint(conn, NodeBounds.prepares_open_max))
 
 
 def test_a_session_that_is_closing_is_not_picked() -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from node.local_consensus import Log
 from node.world import NO, READ_ONLY, SILENCE, YES, Bank, Caller, new_txid, serving, serving_one, until
-from raftcoord import limits
 from raftcoord.core.tables.decisions import Decide
 from raftcoord.errors import Overloaded, Unavailable
+from raftcoord.limits import NodeBounds
 from raftcoord.rpc.codes import RpcError
 from raftcoord.types import State, Verdict
 
@@ -176,11 +176,8 @@ async def test_a_proposal_of_unknown_fate_is_in_doubt_and_nothing_is_delivered()
         assert (await bank.ask("resolve", txid, "a", 5000))[0] == State.ABORTED
 
 
-async def test_what_was_in_doubt_and_committed_after_all_is_driven_by_the_leader(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(limits, "REDRIVE_EVERY_MS", 20)
-    async with serving_one() as served:
+async def test_what_was_in_doubt_and_committed_after_all_is_driven_by_the_leader() -> None:
+    async with serving_one(bounds=NodeBounds(redrive_every_ms=20)) as served:
         bank, client, txid = await Bank("a").join(served), await Caller.of(served), new_txid()
         served.consensus.held = True
         with pytest.raises(RpcError):
@@ -296,11 +293,8 @@ async def test_of_two_nodes_that_run_one_txid_with_other_branches_the_second_say
 # -- bounds -------------------------------------------------------------------------------------------------------
 
 
-async def test_transactions_beyond_the_bound_are_refused_before_anybody_is_asked(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(limits, "TRANSACTIONS_RUNNING_MAX", 2)
-    async with serving_one() as served:
+async def test_transactions_beyond_the_bound_are_refused_before_anybody_is_asked() -> None:
+    async with serving_one(bounds=NodeBounds(transactions_running_max=2)) as served:
         bank, client = await Bank("a", prepare=SILENCE).join(served), await Caller.of(served)
         running = [client.submit(new_txid(), "a") for _ in range(2)]
         await until(lambda: len(bank.silent) == 2)
@@ -311,9 +305,8 @@ async def test_transactions_beyond_the_bound_are_refused_before_anybody_is_asked
         assert (await client.submit(new_txid(), "a", timeout_ms=100))[0] == State.ABORTED  # there is room again
 
 
-async def test_a_participant_with_too_much_to_answer_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "PREPARES_OPEN_MAX", 2)
-    async with serving_one() as served:
+async def test_a_participant_with_too_much_to_answer_is_left_alone() -> None:
+    async with serving_one(bounds=NodeBounds(prepares_open_max=2)) as served:
         bank, other = await Bank("a", prepare=SILENCE).join(served), await Bank("b").join(served)
         client = await Caller.of(served)
         running = [client.submit(new_txid(), "a") for _ in range(2)]

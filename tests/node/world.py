@@ -16,6 +16,7 @@ from raftcoord.core.tables.decisions import Decision
 from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.env import Env
 from raftcoord.errors import Unavailable
+from raftcoord.limits import NodeBounds
 from raftcoord.node.node import Node
 from raftcoord.rpc.codes import RpcError
 from raftcoord.rpc.connection import Connection
@@ -55,7 +56,7 @@ def new_txid(ms: int = NOW_MS) -> TxId:
 class Served:
     """One running node and its parts."""
 
-    def __init__(self, consensus: LocalConsensus, clock: Clock, resources: tuple[str, ...] = ()) -> None:
+    def __init__(self, consensus: LocalConsensus, clock: Clock, resources: tuple[str, ...], bounds: NodeBounds) -> None:
         name = consensus.name
         address = NodeConfig(NodeName(name), Address("127.0.0.1", 1), Address("127.0.0.1", 0), Path("unused") / name)
         self.consensus = consensus
@@ -64,7 +65,7 @@ class Served:
         databases = tuple(ResourceConfig(Branch(each), "postgresql://db/shop") for each in resources)
         config = Config("test", (address,), resources=databases)
         env = Env(clock, random.Random(7))
-        self.node = Node(config, name, consensus, consensus, env, on_halt=self.halted.append)
+        self.node = Node(config, name, consensus, consensus, env, on_halt=self.halted.append, bounds=bounds)
 
     def decision(self, txid: TxId) -> Decision | None:
         return self.consensus.ledger.decision(txid)
@@ -75,11 +76,11 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    log: Log, *, clock: Clock | None = None, resources: tuple[str, ...] = ()
+    log: Log, *, clock: Clock | None = None, resources: tuple[str, ...] = (), bounds: NodeBounds = NodeBounds()
 ) -> AsyncIterator[list[Served]]:
     """Every node of ``log``, on loopback. ``resources``: the names of those in cluster.yaml."""
     clock = clock or Clock()
-    served = [Served(consensus, clock, resources) for consensus in log.nodes]
+    served = [Served(consensus, clock, resources, bounds) for consensus in log.nodes]
     for one in served:
         await one.node.start()
     try:
@@ -91,9 +92,9 @@ async def serving(
 
 
 @asynccontextmanager
-async def serving_one(*, clock: Clock | None = None) -> AsyncIterator[Served]:
+async def serving_one(*, clock: Clock | None = None, bounds: NodeBounds = NodeBounds()) -> AsyncIterator[Served]:
     """A cluster of one node."""
-    async with serving(Log("n1"), clock=clock) as (served,):
+    async with serving(Log("n1"), clock=clock, bounds=bounds) as (served,):
         yield served
 
 
