@@ -294,34 +294,16 @@ them in memory, a few times over."""
 # -- the resolver -------------------------------------------------------------------------------------------------
 RESOLVER_SAFETY_MS: Final = 1_200
 """How long an undecided branch is left to its program (ms). A live one decides within milliseconds of its first prepare. With
-RESOLVER_EVERY_MS, because MariaDB does not tell how old a branch is, locks of a dead one are free within two seconds."""
-
-RESOLVER_SETTLE_MS: Final = 250
-"""The same for a decided one (ms): its program is committing it, and MariaDB must not be asked just as a session ends."""
-
-RESOLVER_EVERY_MS: Final = 500
-"""How often a resource is listed (ms)."""
-
-RESOLVER_OPEN_MS: Final = 5_000
-"""How often the open decisions are read (ms). What is found by them alone holds no locks."""
-
-RESOLVER_ABORTED_MS: Final = 10_000
-"""How often the marks of aborted transactions are looked for (ms): ROWS_MAX of the newest, and as many of the older ones. There
-are none unless somebody has committed by hand."""
+``every_ms``, because MariaDB does not tell how old a branch is, locks of a dead one are free within two seconds."""
 
 RESOLVER_OPEN_PAGES: Final = 10
 """Pages of ROWS_MAX open decisions in one look; the next look goes on where this one ended."""
 
-RESOLVER_RETRY_MS_MAX: Final = 30_000
-"""The longest pause before a branch is tried again that could not be finished (ms): a person must look."""
-
 RESOLVER_TRIES_QUIET: Final = 3
 """Tries of a branch before it is reported: the session that prepared it may take a moment to go."""
 
-RESOLVER_DAMAGE_MS: Final = 10_000
 RESOLVER_DAMAGE_LOOKS: Final = 3
-"""A committed branch that is neither prepared nor marked is damage when it was seen so this often, over this time (ms): one whose
-commit is on its way looks the same, for milliseconds."""
+"""How often a committed branch is seen neither prepared nor marked before that is damage, see ResolverBounds."""
 
 RESOLVER_ELSEWHERE_MS: Final = 60_000
 """How long a branch of another resource may be prepared on a server before its resource's URL is doubted (ms)."""
@@ -331,8 +313,38 @@ RESOLVER_BACKOFF_MS_MAX: Final = 500
 """Pause before a database, or a node, that cannot be reached is tried again (ms), doubled from the one to the other: locks are
 held until it can."""
 
-RESOLVER_FORGET_MS: Final = 60_000
-"""How often marks that nothing can ask for any more are deleted (ms)."""
+
+@dataclass(frozen=True, kw_only=True)
+class ResolverBounds:
+    """What one resolver may choose for itself."""
+
+    settle_ms: int = 250
+    """How long a decided branch is left to its program (ms), which is committing it: MariaDB must not be asked just as a session
+    ends."""
+
+    every_ms: int = 500
+    """How often a resource is listed (ms)."""
+
+    open_ms: int = 5_000
+    """How often the open decisions are read (ms). What is found by them alone holds no locks."""
+
+    aborted_ms: int = 10_000
+    """How often the marks of aborted transactions are looked for (ms): ROWS_MAX of the newest, and as many of the older ones.
+    There are none unless somebody has committed by hand."""
+
+    retry_ms_max: int = 30_000
+    """The longest pause before a branch is tried again that could not be finished (ms): a person must look."""
+
+    damage_ms: int = 10_000
+    """A committed branch that is neither prepared nor marked is damage when it was seen so RESOLVER_DAMAGE_LOOKS times over this
+    time (ms): one whose commit is on its way looks the same, for milliseconds."""
+
+    forget_ms: int = 60_000
+    """How often marks that nothing can ask for any more are deleted (ms)."""
+
+    retention_ms_min: int = RETENTION_MS_MIN
+    """How far behind the clock the horizon is taken to lie at least (ms), whatever a node says: no retention is shorter."""
+
 
 # -- observers ----------------------------------------------------------------------------------------------------
 OBSERVER_SLOW_MS: Final = 20

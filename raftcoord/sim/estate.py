@@ -106,6 +106,7 @@ class Estate:
                 now=self._world.loop.time,
                 chance=rng.random,
                 wall_ms=self._world.env(self._world.machines[process.name]).wall_ms,
+                bounds=self._world.knobs.resolver,
             )
             while True:
                 pause_s = resource.step()

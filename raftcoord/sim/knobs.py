@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from raftcoord import limits
-from raftcoord.limits import NodeBounds
+from raftcoord.limits import NodeBounds, ResolverBounds
 
 _PROCESS_ID: Final = 4711
 """What every simulated process takes for its own: nodes tell it, and the machine's would make each replay another one."""
@@ -32,6 +32,7 @@ class Knobs:
 
     retention_ms: int | None
     node: NodeBounds
+    resolver: ResolverBounds
 
 
 @contextmanager
@@ -72,16 +73,17 @@ def knobs(seed: int) -> Iterator[Knobs]:
     if rng.random() < 0.5:  # clocks agree closely, so that a horizon in the future is lowered to within the simulation
         turned += [(limits, "FUTURE_MS_MAX", 400), (limits, "CLOCK_SPREAD_MS_MAX", 300)]
     node = replace(node, appends_per_pass_max=rng.choice((1, 4)), ask_members_ms=rng.choice((300, 3_000)))
-    turned += [
-        (limits, "RESOLVER_SETTLE_MS", rng.choice((10, 250))),
-        (limits, "RESOLVER_OPEN_MS", rng.choice((700, 5_000))),
-        (limits, "RESOLVER_ABORTED_MS", rng.choice((1_000, 10_000))),
-        (limits, "RESOLVER_DAMAGE_MS", rng.choice((1_500, 10_000))),
-        (limits, "RESOLVER_RETRY_MS_MAX", 2_000),  # no person looks
-        (limits, "RESOLVER_FORGET_MS", rng.choice((1_500, 60_000))),
-    ]
+    resolver = ResolverBounds(
+        settle_ms=rng.choice((10, 250)),
+        open_ms=rng.choice((700, 5_000)),
+        aborted_ms=rng.choice((1_000, 10_000)),
+        damage_ms=rng.choice((1_500, 10_000)),
+        retry_ms_max=2_000,  # no person looks
+        forget_ms=rng.choice((1_500, 60_000)),
+        retention_ms_min=1,
+    )
     with ExitStack() as stack:
         for where, name, value in turned:
             stack.callback(setattr, where, name, getattr(where, name))
             setattr(where, name, value)
-        yield Knobs(retention_ms, node)
+        yield Knobs(retention_ms, node, resolver)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from raftcoord import COMMIT, Aborted, AsyncClient, Client, TxId, limits
+from raftcoord import COMMIT, Aborted, AsyncClient, Client, TxId
 from raftcoord.config import Config
 from raftcoord.databases import drivers
 from raftcoord.databases import gid as gids
@@ -30,6 +30,7 @@ from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.databases.session import DriverSession
 from raftcoord.databases.steps import Effect, Result, SqlError, Statement
 from raftcoord.drills.program_drivers import DRIVERS, execute_async, finished
+from raftcoord.limits import ResolverBounds
 from raftcoord.processes.database_servers import DatabaseServer
 from raftcoord.types import Branch
 
@@ -80,14 +81,11 @@ def my(mariadb: DatabaseServer) -> Iterator[MariaDbBank]:
 
 
 @pytest.fixture
-def look(
-    nodes: Nodes, my: MariaDbBank, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[Callable[[], object]], SweepReport]]:
+def look(nodes: Nodes, my: MariaDbBank) -> Iterator[Callable[[Callable[[], object]], SweepReport]]:
     """A resolver's looks, until something holds."""
-    for name in ("SETTLE", "EVERY", "OPEN", "RETRY"):
-        monkeypatch.setattr(limits, f"RESOLVER_{name}_MS{'_MAX' if name == 'RETRY' else ''}", 10)
-    monkeypatch.setattr(limits, "RESOLVER_DAMAGE_MS", 100)
-    resource = Resource(ResourceConfig(Branch("races"), my.url), frozenset({"races"}), nodes.client, safety_s=0.0)
+    bounds = ResolverBounds(settle_ms=10, every_ms=10, open_ms=10, retry_ms_max=10, damage_ms=100)
+    config = ResourceConfig(Branch("races"), my.url)
+    resource = Resource(config, frozenset({"races"}), nodes.client, safety_s=0.0, bounds=bounds)
     total, waiting = SweepReport(), threading.Event()
 
     def until(condition: Callable[[], object]) -> SweepReport:

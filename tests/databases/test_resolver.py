@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.databases.session import DriverSession
 from raftcoord.databases.steps import Effect
 from raftcoord.errors import RemoteProtocolError
+from raftcoord.limits import ResolverBounds
 from raftcoord.processes.database_servers import DatabaseServer
 from raftcoord.types import Branch, State, Verdict
 
@@ -37,21 +39,13 @@ from .nodes import Nodes, running
 
 OTHER_CLUSTER = "00000000000000bb"
 KINDS = ("postgresql", "mariadb", "sqlite")
+QUICK = ResolverBounds(settle_ms=20, every_ms=20, open_ms=20, retry_ms_max=40, damage_ms=100)
 
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
     with running() as made:
         yield made
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "RESOLVER_SETTLE_MS", 20)
-    monkeypatch.setattr(limits, "RESOLVER_EVERY_MS", 20)
-    monkeypatch.setattr(limits, "RESOLVER_OPEN_MS", 20)
-    monkeypatch.setattr(limits, "RESOLVER_RETRY_MS_MAX", 40)
-    monkeypatch.setattr(limits, "RESOLVER_DAMAGE_MS", 100)
 
 
 @pytest.fixture(params=KINDS)
@@ -127,10 +121,18 @@ class Looking:
     """A resolver for one bank, looked through from the test."""
 
     def __init__(
-        self, bank: Bank, nodes: Any, name: str, *, safety_s: float = 0.0, url: str = "", named: tuple[str, ...] = ()
+        self,
+        bank: Bank,
+        nodes: Any,
+        name: str,
+        *,
+        safety_s: float = 0.0,
+        url: str = "",
+        named: tuple[str, ...] = (),
+        bounds: ResolverBounds = QUICK,
     ) -> None:
         config = ResourceConfig(Branch(name), url or bank.url)
-        self.resource = Resource(config, frozenset({name, *named}), nodes, safety_s=safety_s)
+        self.resource = Resource(config, frozenset({name, *named}), nodes, safety_s=safety_s, bounds=bounds)
         self.total = SweepReport()
 
     def look(self) -> SweepReport:
@@ -293,14 +295,11 @@ def test_a_branch_rolled_back_by_hand_is_damage_recorded_once_and_in_nobodys_way
     assert nodes.state(gid.txid) == "COMMITTED"
 
 
-def test_one_look_is_not_enough_for_damage(
-    pg: Bank, nodes: Nodes, looking: Look, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_look_is_not_enough_for_damage(pg: Bank, nodes: Nodes, looking: Look) -> None:
     """A commit that is on its way is, for a moment, neither listed nor marked."""
-    monkeypatch.setattr(limits, "RESOLVER_DAMAGE_MS", 60_000)
     gid = nodes.gid(new_name())
     nodes.client.decide(gid.txid, COMMIT, [gid.branch])
-    resolver = looking(pg, gid.branch)
+    resolver = looking(pg, gid.branch, bounds=replace(QUICK, damage_ms=60_000))
     for _ in range(limits.RESOLVER_DAMAGE_LOOKS + 3):
         assert resolver.look().damaged == []
     assert not [each for each in nodes.damages() if each.txid == gid.txid]
@@ -783,10 +782,7 @@ def mortal_session(url: str, mortal: Mortal) -> DriverSession:
 # -- marks --------------------------------------------------------------------------------------------------------
 
 
-def test_old_marks_are_deleted_and_none_that_an_open_decision_needs(
-    bank: Bank, looking: Look, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limits, "RESOLVER_FORGET_MS", 0)
+def test_old_marks_are_deleted_and_none_that_an_open_decision_needs(bank: Bank, looking: Look) -> None:
     name, now_ms = new_name(), int(time.time() * 1000) - 3_600_000
     with running() as nodes:
         old, needed, new = (nodes.gid(name, TxId.new(now_ms - ago)) for ago in (9000, 6000, 3000))
@@ -797,7 +793,7 @@ def test_old_marks_are_deleted_and_none_that_an_open_decision_needs(
             session.close()
         nodes.append(Decide(needed.txid, Verdict.COMMIT, (name, "participant-that-is-away"), "", "", 0))
         nodes.append(Retire(now_ms - 4000))
-        resolver = looking(bank, name, nodes=nodes.client, safety_s=0.0)
+        resolver = looking(bank, name, nodes=nodes.client, bounds=replace(QUICK, forget_ms=0))
         resolver.until(lambda: bank.other.run(bank.dialect.proof(old)) is Effect.ABSENT)
         assert [bank.other.run(bank.dialect.proof(gid)) for gid in (needed, new)] == [Effect.COMMITTED] * 2
         nodes.client.complete(needed.txid)
@@ -809,15 +805,12 @@ def test_old_marks_are_deleted_and_none_that_an_open_decision_needs(
         resolver.resource.close()
 
 
-def test_no_mark_is_deleted_of_a_decision_that_came_after_the_open_ones_were_read(
-    bank: Bank, looking: Look, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limits, "RESOLVER_FORGET_MS", 0)
-    monkeypatch.setattr(limits, "RESOLVER_OPEN_MS", 60_000)
+def test_no_mark_is_deleted_of_a_decision_that_came_after_the_open_ones_were_read(bank: Bank, looking: Look) -> None:
     name, now_ms = new_name(), int(time.time() * 1000) - 3_600_000
     with running() as nodes:
         late = nodes.gid(name, TxId.new(now_ms - 9000))  # of a program whose clock is behind
-        resolver = looking(bank, name, nodes=nodes.client)
+        bounds = replace(QUICK, forget_ms=0, open_ms=60_000)
+        resolver = looking(bank, name, nodes=nodes.client, bounds=bounds)
         assert resolver.resource.look(thorough=True) is not None  # nothing is open
         session = prepare(bank, late, -1)
         nodes.append(Decide(late.txid, Verdict.COMMIT, (name, "participant-that-is-away"), "", "", 0))
@@ -851,12 +844,8 @@ def test_nothing_is_called_done_that_the_database_does_not_show() -> None:
     assert ON_ANSWER[State.FORGOTTEN] is Act.LEAVE
 
 
-def test_what_ended_is_forgotten_and_what_is_tried_in_vain_is_tried_more_slowly(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(limits, "RESOLVER_EVERY_MS", 1000)
-    monkeypatch.setattr(limits, "RESOLVER_RETRY_MS_MAX", 30_000)
-    paces = Paces()
+def test_what_ended_is_forgotten_and_what_is_tried_in_vain_is_tried_more_slowly() -> None:
+    paces = Paces(ResolverBounds(every_ms=1000, retry_ms_max=30_000))
     pace = paces.of("a", 0.0)
     waits = []
     for now in range(8):

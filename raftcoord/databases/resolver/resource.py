@@ -27,6 +27,7 @@ from raftcoord.databases.resource_config import ResourceConfig
 from raftcoord.databases.session import DriverSession
 from raftcoord.databases.steps import ConnectionLost, LoginRefused, SqlError
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
+from raftcoord.limits import ResolverBounds
 
 log: Final = logging.getLogger("raftcoord.resolver")
 
@@ -64,6 +65,7 @@ class Resource:
         now: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = _CHANCE,
         wall_ms: Callable[[], int] = env.wall_ms,
+        bounds: ResolverBounds = ResolverBounds(),
     ) -> None:
         self.name = config.name
         self.where = config.shown()
@@ -82,12 +84,13 @@ class Resource:
         self._connect = connect
         self._chance = chance
         self._wall_ms = wall_ms
-        self._paces = Paces()
+        self._bounds: Final = bounds
+        self._paces = Paces(bounds)
         self._session: DriverSession | None = None
         self._sweep: Sweep | None = None
         self._failures = 0
         self._told: dict[BranchLeft, bool] = {}
-        self._forget_at = now() + limits.RESOLVER_FORGET_MS / 1000
+        self._forget_at = now() + bounds.forget_ms / 1000
 
     def run(self, stop: threading.Event) -> None:
         """Look again and again until ``stop``."""
@@ -168,6 +171,7 @@ class Resource:
                 self._nodes,
                 cluster,
                 self._paces,
+                self._bounds,
                 safety_s=self._safety_s,
                 now=self._now,
                 chance=self._chance,
@@ -193,8 +197,8 @@ class Resource:
         now = self._now()
         if now < self._forget_at or self._sweep is None:
             return
-        self._forget_at = now + limits.RESOLVER_FORGET_MS / 1000
-        self._paces.forget(now - 2 * limits.RESOLVER_FORGET_MS / 1000)
+        self._forget_at = now + self._bounds.forget_ms / 1000
+        self._paces.forget(now - 2 * self._bounds.forget_ms / 1000)
         self._claim()
         try:
             self._sweep.forget_marks(self._horizon_ms(self._nodes.node_info()))
@@ -211,7 +215,7 @@ class Resource:
         """
         if said["leader"] is None:
             return 0
-        return min(said["horizon_ms"], min(said["wall_ms"], self._wall_ms()) - limits.RETENTION_MS_MIN)
+        return min(said["horizon_ms"], min(said["wall_ms"], self._wall_ms()) - self._bounds.retention_ms_min)
 
     # -- how it stands --------------------------------------------------------------------------------------------
 

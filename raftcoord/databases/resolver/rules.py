@@ -22,6 +22,7 @@ from typing import Final
 
 from raftcoord import limits
 from raftcoord.databases.steps import Effect
+from raftcoord.limits import ResolverBounds
 from raftcoord.types import State
 
 
@@ -83,9 +84,10 @@ class Pace:
     ``recorded``: its damage is in the ledger; ``why``: it was left alone, until it is tried again.
     """
 
-    __slots__ = ("absent_looks", "absent_since", "first", "met", "next_at", "recorded", "tries", "why")
+    __slots__ = ("absent_looks", "absent_since", "bounds", "first", "met", "next_at", "recorded", "tries", "why")
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, bounds: ResolverBounds) -> None:
+        self.bounds = bounds
         self.first = now
         self.met = now
         self.recorded = False
@@ -101,9 +103,9 @@ class Pace:
 
     def again(self, now: float, jitter: float) -> None:
         """Later, and each time later. ``jitter``: from 0 to 1."""
-        doubled = limits.RESOLVER_EVERY_MS * 2 ** min(self.tries, 16)
+        doubled = self.bounds.every_ms * 2 ** min(self.tries, 16)
         self.tries += 1
-        self.next_at = now + min(doubled, limits.RESOLVER_RETRY_MS_MAX) / 1000 * (0.5 + jitter / 2)
+        self.next_at = now + min(doubled, self.bounds.retry_ms_max) / 1000 * (0.5 + jitter / 2)
 
     def suspect(self, now: float) -> bool:
         """Neither prepared nor carried out, once more. Whether that has lasted: a commit that is on its way looks so too."""
@@ -111,7 +113,7 @@ class Pace:
             self.absent_since = now
         self.absent_looks += 1
         lasted_ms = (now - self.absent_since) * 1000
-        return self.absent_looks >= limits.RESOLVER_DAMAGE_LOOKS and lasted_ms >= limits.RESOLVER_DAMAGE_MS
+        return self.absent_looks >= limits.RESOLVER_DAMAGE_LOOKS and lasted_ms >= self.bounds.damage_ms
 
     def cleared(self) -> None:
         """It was seen otherwise."""
@@ -121,7 +123,8 @@ class Pace:
 class Paces:
     """The paces of what one resource is met with, by key."""
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: ResolverBounds) -> None:
+        self._bounds: Final = bounds
         self._paces: dict[Hashable, Pace] = {}
 
     def __len__(self) -> int:
@@ -131,7 +134,7 @@ class Paces:
         """The pace of ``key``, which is met now."""
         pace = self._paces.get(key)
         if pace is None:
-            pace = self._paces[key] = Pace(now)
+            pace = self._paces[key] = Pace(now, self._bounds)
         pace.met = now
         return pace
 

@@ -21,6 +21,7 @@ from raftcoord.databases.resolver.claiming import elsewhere
 from raftcoord.databases.resolver.resource import Resource
 from raftcoord.databases.resolver.sweep_report import SweepReport
 from raftcoord.errors import ConfigError
+from raftcoord.limits import ResolverBounds
 
 log: Final = logging.getLogger("raftcoord.resolver")
 
@@ -75,7 +76,7 @@ def once(config: Config, *, safety_s: float | None = None) -> list[Looked]:
     logging.getLogger("raftcoord").addHandler(logging.NullHandler())
     with Client.from_config(config, name="resolver") as client:
         resources = _resources(config, client, safety_s)
-        patience_s = (limits.RESOLVER_DAMAGE_MS / 1000) + _safety_s(safety_s) + _ONCE_GRACE_S
+        patience_s = (ResolverBounds.damage_ms / 1000) + _safety_s(safety_s) + _ONCE_GRACE_S
         deadline = time.monotonic() + patience_s
         found: dict[str, SweepReport | None] = {}
 

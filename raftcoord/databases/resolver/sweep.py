@@ -24,6 +24,7 @@ from raftcoord.databases.resolver.sweep_report import BranchLeft, SweepReport
 from raftcoord.databases.session import DriverSession
 from raftcoord.databases.steps import ConnectionLost, Dialect, Effect, PreparedHere, SqlError
 from raftcoord.errors import InDoubt, Overloaded, RaftcoordError, Unavailable
+from raftcoord.limits import ResolverBounds
 from raftcoord.types import Answer, State, TxId
 
 log: Final = logging.getLogger("raftcoord.resolver")
@@ -86,6 +87,7 @@ class Sweep:
         ledger: ResolverLedger,
         cluster: str,
         paces: Paces,
+        bounds: ResolverBounds,
         *,
         safety_s: float,
         now: Callable[[], float],
@@ -99,6 +101,7 @@ class Sweep:
         self._ledger = ledger
         self._cluster = cluster
         self._paces = paces
+        self._bounds: Final = bounds
         self._safety_s = safety_s
         self._now = now
         self._chance = chance
@@ -121,7 +124,7 @@ class Sweep:
 
         Raises ConnectionLost or SqlError when the database cannot be looked at, any other RaftcoordError when the nodes cannot.
         """
-        seen = SweepReport(next_s=limits.RESOLVER_EVERY_MS / 1000)
+        seen = SweepReport(next_s=self._bounds.every_ms / 1000)
         rows: list[Row] = []
         unseen: RaftcoordError | None = None
         try:
@@ -190,7 +193,7 @@ class Sweep:
         gid, now = each.gid, self._now()
         pace = self._paces.of(gid, now)
         age_s = pace.age(now, each.age_s)
-        settled_s = limits.RESOLVER_SETTLE_MS / 1000
+        settled_s = self._bounds.settle_ms / 1000
         if age_s < settled_s or now < pace.next_at:
             self._rest(gid, pace, max(settled_s - age_s, pace.next_at - now), seen)
             return
@@ -277,7 +280,7 @@ class Sweep:
                 self._open_before = None
                 self._oldest_open_ms = self._oldest_seen_ms
                 self._passed_ms = self._reading_ms
-                self._open_next_at = self._now() + limits.RESOLVER_OPEN_MS / 1000
+                self._open_next_at = self._now() + self._bounds.open_ms / 1000
                 return
             self._open_before = page[-1]["txid"]
 
@@ -286,7 +289,7 @@ class Sweep:
         pace = self._paces.of(("open", gid.txid), now)
         due_at = max(pace.next_at, pace.first + self._safety_s)
         if now < due_at:
-            again_s = max(due_at - now, limits.RESOLVER_EVERY_MS / 1000)
+            again_s = max(due_at - now, self._bounds.every_ms / 1000)
             self._open_next_at = min(self._open_next_at, now + again_s)
             self._rest(gid, pace, again_s, seen)
             return
@@ -326,7 +329,7 @@ class Sweep:
             )
             self._look_for_marks(older, seen)
             self._aborted_before = older[-1]["txid"] if len(older) == limits.ROWS_MAX else None
-        self._aborted_next_at = self._now() + limits.RESOLVER_ABORTED_MS / 1000
+        self._aborted_next_at = self._now() + self._bounds.aborted_ms / 1000
 
     def _look_for_marks(self, aborted: list[Row], seen: SweepReport) -> None:
         gids = [self._gid(row["txid"]) for row in aborted]
