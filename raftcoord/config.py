@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as member
 from pathlib import Path
-from typing import Final, NoReturn, Self
+from typing import ClassVar, Final, NoReturn, Self
 
 from raftcoord import limits, strict_yaml
 from raftcoord.databases.resource_config import ResourceConfig
@@ -147,6 +147,7 @@ class Config:
     nodes: tuple[NodeConfig, ...]
     timing: Timing = member(default_factory=Timing)
     retention_ms: int = limits.RETENTION_MS_DEFAULT
+    retention_ms_min: ClassVar[int] = limits.RETENTION_MS_MIN
     allow_remote: bool = False
     path: Path | None = None
     resources: tuple[ResourceConfig, ...] = ()
@@ -156,11 +157,10 @@ class Config:
         _check_nodes(self.nodes)
         _check_resources(self.resources)
         _check_addresses(self.nodes, self.allow_remote)
-        if not limits.RETENTION_MS_MIN <= self.retention_ms <= limits.RETENTION_MS_MAX:
-            bounds = f"{limits.RETENTION_MS_MIN / HOUR_MS:g} to {limits.RETENTION_MS_MAX / HOUR_MS:g}"
-            raise _Fault(
-                f"retention_hours is {self.retention_ms / HOUR_MS:g}; write {bounds} (hours)", "retention_hours"
-            )
+        if not self.retention_ms_min <= self.retention_ms <= limits.RETENTION_MS_MAX:
+            bounds = f"{self.retention_ms_min / HOUR_MS:g} to {limits.RETENTION_MS_MAX / HOUR_MS:g}"
+            what = f"retention_hours is {self.retention_ms / HOUR_MS:g}; write {bounds} (hours)"
+            raise _Fault(what, "retention_hours")
 
     @classmethod
     def load(cls, path: str | Path) -> Config:

@@ -11,13 +11,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from raftcoord.limits import ClockBounds
+
 
 @dataclass(frozen=True)
 class Env:
-    """``wall_ms``: Unix time in milliseconds. ``rng``: for jitter and for ids; never for secrets."""
+    """``wall_ms``: Unix time in milliseconds. ``rng``: for jitter and for ids; never for secrets.
+
+    ``clocks``: how far the clocks of others may be from this one.
+    """
 
     wall_ms: Callable[[], int]
     rng: random.Random
+    clocks: ClockBounds = ClockBounds()
 
     @classmethod
     def real(cls) -> Env:

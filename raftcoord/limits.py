@@ -1,7 +1,7 @@
 """Every bound, with its unit and its reason. A test stands at each bound and one past it.
 
-What both ends of a connection, or all nodes, must agree on is a constant. What one process may choose for itself is a field of a
-value that is handed down from where the process is made: a simulation or a test gives another one.
+What nobody turns is a constant. What a simulation or a test turns is a field of a value that is handed down from where a process
+is made.
 """
 
 from dataclasses import dataclass
@@ -21,19 +21,25 @@ PAYLOAD_BYTES_MAX: Final = 1 << 20
 """Bytes of one submit request as a frame (1 MiB). Payloads are not replicated, but every byte passes a node's memory."""
 
 # -- time ---------------------------------------------------------------------------------------------------------
-FUTURE_MS_MAX: Final = 5 * 60 * 1000
-"""How far ahead of a node's clock the txid of a transaction that begins may lie (ms): what lies ahead is kept for longer."""
-
 DECIDE_FUTURE_MS_MAX: Final = 366 * 24 * 3600 * 1000
-"""The same when it is decided or resolved (ms). Something may be prepared by then, and locked until it is decided: only what
-would be kept for more than a year, and could be sent in any number, is refused."""
-
-CLOCK_SPREAD_MS_MAX: Final = 60 * 1000
-"""How far apart a majority's clocks may be (ms) for the leader to move the horizon."""
+"""How far ahead it may lie when it is decided or resolved (ms). Something may be prepared by then, and locked until it is
+decided: only what would be kept for more than a year, and could be sent in any number, is refused."""
 
 TIMEOUT_MS_MIN: Final = 1
 TIMEOUT_MS_MAX: Final = 10 * 60 * 1000
 """Bounds of a caller's timeout (ms); ten minutes of held locks are an outage, not a transaction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClockBounds:
+    """How far clocks may be apart. All nodes and clients of a cluster have the same."""
+
+    future_ms_max: int = 5 * 60 * 1000
+    """How far ahead of a node's clock the txid of a transaction that begins may lie (ms): what lies ahead is kept for longer."""
+
+    spread_ms_max: int = 60 * 1000
+    """How far apart a majority's clocks may be (ms) for the leader to move the horizon."""
+
 
 # -- the wire -----------------------------------------------------------------------------------------------------
 CLIENT_FRAME_BYTES_MAX: Final = 2 << 20
@@ -316,7 +322,7 @@ held until it can."""
 
 @dataclass(frozen=True, kw_only=True)
 class ResolverBounds:
-    """What one resolver may choose for itself."""
+    """Those of one resolver."""
 
     settle_ms: int = 250
     """How long a decided branch is left to its program (ms), which is committing it: MariaDB must not be asked just as a session
@@ -365,7 +371,7 @@ LOG_FILES_KEPT: Final = 4
 # -- one node -----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
 class NodeBounds:
-    """What one node may choose for itself."""
+    """Those of one node."""
 
     # consensus
     proposals_max: int = 65_536

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from raftcoord import limits
 from raftcoord.api.operations import NODE, STATUS, OfTxid
 from raftcoord.client.link import Link
 from raftcoord.client.nodes import Nodes
@@ -83,10 +82,10 @@ async def _look_at(link: Link, txid: TxId, deadline: float) -> Link | RaftcoordE
     if not info.get("leader"):
         return Unavailable(f"{link}: it sees no leader")
     wall_ms, horizon_ms = info.get("wall_ms"), info.get("horizon_ms")
-    if type(wall_ms) is int and txid.ms > wall_ms + limits.FUTURE_MS_MAX:
+    if type(wall_ms) is int and txid.ms > wall_ms + link.clocks.future_ms_max:
         return FutureTxid(
             f"the clock of this machine is {(txid.ms - wall_ms) // 1000} s ahead of that of node {link}, and at most "
-            f"{limits.FUTURE_MS_MAX // 1000} s are allowed; nothing was begun: correct the clock that is wrong (raftcoord "
+            f"{link.clocks.future_ms_max // 1000} s are allowed; nothing was begun: correct the clock that is wrong (raftcoord "
             "doctor)"
         )
     if type(horizon_ms) is int and txid.ms < horizon_ms and await _is_forgotten(link, conn, txid, deadline):

@@ -84,6 +84,7 @@ class AsyncClient:
         env = env or Env.real()
         self._rng = env.rng
         self._wall_ms = env.wall_ms
+        self._clocks = env.clocks
         self._loop: asyncio.AbstractEventLoop | None = None
         self._nodes = Nodes(ClusterIdentity(cluster_name, cluster_id, source), self._rng)
         self._deadlines: Deadlines
@@ -519,8 +520,8 @@ class AsyncClient:
         self._loop = loop
         self._deadlines = Deadlines(loop)
         self._completing = Completing(loop, self.complete)
-        cluster = self._nodes.cluster
-        self._nodes.begin([Link(each, cluster, self._deadlines, self._name) for each in self._endpoints])
+        parts = (self._nodes.cluster, self._deadlines, self._name, self._clocks)
+        self._nodes.begin([Link(each, *parts) for each in self._endpoints])
         return loop
 
     def _time(self) -> float:

@@ -14,6 +14,7 @@ from raftcoord.api.operations import NODE
 from raftcoord.client.deadlines import SILENT, Deadlines
 from raftcoord.errors import ConfigError, RaftcoordError, Unavailable
 from raftcoord.foreign import shown
+from raftcoord.limits import ClockBounds
 from raftcoord.rpc import codes, dial
 from raftcoord.rpc.codes import RpcError
 from raftcoord.rpc.connection import Connection
@@ -74,7 +75,14 @@ class Link:
     ``why``: why there is none. ``closed``: there will be none.
     """
 
-    def __init__(self, endpoint: NodeAddress, cluster: ClusterIdentity, deadlines: Deadlines, client_name: str) -> None:
+    def __init__(
+        self,
+        endpoint: NodeAddress,
+        cluster: ClusterIdentity,
+        deadlines: Deadlines,
+        client_name: str,
+        clocks: ClockBounds,
+    ) -> None:
         self.endpoint = endpoint
         self.node = endpoint.node
         self.conn: Connection | None = None
@@ -89,6 +97,7 @@ class Link:
         self._cluster = cluster
         self._deadlines = deadlines
         self._client_name = client_name
+        self.clocks = clocks
         self._dialing: asyncio.Task[None] | None = None
 
     def __str__(self) -> str:
@@ -120,7 +129,7 @@ class Link:
         at, wall_ms, horizon_ms = self._clock
         passed_ms = int((now - at) * 1000)
         earliest_ms = horizon_ms + passed_ms if horizon_ms else 0
-        return earliest_ms <= txid.ms <= wall_ms + passed_ms + limits.FUTURE_MS_MAX
+        return earliest_ms <= txid.ms <= wall_ms + passed_ms + self.clocks.future_ms_max
 
     async def open(self, deadline: float, *, any_cluster: bool = False) -> Connection:
         """The connection, dialed if need be. ``any_cluster``: also to a node whose cluster has no id yet.

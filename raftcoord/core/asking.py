@@ -34,6 +34,7 @@ from raftcoord.errors import (
     TxidUsed,
     Unavailable,
 )
+from raftcoord.limits import ClockBounds
 from raftcoord.types import State, TxId, Verdict
 
 PRESUMED_ABORT: Final = "it was undecided when its outcome was asked for (presumed abort)"
@@ -212,7 +213,7 @@ def complete(applied: AppliedState, txid: TxId, branches: tuple[str, ...] | None
 # -- what is refused ----------------------------------------------------------------------------------------------
 
 
-def check_new(applied: AppliedState, txid: TxId, running: Container[TxId], now_ms: int) -> None:
+def check_new(applied: AppliedState, txid: TxId, running: Container[TxId], now_ms: int, clocks: ClockBounds) -> None:
     """Raise unless a transaction may begin under ``txid`` at a node that runs those in ``running``.
 
     To be asked when it was confirmed that this is the latest, if ``txid`` is older than the horizon as it is known here.
@@ -230,10 +231,10 @@ def check_new(applied: AppliedState, txid: TxId, running: Container[TxId], now_m
         raise ForgottenTxid(
             f"txid {txid} is older than the horizon, before which finished transactions are forgotten; use a new txid"
         )
-    if txid.ms > now_ms + limits.FUTURE_MS_MAX:
+    if txid.ms > now_ms + clocks.future_ms_max:
         raise FutureTxid(
             f"txid {txid} lies {(txid.ms - now_ms) // 1000} s in the future of this node's clock; at most "
-            f"{limits.FUTURE_MS_MAX // 1000} s are allowed: correct the clock where it was made, or that of the node "
+            f"{clocks.future_ms_max // 1000} s are allowed: correct the clock where it was made, or that of the node "
             "(raftcoord doctor compares them)"
         )
 

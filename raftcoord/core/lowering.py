@@ -5,9 +5,9 @@ or an operator. What the operator may do, and why it is safe:
 
 - What was retired is gone, and what was told FORGOTTEN may have been rolled back as ABORTED. So no txid that anybody may have
   asked about must become undecided again: it could be committed then.
-- Such txids were made before now. Nodes begin none that lies more than FUTURE_MS_MAX ahead of their clocks. So the horizon is
-  lowered to the latest clock of all nodes, and FUTURE_MS_MAX and CLOCK_SPREAD_MS_MAX beyond it. All of them lie below it and stay
-  forgotten for ever; what is made a few minutes later is accepted.
+- Such txids were made before now. Nodes begin none that lies more than ``future_ms_max`` (ClockBounds) ahead of their clocks. So
+  the horizon is lowered to the latest clock of all nodes, and ``future_ms_max`` and ``spread_ms_max`` beyond it. All of them lie
+  below it and stay forgotten for ever; what is made a few minutes later is accepted.
 - All nodes must have been heard, and their clocks must agree: a clock that is still wrong would lower it too little or too much.
 - A machine whose clock was further ahead while the horizon was wrong has made later txids. Nobody here can know of it. The
   operator says how far (``after_ms``). A decision that is open beyond the new horizon shows such a machine, and refuses it.
@@ -21,11 +21,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from raftcoord import limits
 from raftcoord.core.asking import AppliedState, Propose, Question
 from raftcoord.core.tables.horizon import Lower
 from raftcoord.core.tables.table import Done
 from raftcoord.errors import LocalProtocolError, NotKnown, NotYet, Unavailable
+from raftcoord.limits import ClockBounds
 from raftcoord.types import NodeName
 
 _NOT_CONFIRMED: Final = (
@@ -34,14 +34,20 @@ _NOT_CONFIRMED: Final = (
 
 
 def lower(
-    applied: AppliedState, offsets: Mapping[NodeName, int | None], who: str, after_ms: int, now_ms: int
+    applied: AppliedState,
+    offsets: Mapping[NodeName, int | None],
+    who: str,
+    after_ms: int,
+    now_ms: int,
+    clocks: ClockBounds,
 ) -> Question[Lower]:
     """Lower the horizon at the leader; what is recorded. ``offsets``: how far each other node's clock is ahead (ms).
 
     Raises Unavailable if a clock is not known, LocalProtocolError if it must not be lowered.
     """
     was_ms = applied.ledger.horizon_ms
-    horizon_ms = max(now_ms + _ahead_ms(offsets) + limits.FUTURE_MS_MAX + limits.CLOCK_SPREAD_MS_MAX, after_ms + 1)
+    ahead_ms = _ahead_ms(offsets, clocks.spread_ms_max)
+    horizon_ms = max(now_ms + ahead_ms + clocks.future_ms_max + clocks.spread_ms_max, after_ms + 1)
     if was_ms <= horizon_ms:
         raise LocalProtocolError(
             f"the horizon lies at {was_ms} ms (Unix time) and could be lowered to {horizon_ms} at the lowest, so there is "
@@ -63,7 +69,7 @@ def lower(
     return command
 
 
-def _ahead_ms(offsets: Mapping[NodeName, int | None]) -> int:
+def _ahead_ms(offsets: Mapping[NodeName, int | None], spread_ms_max: int) -> int:
     """How far the latest clock of all nodes is ahead of the leader's."""
     known = {name: offset for name, offset in offsets.items() if offset is not None}
     for name in sorted(offsets.keys() - known):
@@ -72,9 +78,9 @@ def _ahead_ms(offsets: Mapping[NodeName, int | None]) -> int:
             f"(raftcoord node start {name})"
         )
     for name, offset in known.items():
-        if abs(offset) > limits.CLOCK_SPREAD_MS_MAX:
+        if abs(offset) > spread_ms_max:
             raise NotYet(
-                f"the clock of node {name} is more than {limits.CLOCK_SPREAD_MS_MAX // 1000} s from the leader's; set the clocks "
+                f"the clock of node {name} is more than {spread_ms_max // 1000} s from the leader's; set the clocks "
                 "right first (raftcoord doctor says whose is wrong)"
             )
     return max(known.values(), default=0)

@@ -50,8 +50,8 @@ def _node(name: str, clock: ClockOffset, middle: ClockOffset) -> Row:
         )
         return Row(subject, CHECK, Severity.OK, what)
     what = f"{_span(abs(apart))} {_side(apart)} those of the other nodes"
-    if certain > limits.CLOCK_SPREAD_MS_MAX:
-        what += f": more than {limits.CLOCK_SPREAD_MS_MAX // 1000} s, so that it cannot agree on what may be forgotten"
+    if certain > limits.ClockBounds.spread_ms_max:
+        what += f": more than {limits.ClockBounds.spread_ms_max // 1000} s, so that it cannot agree on what may be forgotten"
         return Row(subject, CHECK, Severity.ERROR, what, _NTP)
     return Row(subject, CHECK, Severity.WARNING, what, _NTP)
 
@@ -59,7 +59,7 @@ def _node(name: str, clock: ClockOffset, middle: ClockOffset) -> Row:
 def _here(ahead_ms: float, error_ms: float, retention_ms: int) -> Row:
     certain = abs(ahead_ms) - error_ms
     what = f"{_span(abs(ahead_ms))} {_side(ahead_ms)} those of the nodes"
-    if ahead_ms > 0 and certain > limits.FUTURE_MS_MAX:
+    if ahead_ms > 0 and certain > limits.ClockBounds.future_ms_max:
         return Row(
             HERE, CHECK, Severity.ERROR, f"{what}: they refuse the txids made here, which lie in the future", _NTP
         )

@@ -53,7 +53,7 @@ def _horizon(ahead_ms: float, error_ms: float, retention_ms: int, horizon_ms: in
         )
         return Row(_CLUSTER, HORIZON, Severity.ERROR, what, _LOWER)
     early_ms = ahead_ms + retention_ms - error_ms
-    if early_ms > limits.CLOCK_SPREAD_MS_MAX:
+    if early_ms > limits.ClockBounds.spread_ms_max:
         what = f"what was finished {_span(-ahead_ms)} ago is forgotten, and the retention is {_span(retention_ms)}"
         mend = "nothing: time makes it right. Clocks were wrong, or the retention was shorter before"
         return Row(_CLUSTER, HORIZON, Severity.WARNING, what, mend)

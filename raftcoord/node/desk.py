@@ -74,6 +74,7 @@ class Desk:
         self._admission = admission
         self._transactions = transactions
         self._env = env
+        self._clocks: Final = env.clocks
         self._bounds: Final = bounds
         self._node = node
         self._cluster_name = cluster_name
@@ -164,7 +165,7 @@ class Desk:
             assert standing.decision is not None  # FORGOTTEN is nobody's use
             answer(asking.used(txid, standing.decision))
 
-        asking.check_new(agreement, txid, self._transactions.running, self._env.wall_ms())
+        asking.check_new(agreement, txid, self._transactions.running, self._env.wall_ms(), self._clocks)
         if agreement.leader is None:
             raise Unavailable(
                 "this node sees no leader, so nothing was attempted; try another node, or again in a moment (raftcoord status)"
@@ -248,7 +249,7 @@ class Desk:
             log.warning("the horizon was lowered from %d to %d ms by %s", made.was_ms, made.horizon_ms, who)
             return dict(made._asdict())
 
-        question = lower(agreement, agreement.clock_offsets(), who, after_ms, self._env.wall_ms())
+        question = lower(agreement, agreement.clock_offsets(), who, after_ms, self._env.wall_ms(), self._clocks)
         self._ask(question, _through(lowered, answer))
 
     def _participants(self, request: operations.ParticipantListing, asker: Asker, answer: Answering) -> None:

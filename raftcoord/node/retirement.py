@@ -1,8 +1,9 @@
 """What the leader proposes by itself: the cluster's id, once, and the horizon, every minute.
 
-Owed: the horizon moves only while this node's clock agrees within CLOCK_SPREAD_MS_MAX with the clocks of a majority, itself
-counted; a peer whose clock has not been heard for an election timeout does not agree. It moves to the retention before the time
-that a majority of the clocks has reached, and in steps (NodeBounds). One wrong clock must not make the cluster forget.
+Owed: the horizon moves only while this node's clock agrees within ``spread_ms_max`` (ClockBounds) with the clocks of a majority,
+itself counted; a peer whose clock has not been heard for an election timeout does not agree. It moves to the retention before the
+time that a majority of the clocks has reached, and by ``retire_step_ms_max`` (NodeBounds) at a time. One wrong clock must not
+make the cluster forget.
 Never: by a follower.
 """
 
@@ -12,7 +13,6 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from raftcoord import limits
 from raftcoord.core.tables.decisions import Result
 from raftcoord.core.tables.founding import Found
 from raftcoord.core.tables.horizon import Retire
@@ -89,7 +89,7 @@ class Retirement:
         if not self.clock_agrees():
             log.warning(
                 "no majority of the clocks is within %d s of this node's: nothing is retired; check the clocks of the nodes",
-                limits.CLOCK_SPREAD_MS_MAX // 1000,
+                self._env.clocks.spread_ms_max // 1000,
             )
             return
         before_ms = self._next_ms()
@@ -109,7 +109,7 @@ class Retirement:
         return [0, *self._agreement.clock_offsets().values()]
 
     def clock_agrees(self) -> bool:
-        """Whether a majority of the nodes, this one counted, have clocks within CLOCK_SPREAD_MS_MAX of this one's."""
+        """Whether a majority of the nodes, this one counted, have clocks within ``ClockBounds.spread_ms_max`` of this one's."""
         offsets = self._offsets()
-        agreeing = sum(offset is not None and abs(offset) <= limits.CLOCK_SPREAD_MS_MAX for offset in offsets)
+        agreeing = sum(offset is not None and abs(offset) <= self._env.clocks.spread_ms_max for offset in offsets)
         return agreeing * 2 > len(offsets)

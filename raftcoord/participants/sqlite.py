@@ -5,7 +5,7 @@ SQLite commit, and only then answered. It never talks to a node; the worker does
 
     payload        operations.py: add, set, delete, expect
     locks          every key of a payload is locked exclusively from the yes until the outcome; a prepare that meets a
-                   lock waits its turn (locks.py) for at most limits.LOCK_WAIT_MS, or until its deadline
+                   lock waits its turn (locks.py) for at most ``lock_wait_ms``, or until its deadline
     read-only      a payload of nothing but ``expect`` is checked against what is committed, holds no lock and keeps no
                    record. Its locks end before the other branches have theirs: it asserts, it does not reserve
     file           accounts.py; prepared branches and their locks are there again after a restart
@@ -63,6 +63,8 @@ class _Waiting(NamedTuple):
 class SqliteParticipant(Participant):
     """Accounts in one SQLite file. ``path``: created if missing; ``retention_ms``: how long finished txids are remembered.
 
+    ``lock_wait_ms``: how long a prepare waits for a lock, see limits.LOCK_WAIT_MS; ``lock_waiters_max``: how many wait at once.
+
     Raises ConfigError (in use, not writable, another program's file), CorruptionError, StorageError (disk).
     """
 
@@ -73,11 +75,15 @@ class SqliteParticipant(Participant):
         wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         retention_ms: int = limits.PARTICIPANT_RETENTION_MS,
         entropy: Callable[[int], bytes] = os.urandom,
+        lock_wait_ms: int = limits.LOCK_WAIT_MS,
+        lock_waiters_max: int = limits.LOCK_WAITERS_MAX,
     ) -> None:
         self._file = AccountsFile(Path(path))
         self._wall_ms = wall_ms
         self._retention_ms = retention_ms
         self._entropy = entropy
+        self._lock_wait_ms = lock_wait_ms
+        self._lock_waiters_max = lock_waiters_max
         self._dead: RaftcoordError | None = None
         self._changes = Changes()
         self._replies: list[tuple[Request, Reply]] = []  # of the batch that is being served
@@ -178,7 +184,7 @@ class SqliteParticipant(Participant):
 
     def prepare(self, txid: TxId, payload: Payload) -> Vote:
         """Vote without waiting: a locked key is a no."""
-        reply = self._run_alone(Prepare(txid, payload, self._wall_ms() + limits.LOCK_WAIT_MS))
+        reply = self._run_alone(Prepare(txid, payload, self._wall_ms() + self._lock_wait_ms))
         return reply if isinstance(reply, Vote) else broken("prepare was answered without a vote")
 
     def commit(self, txid: TxId) -> None:
@@ -294,12 +300,12 @@ class SqliteParticipant(Participant):
 
     def _wait(self, request: Prepare, digest: bytes, parsed: tuple[AccountOperation, ...], now_ms: int) -> None:
         txid = request.txid
-        if len(self._waiting) >= limits.LOCK_WAITERS_MAX:
+        if len(self._waiting) >= self._lock_waiters_max:
             reason = f"{self._locked_reason(txid)}, and {len(self._waiting)} others wait already: try again later"
             self._locks.release(txid)
             self._reply(request, Vote.no(reason))
             return
-        patience_ms = limits.LOCK_WAIT_OLDER_MS if self._locks.waits_for_younger(txid) else limits.LOCK_WAIT_MS
+        patience_ms = limits.LOCK_WAIT_OLDER_MS if self._locks.waits_for_younger(txid) else self._lock_wait_ms
         self._waiting[txid] = _Waiting([request], digest, parsed, min(now_ms + patience_ms, request.deadline_ms))
 
     def _vote(self, txid: TxId, requests: list[Prepare], digest: bytes, parsed: tuple[AccountOperation, ...]) -> bool:

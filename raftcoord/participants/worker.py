@@ -86,12 +86,14 @@ class Worker:
         *,
         cluster_name: str = "",
         executor: Executor | None = None,
+        queue_max: int = limits.WORKER_QUEUE_MAX,
     ) -> None:
         self.ready = asyncio.Event()
         self._participant = participant
         self._name = checked_name(name, "participant")
         self._env = env
         self._executor = executor
+        self._queue_max = queue_max
         self._hello = {"name": self._name, "instance": f"{env.rng.getrandbits(64):016x}"}
         if cluster_name:
             self._hello["cluster_name"] = cluster_name
@@ -156,7 +158,7 @@ class Worker:
     def arrived(self, arrival: Arrival) -> None:
         """Take a request into the queue, or refuse it as overloaded."""
         waiting = len(self._queue) + len(self._running)
-        if waiting >= limits.WORKER_QUEUE_MAX:
+        if waiting >= self._queue_max:
             raise Overloaded(f"participant {self._name} has {waiting} requests waiting: try again later")
         self._queue.append(arrival)
         self._wake.set()
@@ -322,7 +324,7 @@ class Worker:
     def _hear(self, txid: TxId, state: State | None) -> None:
         if txid not in self._doubts:
             return
-        if state in (State.COMMITTED, State.ABORTED) and len(self._queue) < limits.WORKER_QUEUE_MAX:
+        if state in (State.COMMITTED, State.ABORTED) and len(self._queue) < self._queue_max:
             request = Commit(txid) if state is State.COMMITTED else Abort(txid)
             _log.info("participant %s: transaction %s is %s, as a node says", self._name, txid, state)
             self._queue.append(Arrival(request))

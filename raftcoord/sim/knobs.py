@@ -1,6 +1,6 @@
 """Bounds made small, so that what is rare in production happens in seconds: compaction, copies, forgetting, full queues.
 
-They are the product's own bounds, turned for the time of one simulation and then turned back.
+They are the product's own bounds, in values that the world hands to everything that it starts.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from raftcoord import limits
-from raftcoord.limits import NodeBounds, ResolverBounds
+from raftcoord.limits import ClockBounds, NodeBounds, ResolverBounds
 
 _PROCESS_ID: Final = 4711
 """What every simulated process takes for its own: nodes tell it, and the machine's would make each replay another one."""
@@ -28,16 +27,17 @@ class _Disk(NamedTuple):
 
 @dataclass(frozen=True)
 class Knobs:
-    """``retention_ms`` None: nothing is forgotten during the simulation."""
+    """``retention_ms`` None: nothing is forgotten during the simulation. ``lock_waiters_max``: of each bank."""
 
     retention_ms: int | None
+    clocks: ClockBounds
     node: NodeBounds
     resolver: ResolverBounds
+    lock_waiters_max: int
 
 
-@contextmanager
-def knobs(seed: int) -> Iterator[Knobs]:
-    """Turn the knobs as this seed says, for the time of the block."""
+def knobs(seed: int) -> Knobs:
+    """As this seed says. The order of the draws is part of what a seed means."""
     rng = random.Random(f"{seed}/knobs")
     forgets = rng.random() < 0.35
     greedy = rng.random() < 0.15  # the log is cut as soon as it can be
@@ -52,12 +52,7 @@ def knobs(seed: int) -> Iterator[Knobs]:
         retire_every_ms=700,
         retire_step_ms_max=7_000,
     )
-    turned: list[tuple[Any, str, Any]] = [
-        (limits, "LOCK_WAITERS_MAX", rng.choice((1, 4_096))),
-        (limits, "RETENTION_MS_MIN", 1),
-        (os, "getpid", lambda: _PROCESS_ID),
-        (shutil, "disk_usage", lambda path: _Disk()),
-    ]
+    lock_waiters_max = rng.choice((1, 4_096))
     node = replace(
         node,
         acks_gathered_max=rng.choice((1, 5, 500)),
@@ -70,8 +65,8 @@ def knobs(seed: int) -> Iterator[Knobs]:
         append_entries_max=rng.choice((1, 3, 1000)),
     )
     retention_ms = rng.choice((1_500, 4_000)) if forgets else None
-    if rng.random() < 0.5:  # clocks agree closely, so that a horizon in the future is lowered to within the simulation
-        turned += [(limits, "FUTURE_MS_MAX", 400), (limits, "CLOCK_SPREAD_MS_MAX", 300)]
+    # In half of the seeds clocks agree closely, so that a horizon in the future is lowered to within the simulation.
+    clocks = ClockBounds(future_ms_max=400, spread_ms_max=300) if rng.random() < 0.5 else ClockBounds()
     node = replace(node, appends_per_pass_max=rng.choice((1, 4)), ask_members_ms=rng.choice((300, 3_000)))
     resolver = ResolverBounds(
         settle_ms=rng.choice((10, 250)),
@@ -82,8 +77,14 @@ def knobs(seed: int) -> Iterator[Knobs]:
         forget_ms=rng.choice((1_500, 60_000)),
         retention_ms_min=1,
     )
+    return Knobs(retention_ms, clocks, node, resolver, lock_waiters_max)
+
+
+@contextmanager
+def one_machine() -> Iterator[None]:
+    """What the real machine would say of itself is the same in every simulation, for the time of the block."""
     with ExitStack() as stack:
-        for where, name, value in turned:
+        for where, name, value in ((os, "getpid", lambda: _PROCESS_ID), (shutil, "disk_usage", lambda path: _Disk())):
             stack.callback(setattr, where, name, getattr(where, name))
             setattr(where, name, value)
-        yield Knobs(retention_ms, node, resolver)
+        yield

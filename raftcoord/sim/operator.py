@@ -6,7 +6,6 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
-from raftcoord import limits
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.core.tables.horizon import Retire
 from raftcoord.errors import RaftcoordError
@@ -50,7 +49,7 @@ def _leave_behind(world: World) -> None:
 async def _lower(world: World, client: AsyncClient) -> None:
     _leave_behind(world)
     for _ in range(_TRIES_MAX):
-        after_ms = EPOCH_MS + int(world.loop.now * 1000) + world.ahead_max_ms + limits.FUTURE_MS_MAX
+        after_ms = EPOCH_MS + int(world.loop.now * 1000) + world.ahead_max_ms + world.knobs.clocks.future_ms_max
         try:
             await client.lower_horizon("operator", after_ms=after_ms, timeout=2.0)
             world.log("operator", "has lowered the horizon")

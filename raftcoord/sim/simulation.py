@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +26,7 @@ from raftcoord.sim.faults import KINDS, Fault, draw, draw_for_databases
 from raftcoord.sim.happening import Began, See, listening, observers
 from raftcoord.sim.healing import Healing
 from raftcoord.sim.invariants import CLOCKS_WITHIN_S, Invariants
-from raftcoord.sim.knobs import Knobs, knobs
+from raftcoord.sim.knobs import Knobs, knobs, one_machine
 from raftcoord.sim.loop import SimLoop
 from raftcoord.sim.machines import serving
 from raftcoord.sim.nemesis import Nemesis
@@ -108,8 +109,8 @@ class Simulation:
         gc.disable()  # what is dropped is dropped at once or at the end, never at a moment that chance chooses
         events = observers()
         try:
-            with knobs(self._seed) as chosen, listening(events if self._observers else None):
-                report = self._run(root, chosen, events)
+            with one_machine(), listening(events if self._observers else None):
+                report = self._run(root, knobs(self._seed), events)
         finally:
             shutil.rmtree(root, ignore_errors=True)
             if was_enabled:
@@ -134,7 +135,10 @@ class Simulation:
             invariants,
             lambda what: invariants.violate("no unhandled error", what),
             nodes=settings.nodes,
-            participants=dict(settings.participants),
+            participants={
+                name: partial(bank, lock_waiters_max=chosen.lock_waiters_max) if make is bank else make
+                for name, make in settings.participants.items()
+            },
             instances=settings.instances,
             knobs=chosen,
             events=events,

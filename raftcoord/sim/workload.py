@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from raftcoord import limits
 from raftcoord.client.asynchronous import AsyncClient
 from raftcoord.env import Env
 from raftcoord.errors import InDoubt, LocalProtocolError, Overloaded, RaftcoordError, Unavailable
@@ -295,9 +296,11 @@ class Workload:
         return txid
 
 
-def bank(directory: Path, env: Env) -> Participant:
+def bank(directory: Path, env: Env, lock_waiters_max: int = limits.LOCK_WAITERS_MAX) -> Participant:
     """The participant of which the banks are made, if the caller names no others."""
-    made = SqliteParticipant(directory / "bank.db", wall_ms=env.wall_ms, entropy=env.rng.randbytes)
+    made = SqliteParticipant(
+        directory / "bank.db", wall_ms=env.wall_ms, entropy=env.rng.randbytes, lock_waiters_max=lock_waiters_max
+    )
     made.open_accounts_once(dict.fromkeys(ACCOUNTS, OPENING))
     return made
 

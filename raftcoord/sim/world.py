@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn
 
 from raftcoord import limits
 from raftcoord.client.asynchronous import AsyncClient
@@ -47,6 +47,12 @@ _CLIENT_PORT: Final = 7501
 
 MakeParticipant = Callable[[Path, Env], Participant]
 """A participant whose files lie in that directory, which outlives it; with that clock and that randomness."""
+
+
+class SimConfig(Config):
+    """A retention of seconds, so that what is finished is forgotten during a simulation."""
+
+    retention_ms_min: ClassVar[int] = 1
 
 
 class World:
@@ -92,7 +98,7 @@ class World:
             NodeConfig(name, Address(f"127.0.0.{at}", _PEER_PORT), Address(f"127.0.0.{at}", _CLIENT_PORT), root / name)
             for at, name in enumerate(names, 1)
         )
-        self.config = Config(CLUSTER, members, timing or Timing(), knobs.retention_ms or limits.RETENTION_MS_DEFAULT)
+        self.config = SimConfig(CLUSTER, members, timing or Timing(), knobs.retention_ms or limits.RETENTION_MS_DEFAULT)
         self.serves = serving(participants, instances or {})
         """Each machine of a participant, and the name that it serves."""
         self.machines = {name: Machine(name, root) for name in (*names, *self.serves)}
@@ -232,7 +238,11 @@ class World:
     def env(self, machine: Machine) -> Env:
         """The clock and the chance of this life."""
 
-        return Env(lambda: self._true_ms(machine) + machine.offset_ms, self.rng(f"{machine.name} {machine.lives}"))
+        return Env(
+            lambda: self._true_ms(machine) + machine.offset_ms,
+            self.rng(f"{machine.name} {machine.lives}"),
+            self.knobs.clocks,
+        )
 
     def _true_ms(self, machine: Machine) -> int:
         """What its clock would show, had nobody set it (ms)."""

@@ -207,24 +207,27 @@ def test_what_is_done_and_what_is_told(asked: Asked) -> None:
         assert getattr(told, "acknowledged_by", told) == asked.told
 
 
+CLOCKS = limits.ClockBounds()
+
+
 def test_a_txid_begins_once_and_within_the_bounds_of_time() -> None:
     here = Here()
-    asking.check_new(here, T, (), NOW_MS)
-    asking.check_new(here, T, (), NOW_MS - limits.FUTURE_MS_MAX)
+    asking.check_new(here, T, (), NOW_MS, CLOCKS)
+    asking.check_new(here, T, (), NOW_MS - limits.ClockBounds.future_ms_max, CLOCKS)
     for running, now_ms, refusal in (
         ((T,), NOW_MS, TxidUsed),
-        ((), NOW_MS - limits.FUTURE_MS_MAX - 1, FutureTxid),
+        ((), NOW_MS - limits.ClockBounds.future_ms_max - 1, FutureTxid),
     ):
         with pytest.raises(refusal):
-            asking.check_new(here, T, running, now_ms)
+            asking.check_new(here, T, running, now_ms, CLOCKS)
     here.apply(decide(COMMIT, "a"))
     with pytest.raises(TxidUsed) as caught:
-        asking.check_new(here, T, (), NOW_MS)
+        asking.check_new(here, T, (), NOW_MS, CLOCKS)
     assert caught.value.recorded == (COMMITTED, "", "", 3, 1)
     for command in (Complete(((T, ("a",)),)), Retire(NOW_MS + 1)):
         here.apply(command)
     with pytest.raises(ForgottenTxid):
-        asking.check_new(here, T, (), NOW_MS)
+        asking.check_new(here, T, (), NOW_MS, CLOCKS)
 
 
 def test_what_is_too_far_in_the_future_to_be_kept_is_not_aborted() -> None:

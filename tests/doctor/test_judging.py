@@ -82,8 +82,8 @@ def test_clocks_that_agree_are_fine() -> None:
     [
         (clocks.APART_MS + 20, Severity.OK),
         (clocks.APART_MS + 21, Severity.WARNING),
-        (limits.CLOCK_SPREAD_MS_MAX + 20, Severity.WARNING),
-        (limits.CLOCK_SPREAD_MS_MAX + 21, Severity.ERROR),
+        (limits.ClockBounds.spread_ms_max + 20, Severity.WARNING),
+        (limits.ClockBounds.spread_ms_max + 21, Severity.ERROR),
     ],
 )
 @pytest.mark.parametrize("sign", [1, -1])
@@ -99,9 +99,9 @@ def test_a_node_apart_from_the_others_is_the_one_that_is_blamed(apart_ms: int, v
     ("ahead_ms", "verdict"),
     [
         (clocks.APART_MS + 11, Severity.WARNING),
-        (limits.FUTURE_MS_MAX + 10, Severity.WARNING),
-        (limits.FUTURE_MS_MAX + 11, Severity.ERROR),
-        (-limits.FUTURE_MS_MAX - 11, Severity.WARNING),
+        (limits.ClockBounds.future_ms_max + 10, Severity.WARNING),
+        (limits.ClockBounds.future_ms_max + 11, Severity.ERROR),
+        (-limits.ClockBounds.future_ms_max - 11, Severity.WARNING),
         (-HOUR_MS - 11, Severity.ERROR),
     ],
 )
@@ -137,8 +137,8 @@ def of_horizon(ahead_ms: int, retentions: tuple[int, ...] = (HOUR_MS, HOUR_MS, H
         (48 * HOUR_MS, Severity.ERROR),
         (11, Severity.ERROR),
         (10, Severity.WARNING),
-        (-HOUR_MS + limits.CLOCK_SPREAD_MS_MAX + 11, Severity.WARNING),
-        (-HOUR_MS + limits.CLOCK_SPREAD_MS_MAX + 10, Severity.OK),
+        (-HOUR_MS + limits.ClockBounds.spread_ms_max + 11, Severity.WARNING),
+        (-HOUR_MS + limits.ClockBounds.spread_ms_max + 10, Severity.OK),
         (-HOUR_MS, Severity.OK),
         (-48 * HOUR_MS, Severity.OK),
         (-NOW_MS, Severity.OK),

@@ -27,7 +27,9 @@ from . import memory
 from .effort import examples
 from .shapes import altered, as_request, damaged, ints, one_at_a_time, packed, pieces, texts, values
 
-TXIDS = [bytes(TxId.new(NOW_MS + step, bytes(10))) for step in (-1000, 0, 1, 2, limits.FUTURE_MS_MAX, 86_400_000)]
+TXIDS = [
+    bytes(TxId.new(NOW_MS + step, bytes(10))) for step in (-1000, 0, 1, 2, limits.ClockBounds.future_ms_max, 86_400_000)
+]
 
 txids = st.sampled_from(TXIDS[:4]) | st.sampled_from(TXIDS)
 branch_names = st.sampled_from(["bank-a", "bank-b", "bank-c", "nobody"])

@@ -14,7 +14,7 @@ from raftcoord.types import NodeName, State, TxId, Verdict
 
 DAY_MS = 86_400_000
 MOVED_MS = NOW_MS + 2 * DAY_MS
-BEYOND_MS = limits.FUTURE_MS_MAX + limits.CLOCK_SPREAD_MS_MAX
+BEYOND_MS = limits.ClockBounds.future_ms_max + limits.ClockBounds.spread_ms_max
 
 
 async def ask(served: Served, client: Caller, after_ms: int = 0) -> Any:
@@ -49,8 +49,8 @@ async def test_a_moved_horizon_is_lowered_beyond_every_clock_and_fresh_txids_are
     ("peers", "why"),
     [
         ((0, None), "the clock of node n3 is not known"),
-        ((0, limits.CLOCK_SPREAD_MS_MAX + 1), "the clock of node n3 is more than 60 s"),
-        ((-limits.CLOCK_SPREAD_MS_MAX - 1, 0), "the clock of node n2 is more than 60 s"),
+        ((0, limits.ClockBounds.spread_ms_max + 1), "the clock of node n3 is more than 60 s"),
+        ((-limits.ClockBounds.spread_ms_max - 1, 0), "the clock of node n2 is more than 60 s"),
     ],
 )
 async def test_every_clock_must_be_known_and_agree(peers: tuple[int | None, ...], why: str) -> None:

@@ -14,7 +14,7 @@ from raftcoord.limits import NodeBounds
 from raftcoord.types import NodeName, State, Verdict
 
 STEP = NodeBounds.retire_step_ms_max
-NEAR, FAR = limits.CLOCK_SPREAD_MS_MAX, limits.CLOCK_SPREAD_MS_MAX + 1
+NEAR, FAR = limits.ClockBounds.spread_ms_max, limits.ClockBounds.spread_ms_max + 1
 
 
 def offsets(*ms: int | None) -> dict[NodeName, int | None]:

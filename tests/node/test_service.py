@@ -482,7 +482,7 @@ async def test_names_and_instances_at_their_bounds_are_admitted() -> None:
 LONG = "n" * (limits.NAME_LENGTH_MAX + 1)
 MANY = [f"b{i}" for i in range(limits.BRANCHES_MAX + 1)]
 TX = TxId.new(NOW_MS, b"0123456789")
-FUTURE = TxId.new(NOW_MS + limits.FUTURE_MS_MAX + 1, bytes(10))
+FUTURE = TxId.new(NOW_MS + limits.ClockBounds.future_ms_max + 1, bytes(10))
 FAR = TxId.new(NOW_MS + limits.DECIDE_FUTURE_MS_MAX + 1, bytes(10))
 
 BAD: dict[str, list[list[Any]]] = {
@@ -544,7 +544,7 @@ async def test_bad_input_is_a_bad_request_and_changes_nothing(method: str) -> No
 async def test_input_at_its_bounds_is_accepted() -> None:
     async with serving_one() as served:
         client = await Caller.of(served)
-        edge = TxId.new(NOW_MS + limits.FUTURE_MS_MAX, bytes(10))
+        edge = TxId.new(NOW_MS + limits.ClockBounds.future_ms_max, bytes(10))
         names = ["n" * limits.NAME_LENGTH_MAX, *MANY[: limits.BRANCHES_MAX - 1]]
         answer = await client.ask("decide", edge, COMMIT, names, "x" * limits.REASON_LENGTH_MAX, limits.TIMEOUT_MS_MAX)
         assert answer[0] == State.COMMITTED

@@ -93,10 +93,10 @@ class FakeNode:
 
 
 @asynccontextmanager
-async def serving(participant: Participant, *nodes: FakeNode) -> AsyncIterator[Worker]:
+async def serving(participant: Participant, *nodes: FakeNode, **options: Any) -> AsyncIterator[Worker]:
     """A worker that is connected to every node that is of its cluster."""
     async with listening(*nodes):
-        worker = Worker(participant, "bank-a", [node.address for node in nodes], Env.real())
+        worker = Worker(participant, "bank-a", [node.address for node in nodes], Env.real(), **options)
         async with running(worker):
             await until(lambda: all(node.hellos for node in nodes))
             yield worker

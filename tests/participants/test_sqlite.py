@@ -286,8 +286,9 @@ def test_many_that_wait_for_one_account_and_are_all_refused_are_all_answered(ban
     assert len(answers(bank, Commit(first))) == 1500
 
 
-def test_as_many_wait_as_may_and_not_one_more(bank: SqliteParticipant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "LOCK_WAITERS_MAX", 2)
+def test_as_many_wait_as_may_and_not_one_more(path: Path, clock: Clock, bank: SqliteParticipant) -> None:
+    bank.close()
+    bank = SqliteParticipant(path, wall_ms=clock, lock_waiters_max=2)
     answers(bank, prepare(txid(), add("alice", 1)))
     assert answers(bank, prepare(txid(1), add("alice", 1)), prepare(txid(2), add("alice", 1))) == []
     ((_, reply),) = answers(bank, prepare(txid(3), add("alice", 1)))

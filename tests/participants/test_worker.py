@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -144,23 +145,25 @@ def test_each_node_gets_the_answers_to_what_it_asked(bank: SqliteParticipant) ->
 
 
 def test_a_prepare_that_waits_for_a_lock_is_answered_when_it_is_free_and_when_it_gives_up(
-    bank: SqliteParticipant, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(limits, "LOCK_WAIT_MS", 40)
-
     async def test() -> None:
+        node, path = FakeNode(), tmp_path / "bank.db"
+        first, second, third = TxId.new(), TxId.new(), TxId.new()
+        with closing(SqliteParticipant(path, lock_wait_ms=40)) as bank:
+            bank.open_accounts({"alice": 100})
+            async with serving(bank, node):
+                assert await node.prepare(first, ADD) == YES
+                kind, reason = await node.prepare(second, ADD)
+                assert kind == VoteKind.NO
+                assert f"locked by transaction {first}" in reason
         node = FakeNode()
-        async with serving(bank, node):
-            first, second, third = TxId.new(), TxId.new(), TxId.new()
-            assert await node.prepare(first, ADD) == YES
-            kind, reason = await node.prepare(second, ADD)
-            assert kind == VoteKind.NO
-            assert f"locked by transaction {first}" in reason
-            monkeypatch.setattr(limits, "LOCK_WAIT_MS", 10_000)
-            waiting = asyncio.create_task(node.prepare(third, ADD))
-            await until(lambda: bank.due_ms() is not None)
-            assert await node.ask("commit", first) is True
-            assert await waiting == YES
+        with closing(SqliteParticipant(path, lock_wait_ms=10_000)) as bank:
+            async with serving(bank, node):
+                waiting = asyncio.create_task(node.prepare(third, ADD))
+                await until(lambda: bank.due_ms() is not None)
+                assert await node.ask("commit", first) is True
+                assert await waiting == YES
 
     run(test)
 
@@ -212,12 +215,10 @@ def test_a_malformed_request_is_refused_and_disturbs_nothing(
     run(test)
 
 
-def test_the_queue_takes_as_many_as_it_may_and_refuses_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "WORKER_QUEUE_MAX", 3)
-
+def test_the_queue_takes_as_many_as_it_may_and_refuses_the_next() -> None:
     async def test() -> None:
         gate, node = Gate(), FakeNode()
-        async with serving(gate, node):
+        async with serving(gate, node, queue_max=3):
             gate.open.clear()
             taken = [asyncio.create_task(node.prepare(TxId.new(), i)) for i in range(3)]
             await until(lambda: node.conn is not None and node.conn.open_calls == 3)
