@@ -48,18 +48,6 @@ CLIENT_FRAME_BYTES_MAX: Final = 2 << 20
 PEER_FRAME_BYTES_MAX: Final = 8 << 20
 """Bytes of one frame between nodes: APPEND_BYTES_MAX and its envelope, with room."""
 
-CONNECTION_REQUESTS_MAX: Final = 4096
-"""Requests of one connection that may be open, each way; the next one is refused as overloaded."""
-
-CONNECTIONS_MAX: Final = 2048
-"""Connections that one port serves; the next is told so and closed. File descriptors run out for everybody at once."""
-
-WRITE_BUFFER_BYTES_MAX: Final = 16 << 20
-"""Bytes that may wait unsent on one connection (two of the largest frames); one whose reader does not read is closed."""
-
-WRITE_BUFFER_PAUSE_BYTES: Final = 1 << 20
-"""Bytes waiting unsent on one connection from which on it counts as paused, so that a polite writer holds back."""
-
 HELLO_FRAME_BYTES_MAX: Final = 16 << 10
 """Bytes of one frame before the hello is done (16 KiB): a hello with the names and addresses of seven nodes has about two."""
 
@@ -71,10 +59,6 @@ ANSWER_ITEMS_MAX: Final = 1 << 18
 
 PAYLOAD_ITEMS_MAX: Final = 65_000
 """Items of all payloads of one submit: they travel in one frame, with an envelope."""
-
-PASS_COST_MAX: Final = 128
-"""What is handled of one connection in one pass of the event loop: a message counts 1, and 1 for each KiB of it. About 3 ms; then
-it is the others' turn."""
 
 LISTINGS_WAITING_MAX: Final = 16
 """Listings of one connection that may wait; the next is refused as overloaded. One page of them is read at a time, in turn."""
@@ -88,36 +72,19 @@ FRAME_NESTING_MAX: Final = 64
 PAYLOAD_NESTING_MAX: Final = 32
 """How deep a payload may be nested; it travels inside other arrays and must fit in FRAME_NESTING_MAX everywhere."""
 
-PING_MS: Final = 30_000
-"""How often the dialing end of a quiet connection says that it is there (ms)."""
-
-IDLE_MS_MAX: Final = 2 * 60_000
-"""How long an accepted connection may be silent (ms): four pings. A process that was suspended for longer dials again."""
-
-FRAME_MS_MAX: Final = 60_000
-"""How long a frame may take to arrive (ms), and how long a reader may leave unread what waits for it."""
-
-HALF_FRAMES_BYTES_MAX: Final = 64 << 20
-"""Bytes of incomplete frames that one port holds in all; beyond it the one that takes longest is given up."""
-
 HALF_FRAME_BYTES_FREE: Final = 32 << 10
-"""Bytes of an incomplete frame that are not counted for that: CONNECTIONS_MAX times as much is held at the worst."""
-
-UNSENT_BYTES_MAX: Final = 128 << 20
-"""Bytes that may wait unsent on all connections of a port; beyond it the reader is given up who has not read for longest."""
+"""Bytes of an incomplete frame that do not count for ``half_frames_bytes_max``: ``connections_max`` times as much is held at the
+worst."""
 
 LINK_SILENT_MS_MIN: Final = 1_000
 """How long another node's machine may acknowledge nothing (ms), and three election timeouts if that is more, before the link
 to it is down: its clock is no vote any more, and what is sent to it only waits."""
 
-SILENT_MS_MAX: Final = 20_000
-"""The same for clients and participants (ms): theirs is no vote, and a machine that sleeps for a moment comes back."""
-
 PEER_CONNECTIONS_MAX: Final = 64
 """Connections on the port for nodes: each of six others has one, and may have a few half dead."""
 
 SESSIONS_MAX: Final = 1_024
-"""Participants' sessions at one node. They are never closed to make room, so the other half of CONNECTIONS_MAX is for clients."""
+"""Participants' sessions at one node. None is closed to make room: the other half of ``connections_max`` is for clients."""
 
 FOREIGN_LENGTH_MAX: Final = 500
 """Characters of a foreign text in one line of the log: REASON_LENGTH_MAX."""
@@ -131,11 +98,51 @@ LOG_RECORD_LENGTH_MAX: Final = 8_000
 ERROR_LENGTH_MAX: Final = 2_000
 """Characters of an error's text that are taken from the other end; raftcoord's own have at most a few hundred."""
 
-HELLO_MS_MAX: Final = 5_000
-"""How long a new connection may take to say hello (ms) before it is closed."""
-
 CLOSE_MS_MAX: Final = 1_000
 """How long a closed connection may take to send what it still holds (ms), such as the error that closes it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionBounds:
+    """Those of one end of a connection, and of a port and all its connections."""
+
+    requests_max: int = 4096
+    """Requests of one connection that may be open, each way; the next one is refused as overloaded."""
+
+    connections_max: int = 2048
+    """Connections that one port serves; the next is told so and closed. File descriptors run out for everybody at once."""
+
+    pass_cost_max: int = 128
+    """What is handled of one connection in one pass of the event loop: a message counts 1, and 1 for each KiB of it. About 3 ms;
+    then it is the others' turn."""
+
+    write_buffer_pause_bytes: int = 1 << 20
+    """Bytes waiting unsent on one connection from which on it counts as paused, so that a polite writer holds back."""
+
+    write_buffer_bytes_max: int = 16 << 20
+    """Bytes that may wait unsent on one connection (two of the largest frames); one whose reader does not read is closed."""
+
+    unsent_bytes_max: int = 128 << 20
+    """Bytes that may wait unsent on all connections of a port; beyond it the reader is given up who has not read for longest."""
+
+    half_frames_bytes_max: int = 64 << 20
+    """Bytes of incomplete frames that one port holds in all; beyond it the one that takes longest is given up."""
+
+    hello_ms_max: int = 5_000
+    """How long a new connection may take to say hello (ms) before it is closed."""
+
+    frame_ms_max: int = 60_000
+    """How long a frame may take to arrive (ms), and how long a reader may leave unread what waits for it."""
+
+    ping_ms: int = 30_000
+    """How often the dialing end of a quiet connection says that it is there (ms)."""
+
+    idle_ms_max: int = 2 * 60_000
+    """How long an accepted connection may be silent (ms): four pings. A process that was suspended for longer dials again."""
+
+    silent_ms_max: int = 20_000
+    """How long the other end's machine may acknowledge nothing (ms). One that sleeps for a moment comes back."""
+
 
 # -- the client ---------------------------------------------------------------------------------------------------
 GRACE_MS_DEFAULT: Final = 2_000
@@ -431,7 +438,7 @@ class NodeBounds:
     transactions_running_max: int = 16_384
     """Transactions that one node coordinates at a time; the next is refused as overloaded. At 2,000/s these are eight seconds."""
 
-    prepares_open_max: int = CONNECTION_REQUESTS_MAX // 2
+    prepares_open_max: int = ConnectionBounds.requests_max // 2
     """Requests open at one participant from which on a new transaction is refused: the other half is for deliveries."""
 
     # the delivery of outcomes

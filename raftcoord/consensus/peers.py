@@ -30,6 +30,7 @@ from raftcoord.consensus.messages import decode, encode, is_said_all_the_time, s
 from raftcoord.env import Env
 from raftcoord.errors import ConfigError, LocalProtocolError, Unavailable
 from raftcoord.foreign import shown
+from raftcoord.limits import ConnectionBounds
 from raftcoord.rpc.connection import Connection
 from raftcoord.rpc.dial import Dialer
 from raftcoord.rpc.server import Server, listen
@@ -86,7 +87,8 @@ class Peers:
         silence_s = config.timing.election_ms_max / 1000
         self._clocks = Clocks(self._loop.time, lambda: self._env.wall_ms(), silence_s)
         self._server: Server | None = None
-        self._silent_ms = max(limits.LINK_SILENT_MS_MIN, 3 * config.timing.election_ms_max)
+        silent_ms = max(limits.LINK_SILENT_MS_MIN, 3 * config.timing.election_ms_max)
+        self._bounds = ConnectionBounds(connections_max=limits.PEER_CONNECTIONS_MAX, silent_ms_max=silent_ms)
         self._dialers: dict[NodeName, Dialer] = {}
         self._found_at: dict[NodeName, str] = {}  # where each dialer dials
         self._working: dict[asyncio.Task[None], None] = {}
@@ -120,8 +122,7 @@ class Peers:
             lambda: Inbound(self),
             max_frame_bytes=limits.PEER_FRAME_BYTES_MAX,
             label=f"{self._name} peer port",
-            connections_max=limits.PEER_CONNECTIONS_MAX,
-            silent_ms=self._silent_ms,
+            bounds=self._bounds,
         )
         self._started = True
         self.follow_members()
@@ -260,7 +261,7 @@ class Peers:
             on_down=lambda _: self._down(name),
             max_frame_bytes=limits.PEER_FRAME_BYTES_MAX,
             label=f"{self._name} -> {name}",
-            silent_ms=self._silent_ms,
+            bounds=self._bounds,
         )
 
     def introduce(self, to: NodeName, identity: str = "") -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     places   when all are taken, the one goes that has waited longest to say hello; else the quietest of those that may go
     bytes    of incomplete frames, and of answers that nobody reads: the connection goes that has held them for longest
-    time     half a frame, an unread answer, and silence (the library's own end pings) end after their bounds in limits.py
+    time     half a frame, an unread answer, and silence (the library's own end pings) end after their bounds
 
 A client that keeps the rules notices nothing: a frame takes milliseconds to arrive, and a client whose quiet connection was
 closed dials again with its next request.
@@ -14,8 +14,8 @@ import asyncio
 import heapq
 from typing import Final
 
-from raftcoord import limits
 from raftcoord.foreign import Rationed
+from raftcoord.limits import ConnectionBounds
 from raftcoord.rpc.connection import Connection
 
 _CANDIDATES: Final = 64
@@ -25,8 +25,9 @@ _CANDIDATES: Final = 64
 class Census:
     """The connections of one port, which it reads and the server keeps."""
 
-    def __init__(self, connections: dict[Connection, None], rationed: Rationed) -> None:
+    def __init__(self, connections: dict[Connection, None], rationed: Rationed, bounds: ConnectionBounds) -> None:
         self._connections = connections
+        self._bounds = bounds
         self._log = rationed
         self._strangers: dict[Connection, None] = {}  # who has not said hello, the oldest first
         self._quiet: list[Connection] = []  # who may go, the quietest last, as of when it was looked
@@ -96,31 +97,31 @@ class Census:
             self._half.pop(conn, None)
         if half:
             self._half[conn] = (half, conn.intake.frames_read)
-        while self._half_total > limits.HALF_FRAMES_BYTES_MAX:
+        while self._half_total > self._bounds.half_frames_bytes_max:
             slowest = next(iter(self._half))
             self.holds(slowest, 0)
-            slowest.fault(f"all incomplete frames together have more than {limits.HALF_FRAMES_BYTES_MAX} bytes")
+            slowest.fault(f"all incomplete frames together have more than {self._bounds.half_frames_bytes_max} bytes")
 
     def is_unread(self, conn: Connection) -> None:
-        """More than WRITE_BUFFER_PAUSE_BYTES wait for its reader."""
+        """More than ``write_buffer_pause_bytes`` wait for its reader."""
         self._unread.setdefault(conn, asyncio.get_running_loop().time())
         waiting = sum(other.unsent_bytes for other in self._unread)
-        if waiting > limits.UNSENT_BYTES_MAX:
+        if waiting > self._bounds.unsent_bytes_max:
             longest = next((other for other in self._unread if other.paused), conn)
             del self._unread[longest]
-            longest.give_up(f"all unread answers together have more than {limits.UNSENT_BYTES_MAX} bytes")
+            longest.give_up(f"all unread answers together have more than {self._bounds.unsent_bytes_max} bytes")
 
     # -- time -----------------------------------------------------------------------------------------------------
 
     def sweep(self, now: float) -> None:
         """End what takes too long."""
-        late = now - limits.FRAME_MS_MAX / 1000
+        late = now - self._bounds.frame_ms_max / 1000
         for conn, since in tuple(self._unread.items()):
             if not conn.paused:
                 del self._unread[conn]
             elif since < late:
-                conn.give_up(f"its reader has not read for {limits.FRAME_MS_MAX} ms")
-        silent = now - limits.IDLE_MS_MAX / 1000
+                conn.give_up(f"its reader has not read for {self._bounds.frame_ms_max} ms")
+        silent = now - self._bounds.idle_ms_max / 1000
         for conn in tuple(self._connections):
             if conn.closed:
                 continue
@@ -130,9 +131,12 @@ class Census:
                 self._watch_half(conn, now, late)
             if conn.heard_at < silent and conn.greeted:
                 self._log.info(
-                    "%s: closed the connection of %s: silent for %d ms", conn.label, conn.peername, limits.IDLE_MS_MAX
+                    "%s: closed the connection of %s: silent for %d ms",
+                    conn.label,
+                    conn.peername,
+                    self._bounds.idle_ms_max,
                 )
-                conn.close(f"silent for {limits.IDLE_MS_MAX} ms; dial again")
+                conn.close(f"silent for {self._bounds.idle_ms_max} ms; dial again")
 
     def _watch_half(self, conn: Connection, now: float, late: float) -> None:
         number, since = self._since.get(conn, (-1, now))
@@ -140,7 +144,7 @@ class Census:
             self._since[conn] = (conn.intake.frames_read, now)
         elif since < late:
             conn.fault(
-                f"a frame has been incomplete for {limits.FRAME_MS_MAX} ms, after {conn.intake.half_bytes} bytes of it"
+                f"a frame has been incomplete for {self._bounds.frame_ms_max} ms, after {conn.intake.half_bytes} bytes of it"
             )
 
 

@@ -22,6 +22,7 @@ from typing import Any, Final, cast
 from raftcoord import limits
 from raftcoord.errors import LocalProtocolError, RaftcoordError, RemoteProtocolError, check
 from raftcoord.foreign import Rationed
+from raftcoord.limits import ConnectionBounds
 from raftcoord.rpc import codes, frames
 from raftcoord.rpc.codes import RpcError
 from raftcoord.rpc.handler import Handler, OnReply, Port
@@ -56,6 +57,7 @@ class Connection(asyncio.Protocol):
         "_reason",
         "_serving",
         "_transport",
+        "bounds",
         "closed",
         "context",
         "expendable",
@@ -67,11 +69,13 @@ class Connection(asyncio.Protocol):
         "on_end",
         "paused",
         "peername",
-        "silent_ms",
     )
 
-    def __init__(self, handler: Handler, *, max_frame_bytes: int, label: str, port: Port | None = None) -> None:
+    def __init__(
+        self, handler: Handler, bounds: ConnectionBounds, *, max_frame_bytes: int, label: str, port: Port | None = None
+    ) -> None:
         self.handler = handler
+        self.bounds = bounds
         self.label = label
         self.context: Any = None
         self.on_end: Callable[[Connection, str], None] | None = None
@@ -85,7 +89,6 @@ class Connection(asyncio.Protocol):
         self._reader = frames.FrameReader(min(max_frame_bytes, limits.HELLO_FRAME_BYTES_MAX), items_max)
         self.intake = Intake(self, self._reader, port)
         self._port = port
-        self.silent_ms = limits.SILENT_MS_MAX  # see sockets.keep_alive
         self._log = Rationed(log, self._loop.time) if port is None else port.log
         self._ping: asyncio.TimerHandle | None = None
         self.greeted = False
@@ -127,14 +130,14 @@ class Connection(asyncio.Protocol):
         self.greeted = True
         self._reader.max_bytes = self._max_frame_bytes
         if self._port is None:
-            self._ping = self._loop.call_later(limits.PING_MS / 1000, self._say_ping)
+            self._ping = self._loop.call_later(self.bounds.ping_ms / 1000, self._say_ping)
         else:
             self._port.greeted(self)
 
     def _say_ping(self) -> None:
         if not self.closed:
             self.notify(PING, ())
-            self._ping = self._loop.call_later(limits.PING_MS / 1000, self._say_ping)
+            self._ping = self._loop.call_later(self.bounds.ping_ms / 1000, self._say_ping)
 
     # -- sending --------------------------------------------------------------------------------------------------
 
@@ -146,7 +149,7 @@ class Connection(asyncio.Protocol):
         if self.closed:
             self._refuse(on_reply, codes.UNAVAILABLE, f"the connection to {self.peername} is closed: {self._reason}")
             return 0
-        if len(self._calls) >= limits.CONNECTION_REQUESTS_MAX:
+        if len(self._calls) >= self.bounds.requests_max:
             self._refuse(on_reply, codes.OVERLOADED, f"{len(self._calls)} requests wait for {self.peername}; try later")
             return 0
         request_id = self._next_id()
@@ -217,9 +220,8 @@ class Connection(asyncio.Protocol):
         self._loop.call_soon(on_reply, RpcError(code, message), None)
 
     def _served(self, request_id: int) -> None:
-        check(
-            request_id in self._serving, f"request {request_id} of {self.peername} is answered twice, or was not asked"
-        )
+        what = f"request {request_id} of {self.peername} is answered twice, or was not asked"
+        check(request_id in self._serving, what)
         self._serving.remove(request_id)
 
     def _error_frame(self, request_id: int, error: RpcError) -> bytes:
@@ -239,8 +241,8 @@ class Connection(asyncio.Protocol):
             return
         self._transport.write(out[0] if len(out) == 1 else b"".join(out))
         out.clear()
-        if self.paused and self._transport.get_write_buffer_size() > limits.WRITE_BUFFER_BYTES_MAX:
-            self.give_up(f"the reader does not read: more than {limits.WRITE_BUFFER_BYTES_MAX} bytes wait for it")
+        if self.paused and self._transport.get_write_buffer_size() > self.bounds.write_buffer_bytes_max:
+            self.give_up(f"the reader does not read: more than {self.bounds.write_buffer_bytes_max} bytes wait for it")
 
     def _flush_gathered(self) -> None:
         self._flush_due = False
@@ -278,8 +280,8 @@ class Connection(asyncio.Protocol):
         if request_id in self._serving:
             raise RemoteProtocolError(f"a second request {request_id} while the first is open")
         self._serving.add(request_id)
-        if len(self._serving) > limits.CONNECTION_REQUESTS_MAX:
-            message = f"{limits.CONNECTION_REQUESTS_MAX} requests of this connection are open; wait for their answers"
+        if len(self._serving) > self.bounds.requests_max:
+            message = f"{self.bounds.requests_max} requests of this connection are open; wait for their answers"
             self.reply_error(request_id, codes.OVERLOADED, message)
             return
         try:
@@ -346,8 +348,8 @@ class Connection(asyncio.Protocol):
             return
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
         self.peername = peername(self._transport)
-        self._transport.set_write_buffer_limits(high=limits.WRITE_BUFFER_PAUSE_BYTES)
-        keep_alive(self._transport, self.silent_ms)
+        self._transport.set_write_buffer_limits(high=self.bounds.write_buffer_pause_bytes)
+        keep_alive(self._transport, self.bounds.silent_ms_max)
         self.handler.on_open(self)
 
     def eof_received(self) -> None:

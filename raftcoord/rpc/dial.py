@@ -14,9 +14,9 @@ import ssl as tls
 from collections.abc import Callable
 from typing import Any, Final
 
-from raftcoord import limits
 from raftcoord.errors import LocalProtocolError, NoMember, RaftcoordError, Unavailable
 from raftcoord.foreign import shown
+from raftcoord.limits import ConnectionBounds
 from raftcoord.rpc import codes
 from raftcoord.rpc.codes import RpcError
 from raftcoord.rpc.connection import Connection, log
@@ -41,7 +41,7 @@ async def connect(
     label: str,
     timeout: float,
     on_up: OnUp | None = None,
-    silent_ms: int = limits.SILENT_MS_MAX,
+    bounds: ConnectionBounds = ConnectionBounds(),
     ssl: tls.SSLContext | None = None,
 ) -> tuple[Connection, dict[str, Any]]:
     """Dial once and say hello: the connection, and the details of the answer. ``timeout``: seconds for all of it.
@@ -66,9 +66,7 @@ async def connect(
 
     def protocol() -> Connection:
         introduction = HelloSender(handler, role, details, up, refused)
-        made = Connection(introduction, max_frame_bytes=max_frame_bytes, label=label)
-        made.silent_ms = silent_ms
-        return made
+        return Connection(introduction, bounds, max_frame_bytes=max_frame_bytes, label=label)
 
     conn: Connection | None = None
     handed_over = False
@@ -122,7 +120,7 @@ class Dialer:
         on_down: Callable[[str], None],
         max_frame_bytes: int,
         label: str,
-        silent_ms: int = limits.SILENT_MS_MAX,
+        bounds: ConnectionBounds = ConnectionBounds(),
         ssl: tls.SSLContext | None = None,
     ) -> None:
         self.conn: Connection | None = None
@@ -141,7 +139,7 @@ class Dialer:
         self._on_down = on_down
         self._max_frame_bytes = max_frame_bytes
         self._label = label
-        self._silent_ms = silent_ms
+        self._bounds = bounds
         self._ssl = ssl
         self._task: asyncio.Task[None] | None = None
         self._ended: asyncio.Future[str] | None = None
@@ -186,7 +184,7 @@ class Dialer:
                 label=self._label,
                 timeout=CONNECT_S_MAX,
                 on_up=self._up,
-                silent_ms=self._silent_ms,
+                bounds=self._bounds,
                 ssl=self._ssl,
             )
         except RaftcoordError as error:

@@ -53,7 +53,7 @@ class FrameReader:
         self.given = 0
         """How many messages it has given."""
         self.cost = 0
-        """What reading the last message cost, in the unit of limits.PASS_COST_MAX."""
+        """What reading the last message cost, in the unit of ``ConnectionBounds.pass_cost_max``."""
         self._held = bytearray()
         self._at = 0  # where in what is held the next frame begins
 

@@ -55,4 +55,4 @@ class Port(Protocol):
         """So many bytes of an incomplete frame are held: called for more than HALF_FRAME_BYTES_FREE, and with 0 afterwards."""
 
     def is_unread(self, conn: Connection) -> None:
-        """More than WRITE_BUFFER_PAUSE_BYTES wait unsent."""
+        """More than ``write_buffer_pause_bytes`` wait unsent."""

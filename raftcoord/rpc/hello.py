@@ -4,7 +4,7 @@
     acceptor  reply [version, details], or an error and the end of the connection
 
 Owed: a handler behind this door sees no message before its hello is done, at either end; an end of another version is told
-so in words; a connection that says nothing is closed after HELLO_MS_MAX.
+so in words; a connection that says nothing is closed after ``ConnectionBounds.hello_ms_max``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
-from raftcoord import limits
 from raftcoord.errors import RaftcoordError, RemoteProtocolError, Unavailable
 from raftcoord.foreign import Rationed
 from raftcoord.rpc import codes
@@ -37,7 +36,7 @@ class Door:
     def on_open(self, conn: Connection) -> None:
         """Wait for the hello, not for ever."""
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(limits.HELLO_MS_MAX / 1000, self._too_late, conn)
+        self._timer = loop.call_later(conn.bounds.hello_ms_max / 1000, self._too_late, conn)
         self._handler.on_open(conn)
 
     def on_request(self, conn: Connection, request_id: int, method: str, params: list[Any]) -> None:
@@ -83,9 +82,9 @@ class Door:
 
     def _too_late(self, conn: Connection) -> None:
         self._log.warning(
-            "%s: closed the connection of %s: no hello for %d ms", conn.label, conn.peername, limits.HELLO_MS_MAX
+            "%s: closed the connection of %s: no hello for %d ms", conn.label, conn.peername, conn.bounds.hello_ms_max
         )
-        conn.close(f"no hello for {limits.HELLO_MS_MAX} ms")
+        conn.close(f"no hello for {conn.bounds.hello_ms_max} ms")
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:

@@ -70,7 +70,7 @@ class Intake:
     def _read(self) -> None:
         self.behind = False
         conn, reader = self._conn, self._reader
-        room = limits.PASS_COST_MAX
+        room = conn.bounds.pass_cost_max
         while not conn.closed:
             if conn.paused and self._port is not None:  # until ``resume``
                 self.behind = True

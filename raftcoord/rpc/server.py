@@ -15,9 +15,9 @@ import ssl as tls
 from collections.abc import Callable
 from typing import Any
 
-from raftcoord import limits
 from raftcoord.errors import ConfigError
 from raftcoord.foreign import Rationed
+from raftcoord.limits import ConnectionBounds
 from raftcoord.rpc.census import Census
 from raftcoord.rpc.connection import Connection, log
 from raftcoord.rpc.handler import Handler
@@ -36,8 +36,7 @@ class Server:
         handler_factory: Callable[[], Handler],
         max_frame_bytes: int,
         label: str,
-        connections_max: int,
-        silent_ms: int,
+        bounds: ConnectionBounds,
     ) -> None:
         self.connections: dict[Connection, None] = {}  # in the order in which they came
         self.port = 0
@@ -45,11 +44,11 @@ class Server:
         self._handler_factory = handler_factory
         self._max_frame_bytes = max_frame_bytes
         self._label = label
-        self._connections_max = connections_max
-        self._silent_ms = silent_ms
+        self._bounds = bounds
+        self._connections_max = _affordable(bounds.connections_max)
         self._listener: asyncio.Server | None = None
         self._emptied: asyncio.Event = asyncio.Event()
-        self._census = Census(self.connections, self.log)
+        self._census = Census(self.connections, self.log, bounds)
         self._sweeping: asyncio.TimerHandle | None = None
 
     def accept(self) -> Connection:
@@ -71,9 +70,7 @@ class Server:
         return conn
 
     def _made(self, handler: Handler) -> Connection:
-        conn = Connection(handler, max_frame_bytes=self._max_frame_bytes, label=self._label, port=self)
-        conn.silent_ms = self._silent_ms
-        return conn
+        return Connection(handler, self._bounds, max_frame_bytes=self._max_frame_bytes, label=self._label, port=self)
 
     def attach(self, listener: asyncio.Server) -> None:
         """The listening socket is there."""
@@ -158,19 +155,14 @@ async def listen(
     *,
     max_frame_bytes: int,
     label: str,
-    connections_max: int | None = None,
-    silent_ms: int = limits.SILENT_MS_MAX,
+    bounds: ConnectionBounds = ConnectionBounds(),
     ssl: tls.SSLContext | None = None,
 ) -> Server:
     """Listen on ``host``:``port`` (0: any free one, see ``Server.port``); one handler per connection.
 
-    ``label`` names the port in log lines. ``connections_max`` None: limits.CONNECTIONS_MAX. ``silent_ms``:
-    see sockets.keep_alive.
-
-    Raises ConfigError if the port cannot be had.
+    ``label`` names the port in log lines. Raises ConfigError if the port cannot be had.
     """
-    most = limits.CONNECTIONS_MAX if connections_max is None else connections_max
-    server = Server(handler_factory, max_frame_bytes, label, _affordable(most), silent_ms)
+    server = Server(handler_factory, max_frame_bytes, label, bounds)
     loop = asyncio.get_running_loop()
     try:
         listener = await loop.create_server(

@@ -152,7 +152,9 @@ MALFORMED = {
 
 def answer_to(address: Address, sent: bytes) -> bytes:
     """Everything that comes back until the connection is closed, which it must be."""
-    with socket.create_connection((address.host, address.port), timeout=limits.HELLO_MS_MAX / 2000) as client:
+    with socket.create_connection(
+        (address.host, address.port), timeout=limits.ConnectionBounds.hello_ms_max / 2000
+    ) as client:
         client.sendall(sent)
         if sent == MALFORMED["cut off"]:
             client.shutdown(socket.SHUT_WR)

@@ -570,12 +570,9 @@ async def test_a_transaction_older_than_the_horizon_is_not_begun() -> None:
 
 
 @pytest.mark.parametrize("method", ["status", "resolve", "submit"])
-async def test_the_horizon_proves_nothing_where_it_cannot_be_confirmed(
-    method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_horizon_proves_nothing_where_it_cannot_be_confirmed(method: str) -> None:
     """It may have been lowered, and the transaction be committed since."""
-    monkeypatch.setattr(limits, "ASK_MS", 50)
-    async with serving_one() as served:
+    async with serving_one(bounds=NodeBounds(question_ms=50)) as served:
         bank, client, old = await Bank("a").join(served), await Caller.of(served), new_txid(NOW_MS - 5_001)
         served.consensus.log.append(Retire(NOW_MS - 5_000))
         served.consensus.held = True

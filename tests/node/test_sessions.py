@@ -28,7 +28,7 @@ class Handler:
 
 
 def connected(sessions: Sessions, instance: str) -> ParticipantSession:
-    conn = Connection(Handler(), max_frame_bytes=limits.CLIENT_FRAME_BYTES_MAX, label="test")
+    conn = Connection(Handler(), limits.ConnectionBounds(), max_frame_bytes=limits.CLIENT_FRAME_BYTES_MAX, label="test")
     return sessions.add("bank", instance, RpcEndpoint(conn, NodeBounds.prepares_open_max))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from raftcoord import limits
 from raftcoord.errors import RaftcoordError
+from raftcoord.limits import ConnectionBounds
 from raftcoord.rpc import dial, frames, server
 from raftcoord.rpc.connection import Connection
 from raftcoord.rpc.server import Server
@@ -59,8 +60,11 @@ class Recorder:
 
 
 @asynccontextmanager
-async def listening(recorder: Recorder, max_frame_bytes: int = FRAME_BYTES_MAX) -> AsyncIterator[Server]:
-    port = await server.listen("127.0.0.1", 0, lambda: recorder, max_frame_bytes=max_frame_bytes, label="test port")
+async def listening(recorder: Recorder, max_frame_bytes: int = FRAME_BYTES_MAX, **bounds: int) -> AsyncIterator[Server]:
+    made = ConnectionBounds(**bounds)
+    port = await server.listen(
+        "127.0.0.1", 0, lambda: recorder, max_frame_bytes=max_frame_bytes, label="test port", bounds=made
+    )
     try:
         yield port
     finally:
@@ -68,7 +72,7 @@ async def listening(recorder: Recorder, max_frame_bytes: int = FRAME_BYTES_MAX) 
         await port.wait_closed()
 
 
-async def dialed(port: int, handler: Any = None, max_frame_bytes: int = FRAME_BYTES_MAX) -> Connection:
+async def dialed(port: int, handler: Any = None, max_frame_bytes: int = FRAME_BYTES_MAX, **bounds: int) -> Connection:
     conn, _ = await dial.connect(
         "127.0.0.1",
         port,
@@ -78,6 +82,7 @@ async def dialed(port: int, handler: Any = None, max_frame_bytes: int = FRAME_BY
         max_frame_bytes=max_frame_bytes,
         label="test link",
         timeout=5.0,
+        bounds=ConnectionBounds(**bounds),
     )
     return conn
 

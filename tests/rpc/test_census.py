@@ -46,11 +46,9 @@ async def served(port: int) -> None:
 # -- places -----------------------------------------------------------------------------------------------------------
 
 
-def test_who_does_not_say_hello_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "CONNECTIONS_MAX", 20)
-
+def test_who_does_not_say_hello_gives_way() -> None:
     async def main() -> None:
-        async with listening(Polite()) as port:
+        async with listening(Polite(), connections_max=20) as port:
             first = await participant(port.port)
             idle = [await RawEnd.open(port.port) for _ in range(60)]
             await until(lambda: len(port.connections) >= 20)
@@ -63,12 +61,10 @@ def test_who_does_not_say_hello_gives_way(monkeypatch: pytest.MonkeyPatch) -> No
     asyncio.run(main())
 
 
-def test_the_quietest_client_gives_way_and_participants_and_who_waits_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "CONNECTIONS_MAX", 4)
-
+def test_the_quietest_client_gives_way_and_participants_and_who_waits_do_not() -> None:
     async def main() -> None:
         recorder = Polite()
-        async with listening(recorder) as port:
+        async with listening(recorder, connections_max=4) as port:
             bank = await participant(port.port)
             waiting = await dialed(port.port)
             answer = waiting.request("hold", [1])
@@ -92,11 +88,9 @@ def test_the_quietest_client_gives_way_and_participants_and_who_waits_do_not(mon
     asyncio.run(main())
 
 
-def test_one_past_the_bound_is_turned_away_when_nobody_can_be_spared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "CONNECTIONS_MAX", 2)
-
+def test_one_past_the_bound_is_turned_away_when_nobody_can_be_spared() -> None:
     async def main() -> None:
-        async with listening(Polite()) as port:
+        async with listening(Polite(), connections_max=2) as port:
             banks = [await participant(port.port) for _ in range(2)]
             extra = await RawEnd.open(port.port)
             assert await extra.rest() == b""
@@ -113,13 +107,9 @@ def half_a_frame(length: int) -> bytes:
     return length.to_bytes(4, "big") + b"\x00" * (length - 1)
 
 
-def test_half_frames_hold_so_much_in_all_and_the_slowest_is_given_up(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(limits, "HALF_FRAMES_BYTES_MAX", 1 << 20)
-
+def test_half_frames_hold_so_much_in_all_and_the_slowest_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        async with listening(Recorder()) as port:
+        async with listening(Recorder(), half_frames_bytes_max=1 << 20) as port:
             raws = []
             for _ in range(30):
                 raw = await RawEnd.open(port.port)
@@ -157,12 +147,10 @@ def test_before_the_hello_a_frame_is_small(caplog: pytest.LogCaptureFixture) -> 
     assert "a frame of 16385 bytes: at most 16384 are allowed here" in lines(caplog)[-1]
 
 
-def test_who_does_not_read_is_not_heard_and_goes_on_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "WRITE_BUFFER_PAUSE_BYTES", 1 << 16)
-
+def test_who_does_not_read_is_not_heard_and_goes_on_afterwards() -> None:
     async def main() -> None:
         recorder = Recorder()
-        async with listening(recorder) as port:
+        async with listening(recorder, write_buffer_pause_bytes=1 << 16) as port:
             raw = await RawEnd.open(port.port)
             await raw.hello()
             raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -181,12 +169,9 @@ def test_who_does_not_read_is_not_heard_and_goes_on_afterwards(monkeypatch: pyte
     asyncio.run(main())
 
 
-def test_unread_answers_hold_so_much_in_all(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(limits, "WRITE_BUFFER_PAUSE_BYTES", 1 << 16)
-    monkeypatch.setattr(limits, "UNSENT_BYTES_MAX", 1 << 20)
-
+def test_unread_answers_hold_so_much_in_all(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        async with listening(Recorder()) as port:
+        async with listening(Recorder(), write_buffer_pause_bytes=1 << 16, unsent_bytes_max=1 << 20) as port:
             raws = []
             for _ in range(8):
                 raw = await RawEnd.open(port.port)
@@ -209,15 +194,12 @@ def test_unread_answers_hold_so_much_in_all(monkeypatch: pytest.MonkeyPatch, cap
 def test_half_a_frame_and_a_silent_end_have_their_time_and_a_ping_is_enough(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(limits, "FRAME_MS_MAX", 200)
-    monkeypatch.setattr(limits, "IDLE_MS_MAX", 400)
-    monkeypatch.setattr(limits, "PING_MS", 50)
     monkeypatch.setattr(server, "_SWEEP_S", 0.05)
     caplog.set_level(logging.INFO)
 
     async def main() -> None:
-        async with listening(Recorder()) as port:
-            quiet = await dialed(port.port)  # which pings
+        async with listening(Recorder(), frame_ms_max=200, idle_ms_max=400) as port:
+            quiet = await dialed(port.port, ping_ms=50)  # which pings
             half, silent = await RawEnd.open(port.port), await RawEnd.open(port.port)
             for raw in (half, silent):
                 await raw.hello()
@@ -253,13 +235,19 @@ class Ordered(Recorder):
         return {}
 
 
-def test_of_what_has_arrived_each_connection_has_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_what_has_arrived_each_connection_has_its_turn() -> None:
     """Two whole streams wait when the loop comes to them: neither is served to its end first."""
-    monkeypatch.setattr(limits, "PASS_COST_MAX", 10)
 
     async def main() -> None:
         recorder = Ordered()
-        port = await server.listen("127.0.0.1", 0, lambda: recorder, max_frame_bytes=FRAME_BYTES_MAX, label="port")
+        port = await server.listen(
+            "127.0.0.1",
+            0,
+            lambda: recorder,
+            max_frame_bytes=FRAME_BYTES_MAX,
+            label="port",
+            bounds=limits.ConnectionBounds(pass_cost_max=10),
+        )
         raws = []
         for name in ("a", "b"):
             raw = await RawEnd.open(port.port)

@@ -99,13 +99,12 @@ def test_a_lost_connection_answers_every_open_call_and_later_ones_are_not_sent()
     asyncio.run(main())
 
 
-def test_requests_at_the_bound_are_served_and_one_past_it_is_overloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_at_the_bound_are_served_and_one_past_it_is_overloaded() -> None:
     async def main() -> None:
         recorder = Recorder()
-        async with listening(recorder) as port:
+        async with listening(recorder, requests_max=3) as port:
             raw = await RawEnd.open(port.port)
             await raw.hello()
-            monkeypatch.setattr(limits, "CONNECTION_REQUESTS_MAX", 3)
             await raw.send(*(framed((0, number, "hold", [number])) for number in range(10, 14)))
             refusal = await raw.message()
             assert refusal[:2] == [1, 13]
@@ -121,12 +120,11 @@ def test_requests_at_the_bound_are_served_and_one_past_it_is_overloaded(monkeypa
     asyncio.run(main())
 
 
-def test_calls_at_the_bound_are_sent_and_one_past_it_is_overloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_at_the_bound_are_sent_and_one_past_it_is_overloaded() -> None:
     async def main() -> None:
         recorder = Recorder()
         async with listening(recorder) as port:
-            conn = await dialed(port.port)
-            monkeypatch.setattr(limits, "CONNECTION_REQUESTS_MAX", 2)
+            conn = await dialed(port.port, requests_max=2)
             held = [conn.request("hold", [number]) for number in range(2)]
             with pytest.raises(RpcError) as caught:
                 await conn.request("hold", [2])
@@ -138,14 +136,10 @@ def test_calls_at_the_bound_are_sent_and_one_past_it_is_overloaded(monkeypatch: 
     asyncio.run(main())
 
 
-def test_a_reader_that_does_not_read_is_closed(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_reader_that_does_not_read_is_closed(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         recorder = Recorder()
-        monkeypatch.setattr(limits, "WRITE_BUFFER_PAUSE_BYTES", 1 << 16)
-        monkeypatch.setattr(limits, "WRITE_BUFFER_BYTES_MAX", 1 << 18)
-        async with listening(recorder) as port:
+        async with listening(recorder, write_buffer_pause_bytes=1 << 16, write_buffer_bytes_max=1 << 18) as port:
             raw = await RawEnd.open(port.port)
             raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
             await raw.send(framed((0, 1, "hello", [1, "client", {}])))
@@ -347,7 +341,7 @@ class RuntimeErrorOfOurs(codes.RaftcoordError):
 
 def test_a_connection_shows_where_it_leads() -> None:
     async def main() -> None:
-        conn = Connection(Recorder(), max_frame_bytes=10, label="client port")
+        conn = Connection(Recorder(), limits.ConnectionBounds(), max_frame_bytes=10, label="client port")
         assert repr(conn) == "<Connection client port ?>"
 
     asyncio.run(main())

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from raftcoord import limits
 from raftcoord.errors import ConfigError, LocalProtocolError, RaftcoordError, RemoteProtocolError, Unavailable
 from raftcoord.rpc import codes, dial, server
 from raftcoord.rpc.connection import Connection
@@ -131,10 +130,9 @@ def test_what_on_hello_sends_follows_the_answer() -> None:
     asyncio.run(main())
 
 
-def test_who_says_nothing_is_closed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_who_says_nothing_is_closed(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        monkeypatch.setattr(limits, "HELLO_MS_MAX", 20)
-        async with listening(Recorder()) as port:
+        async with listening(Recorder(), hello_ms_max=20) as port:
             raw = await RawEnd.open(port.port)
             assert await raw.rest() == b""
             (line,) = warnings(caplog)
@@ -206,13 +204,10 @@ def test_a_port_in_use_is_a_config_error_with_the_next_step() -> None:
     asyncio.run(main())
 
 
-def test_connections_at_the_bound_are_served_and_one_past_it_is_turned_away(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_connections_at_the_bound_are_served_and_one_past_it_is_turned_away(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        monkeypatch.setattr(limits, "CONNECTIONS_MAX", 2)
         recorder = Recorder()
-        async with listening(recorder) as port:
+        async with listening(recorder, connections_max=2) as port:
             first, second = await dialed(port.port), await dialed(port.port)
             raw = await RawEnd.open(port.port)
             assert await raw.rest() == b""

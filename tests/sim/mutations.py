@@ -193,8 +193,8 @@ table("a forgotten txid is decided anew", Decisions.commands, {1: CommandKind(De
 plant("an open commit is forgotten", (Decision, "retirable", property(lambda self: True)))
 
 
-def _in_seconds(self: Any, agreement: Any, alarms: Any, env: Any, retention_ms: int) -> None:
-    _retirement(self, agreement, alarms, env, retention_ms // 1000)
+def _in_seconds(self: Any, agreement: Any, alarms: Any, env: Any, retention_ms: int, bounds: Any) -> None:
+    _retirement(self, agreement, alarms, env, retention_ms // 1000, bounds)
 
 
 _retirement = Retirement.__init__
