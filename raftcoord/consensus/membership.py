@@ -46,6 +46,8 @@ def _added(name: NodeName, members: Members, seen: LeaderView) -> Members:
         if stranger is None:
             raise NotYet(_not_seen(name, "add"))
         return members.added(name, *stranger)
+    if stranger is not None and stranger.identity == member.identity:
+        return members
     if stranger is not None and not member.voter and member.id not in seen.linked:
         return members.replaced(name, *stranger)  # it was emptied again before it could vote: no vote depends on it
     if stranger is not None:

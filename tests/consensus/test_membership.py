@@ -47,6 +47,7 @@ def test_a_node_is_added_when_it_has_been_heard_of() -> None:
     four = planned("add", N4, THREE, seen(2, 3, strangers={N4: NEW}))
     assert four.named("n4") == Member(4, N4, NEW.identity, False, "h:1", "h:2")
     assert planned("add", N4, four, seen(2, 3)) is four, "again"
+    assert planned("add", N4, four, seen(2, 3, strangers={N4: NEW})) is four, "again, before it has linked"
     with pytest.raises(LocalProtocolError, match="n3 is a member with other data than the node that was started"):
         planned("add", N3, THREE, seen(2, strangers={N3: NEW}))
 
