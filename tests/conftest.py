@@ -17,10 +17,13 @@ from raftcoord.processes.database_servers import DatabaseServer
 
 NOT_TESTED = "NOT TESTED: "
 COVERED = {"core", "consensus", "node"}
+LONG = {"bench", "cli", "databases", "demos", "drills", "sim"}
+"""Begun first: of files that run in parallel the last should be short."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """See above."""
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
     for item in items:
         if item.path.parent.name not in COVERED:
             item.add_marker("no_cover")

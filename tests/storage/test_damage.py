@@ -373,7 +373,7 @@ def test_a_record_damaged_while_the_node_runs_is_not_believed(tmp_path: Path) ->
     edited(tmp_path, ("UPDATE log SET data = ? WHERE idx = 9", (b"forged",)))
     with pytest.raises(CorruptionError, match="log entry 9 "):
         db.load()
-    damage = db._reader.part(Damages, {}, print).rows[0]
+    damage = db._reader.part(Damages, {}, print, 100).rows[0]
     forged = Damages.rows.pack(damage._replace(acknowledged_by=""))[2]
     edited(tmp_path, ("DELETE FROM log", ()), ("UPDATE damages SET record = ?", (forged,)))
     with pytest.raises(CorruptionError, match="damage recorded"):
