@@ -10,7 +10,7 @@ from raftcoord.sim.recipe import Recipe
 from raftcoord.sim.summary import Summary
 
 
-@pytest.mark.parametrize(("nodes", "count"), [(3, 24), (5, 8)])
+@pytest.mark.parametrize(("nodes", "count"), [(3, 24), (5, 20)])
 def test_every_seed_keeps_every_promise(nodes: int, count: int) -> None:
     summary = Summary()
     for result in hunt(Recipe(nodes=nodes), range(1, count + 1), workers=2):
