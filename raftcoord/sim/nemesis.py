@@ -185,7 +185,12 @@ class Nemesis:
         """And lowered by an operator."""
         for name in [name for name in self._world.nodes if self._leads(name)][:1]:
             operator.move_horizon(self._world, name, int(fault.value))
-            self._at(fault.until, operator.lower_horizon, self._world)
+            self._at(fault.until, self._lower_horizon)
+
+    def _lower_horizon(self) -> None:
+        if not self._healed:
+            operator.leave_behind(self._world)
+        operator.lower_horizon(self._world)
 
     def _set_ahead(self, name: str, by_ms: int) -> None:
         self._world.set_clock(name, self._world.machines[name].offset_ms + by_ms)

@@ -32,7 +32,7 @@ def lower_horizon(world: World) -> None:
     process.spawn(_lower(world, client), "lower")
 
 
-def _leave_behind(world: World) -> None:
+def leave_behind(world: World) -> None:
     """A follower hears no other node for a while. It does not learn that the horizon was lowered, and answers those who ask."""
     rng = world.rng(f"left behind {world.loop.now}")
     followers = [name for name in world.nodes if (node := world.machines[name].consensus) and not node.is_leader]
@@ -47,7 +47,6 @@ def _leave_behind(world: World) -> None:
 
 
 async def _lower(world: World, client: AsyncClient) -> None:
-    _leave_behind(world)
     for _ in range(_TRIES_MAX):
         after_ms = EPOCH_MS + int(world.loop.now * 1000) + world.ahead_max_ms + world.knobs.clocks.future_ms_max
         try:

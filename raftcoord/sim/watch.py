@@ -187,8 +187,10 @@ class WatchedParticipant(Participant):
         self.real.abort(txid)
 
     def prepared(self) -> Collection[TxId]:
-        """As the real one."""
-        return self.real.prepared()
+        """As the real one. What was being done when its disk failed is known then."""
+        found = self.real.prepared()
+        self._watcher.on_answered(self._name, (), found)
+        return found
 
     def run(self, batch: Sequence[Request]) -> Sequence[tuple[Request, Reply]]:
         """As the real one, with a moment before and after."""
